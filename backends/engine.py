@@ -1,0 +1,304 @@
+"""What a group of commits means: pure, written once, the same for every backend.
+
+    needs(commits) names every fact that judging them takes;
+    the backend fetches those facts in one pass, inside its transaction;
+    decide(commits, facts) walks the group and says what to answer and what to write.
+
+Each commit is judged against the facts and what earlier commits of the same group did to them, so a
+later one sees the earlier ones. A commit that fails writes nothing and changes nothing for the rest.
+`decide` reads no clock (a commit's time is the later of the one proposed and the log's last) and
+never raises for what a commit says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+import msgspec
+
+from perdure.backends.commit import (
+    ANY,
+    EXISTS,
+    LEASES,
+    Answer,
+    Append,
+    Appended,
+    Check,
+    Commit,
+    Committed,
+    Delete,
+    Expected,
+    Fence,
+    Put,
+    SaveSnapshot,
+    Stored,
+    Unless,
+    Write,
+    content_digest,
+)
+from perdure.backends.errors import ConditionTooBroad, Conflict, KeyReused
+from perdure.backends.event import Position
+from perdure.backends.frame import Piece
+from perdure.backends.limits import CONDITION_ROWS
+
+Entry = tuple[str, bytes]
+"""Bucket and key."""
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """What a store keeps of a commit with an idempotency key: enough to give its answer again."""
+
+    digest: bytes
+    at_us: int
+    position: int | None
+    parts: list[tuple[int, int, int | None] | int]
+
+    @classmethod
+    def of(cls, digest: bytes, at_us: int, answer: Committed) -> Kept:
+        """The row for *answer*."""
+        parts = [part.revision if isinstance(part, Stored) else (part.first, part.last, part.position) for part in answer.parts]
+        return cls(digest, at_us, answer.position, parts)
+
+    def answer(self) -> Committed:
+        """The first answer, again."""
+        position = None if self.position is None else Position(self.position)
+        return Committed(position, tuple(Stored(part) if isinstance(part, int) else _appended(*part) for part in self.parts))
+
+
+def _appended(first: int, last: int, position: int | None) -> Appended:
+    return Appended(first, last, None if position is None else Position(position))
+
+
+@attrs.frozen
+class Needs:
+    """Every fact that judging a group takes."""
+
+    streams: list[str]
+    entries: list[Entry]
+    ids: list[bytes]
+    conditions: list[Unless]
+    leases: list[str]
+
+
+@attrs.frozen
+class TooBroad:
+    """The answer to a condition that would examine too much."""
+
+
+@attrs.define
+class Facts:
+    """The state before the group, as far as it matters.
+
+    *streams* maps to last seqs (0: none), *entries* to revisions (0: absent), *ids* to known commits,
+    *conditions* to the position of the first match, None, or `TooBroad`; *leases* to their fences.
+    """
+
+    head: Position
+    at_us: int
+    revision: int
+    streams: dict[str, int] = attrs.field(factory=dict)
+    entries: dict[Entry, int] = attrs.field(factory=dict)
+    ids: dict[bytes, Kept] = attrs.field(factory=dict)
+    conditions: dict[Unless, Position | TooBroad | None] = attrs.field(factory=dict)
+    leases: dict[str, int] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Change:
+    """An entry put (*value*) or deleted (None) at *revision*; *before* is its revision until then."""
+
+    bucket: str
+    key: bytes
+    revision: int
+    value: bytes | None
+    before: int
+
+
+@attrs.define
+class Decisions:
+    """What to answer, in order, and what to write, all of it together."""
+
+    follows: Position
+    head: Position
+    at_us: int
+    revision: int
+    answers: list[Answer] = attrs.field(factory=list)
+    commits: list[tuple[bytes, int]] = attrs.field(factory=list)
+    """Those with events: (id, time)."""
+    pieces: list[Piece] = attrs.field(factory=list)
+    changes: list[Change] = attrs.field(factory=list)
+    snapshots: list[tuple[SaveSnapshot, int]] = attrs.field(factory=list)
+    """With the commit's time."""
+    kept: list[tuple[bytes, Kept]] = attrs.field(factory=list)
+
+
+def needs(commits: Sequence[Commit]) -> Needs:
+    """The facts that *commits* are judged by, each once, in order of mention."""
+    streams: dict[str, None] = {}
+    entries: dict[Entry, None] = {}
+    conditions: dict[Unless, None] = {}
+    leases: dict[str, None] = {}
+    ids: dict[bytes, None] = {}
+    for commit in commits:
+        if commit.key is not None:
+            ids[commit.id] = None
+        for write in commit.writes:
+            match write:
+                case Append(stream=stream) | Check(stream=str() as stream):
+                    streams[stream] = None
+                case Put(bucket=bucket, key=bytes() as key) | Delete(bucket=bucket, key=bytes() as key) | Check(bucket=str() as bucket, key=bytes() as key):
+                    entries[bucket, key] = None
+                case Unless():
+                    conditions[write] = None
+                case Fence(name=name):
+                    leases[name] = None
+                case _:
+                    pass
+    return Needs(list(streams), list(entries), list(ids), list(conditions), list(leases))
+
+
+def decide(commits: Sequence[Commit], facts: Facts) -> Decisions:
+    """Judge *commits* in order over *facts*, which become the state after the group."""
+    done = Decisions(facts.head, facts.head, facts.at_us, facts.revision)
+    for commit in commits:
+        done.answers.append(_decide_one(commit, facts, done))
+    return done
+
+
+def _decide_one(commit: Commit, facts: Facts, done: Decisions) -> Answer:
+    if commit.key is not None and (kept := facts.ids.get(commit.id)) is not None:
+        same = kept.digest == content_digest(commit.writes)
+        return kept.answer() if same else KeyReused(commit.key)
+    writes = commit.writes
+    for write in writes if facts.conditions else ():
+        if isinstance(write, Unless) and isinstance(facts.conditions[write], TooBroad):
+            return ConditionTooBroad(describe(write), CONDITION_ROWS)
+    if len(writes) == 1 and type(write := writes[0]) is Append and write.expected is ANY:
+        failed = None
+    else:
+        failed = _judge(writes, facts, done)
+    return failed or _accept(commit, facts, done)
+
+
+# -- judging ---------------------------------------------------------------------------------
+
+
+def _judge(writes: Sequence[Write], facts: Facts, done: Decisions) -> Conflict | None:
+    failures = [conflict for write in writes if (conflict := _failure(write, facts, done)) is not None]
+    if not failures:
+        return None
+    first, *more = failures
+    return first.with_more(tuple(more)) if more else first
+
+
+def _failure(write: Write, facts: Facts, done: Decisions) -> Conflict | None:
+    match write:
+        case Append(stream=stream, expected=expected) | Check(stream=str() as stream, expected=expected):
+            return _compare("stream", stream, expected, facts.streams[stream])
+        case Put(bucket=bucket, key=bytes() as key, expected=expected):
+            return _compare("entry", f"{bucket}/{_shown(key)}", expected, facts.entries[bucket, key])
+        case Delete(bucket=bucket, key=bytes() as key, expected=expected):
+            return _compare("entry", f"{bucket}/{_shown(key)}", expected, facts.entries[bucket, key])
+        case Check(bucket=str() as bucket, key=bytes() as key, expected=expected):
+            return _compare("entry", f"{bucket}/{_shown(key)}", expected, facts.entries[bucket, key])
+        case Unless():
+            return _match(write, facts, done)
+        case Fence(name, number):
+            held = facts.leases[name]
+            return None if held == number else Conflict("fence", name, number, held)
+        case _:
+            return None
+
+
+def _compare(what: str, subject: str, expected: Expected, actual: int) -> Conflict | None:
+    if expected is ANY or (expected is EXISTS and actual > 0) or expected == actual:
+        return None
+    return Conflict(what, subject, expected if isinstance(expected, int) else str(expected), actual)
+
+
+def _shown(key: bytes) -> str:
+    return key.decode(errors="backslashreplace")
+
+
+def _match(condition: Unless, facts: Facts, done: Decisions) -> Conflict | None:
+    found = facts.conditions[condition]
+    assert not isinstance(found, TooBroad), "answered before"
+    if found is None:
+        found = _match_in_group(condition, done)
+    return None if found is None else Conflict("condition", describe(condition), f"none after position {condition.after}", int(found))
+
+
+def _match_in_group(condition: Unless, done: Decisions) -> Position | None:
+    for piece in done.pieces:
+        for position, draft in enumerate(piece.events, piece.first_position):
+            if position > condition.after and condition.query.matches(piece.stream, draft.type, draft.tags):
+                return Position(position)
+    return None
+
+
+def describe(condition: Unless) -> str:
+    """The condition's query for a message."""
+    return " | ".join(" ".join(_describe_item(item)) or "any event" for item in condition.query.items)
+
+
+def _describe_item(item: object) -> Iterator[str]:
+    for name in ("types", "streams", "categories", "tags"):
+        values = getattr(item, name)
+        if values:
+            yield f"{name}={','.join(values)}"
+
+
+# -- accepting -------------------------------------------------------------------------------
+
+
+def _accept(commit: Commit, facts: Facts, done: Decisions) -> Committed:
+    at_us = max(commit.at_us, done.at_us)
+    revision = facts.revision + 1
+    ordinal = 0
+    parts: list[Appended | Stored] = []
+    position: Position | None = None
+    for write in commit.writes:
+        match write:
+            case Append(stream, events, _):
+                part = _append(stream, events, len(done.commits), ordinal, facts, done)
+                parts.append(part)
+                ordinal += len(events)
+                position = part.position or position
+            case Put(bucket, bytes() as key, bytes() as value, _):
+                _change(Change(bucket, key, revision, value, facts.entries[bucket, key]), facts, done)
+                parts.append(Stored(revision))
+            case Delete(bucket, bytes() as key, _):
+                _change(Change(bucket, key, revision, None, facts.entries[bucket, key]), facts, done)
+                parts.append(Stored(revision))
+            case SaveSnapshot():
+                done.snapshots.append((write, at_us))
+            case _:
+                pass
+    done.at_us = at_us
+    if ordinal:
+        done.commits.append((commit.id, at_us))
+    answer = Committed(position, tuple(parts))
+    if commit.key is not None:
+        kept = facts.ids[commit.id] = Kept.of(content_digest(commit.writes), at_us, answer)
+        done.kept.append((commit.id, kept))
+    return answer
+
+
+def _append(stream: str, events: Sequence[object], commit: int, ordinal: int, facts: Facts, done: Decisions) -> Appended:
+    last = facts.streams[stream]
+    count = len(events)
+    if not count:
+        return Appended(last + 1, last, None)
+    done.pieces.append(Piece(stream, last + 1, done.head + 1, commit, ordinal, events))  # type: ignore[arg-type]
+    done.head = facts.head = Position(done.head + count)
+    facts.streams[stream] = last + count
+    return Appended(last + 1, last + count, done.head)
+
+
+def _change(change: Change, facts: Facts, done: Decisions) -> None:
+    done.changes.append(change)
+    done.revision = facts.revision = change.revision
+    facts.entries[change.bucket, change.key] = 0 if change.value is None else change.revision
+    if change.bucket == LEASES:
+        facts.leases[change.key.decode()] = 0 if change.value is None else int.from_bytes(change.value[:8], "big")

@@ -1,0 +1,62 @@
+"""What varies from one run to another, as one frozen value: clock, ids, jitter, threads.
+
+Folds, decisions and codecs take none of these: they read no clock and draw no random number.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import attrs
+import trio
+
+T = TypeVar("T")
+
+
+class Threads(Protocol):
+    """The one way into a thread, so that a simulation can run the work inline."""
+
+    async def run_sync(self, fn: Callable[..., T], *args: object) -> T: ...
+
+
+class TrioThreads:
+    """Real worker threads; a call that has begun is never abandoned."""
+
+    async def run_sync(self, fn: Callable[..., T], *args: object) -> T:
+        return await trio.to_thread.run_sync(fn, *args)
+
+
+class InlineThreads:
+    """No threads: the work runs where it is asked for."""
+
+    async def run_sync(self, fn: Callable[..., T], *args: object) -> T:
+        await trio.lowlevel.checkpoint()
+        return fn(*args)
+
+
+def wall_us() -> int:
+    """Microseconds since the epoch, UTC, by this machine's clock."""
+    return time.time_ns() // 1000
+
+
+def random_id() -> bytes:
+    """16 random bytes."""
+    return os.urandom(16)
+
+
+@attrs.frozen
+class Environment:
+    """The world a runtime runs in.
+
+    *clock* gives wall time in microseconds, for records only (behaviour follows `trio.current_time()`);
+    *ids* draws 16-byte ids; *jitter* gives a number in [0, 1) for restart delays.
+    """
+
+    clock: Callable[[], int] = wall_us
+    ids: Callable[[], bytes] = random_id
+    jitter: Callable[[], float] = random.random
+    threads: Threads = attrs.field(factory=TrioThreads)

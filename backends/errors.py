@@ -1,0 +1,384 @@
+"""Every error perdure raises: the class is the situation, the fields are the facts, the message names the remedy.
+
+Foreign exceptions are translated into these where they enter (a backend, the codec); nothing above
+sees an `lmdb.Error`. `Conflict` is the one member that is returned rather than raised.
+"""
+
+from __future__ import annotations
+
+from typing import Never, Self
+
+import attrs
+
+_define = attrs.define(eq=False, slots=False)
+
+
+class PerdureError(Exception):
+    """The family: whoever catches this catches everything perdure raises on purpose."""
+
+
+# -- asked wrongly, or asked for too much ----------------------------------------------------
+
+
+@_define
+class Misuse(PerdureError, ValueError):
+    """The call itself is wrong: nothing was done, and asking again will not help."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@_define
+class KeyReused(PerdureError):
+    """An idempotency key that is known, with another content: nothing was stored."""
+
+    key: bytes
+
+    def __str__(self) -> str:
+        return f"idempotency key {self.key!r} was used for another content: use a new key for new writes"
+
+
+@_define
+class TooLarge(PerdureError):
+    """Something exceeds its limit: nothing was stored."""
+
+    what: str
+    subject: str
+    size: int
+    limit: int
+    unit: str = "bytes"
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        remedy = self.remedy or _REMEDIES.get(self.what, "split it")
+        return f"{_article(self.what)} of {self.subject} has {self.size:,} {self.unit}, the limit is {self.limit:,}: {remedy}"
+
+
+_REMEDIES = {
+    "event": "put the bytes in a blob store and append its BlobRef",
+    "value": "put the bytes in a blob store and keep its BlobRef",
+    "commit": "split it into several commits",
+    "stream name": "use a shorter name",
+    "bucket name": "use a shorter name",
+    "key": "use a shorter key, or its digest",
+    "idempotency key": "use a shorter key, or its digest",
+    "type name": "use a shorter name",
+    "tag": "use a shorter tag, or its digest",
+    "tag list": "use fewer tags",
+    "selector": "use fewer items",
+}
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[:1] in "aeiou" else f"a {noun}"
+
+
+@_define
+class ConditionTooBroad(PerdureError):
+    """An append condition would have to examine too much: nothing was stored."""
+
+    query: str
+    limit: int
+
+    def __str__(self) -> str:
+        return f"the condition {self.query} would examine more than {self.limit:,} records: narrow it by a tag, or give a later `after`"
+
+
+@_define
+class ClockAhead(PerdureError):
+    """The caller's clock is too far ahead of the store's: nothing was stored."""
+
+    ahead_s: float
+    limit_s: float
+
+    def __str__(self) -> str:
+        return f"this machine's clock is {self.ahead_s:.0f} s ahead of the store, the limit is {self.limit_s:.0f} s: set the clock right"
+
+
+@_define
+class Unsupported(PerdureError):
+    """The backend does not declare this capability."""
+
+    capability: str
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} does not declare {self.capability!r}: choose a backend whose capabilities include it"
+
+
+@_define
+class MissingExtra(PerdureError):
+    """An optional dependency is not installed."""
+
+    what: str
+    extra: str
+
+    def __str__(self) -> str:
+        return f"{self.what} needs an extra: pip install 'perdure[{self.extra}]'"
+
+
+@_define
+class Closed(PerdureError):
+    """The part was closed before the call took effect: nothing was stored."""
+
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what} is closed: nothing was stored; open it again"
+
+
+# -- the store cannot, now or any more -------------------------------------------------------
+
+
+@_define
+class Unavailable(PerdureError):
+    """Not begun, and nothing will happen later: try again."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"the store is unavailable: {self.why}; nothing was stored, try again"
+
+
+@_define
+class InDoubt(PerdureError):
+    """The store went away during the commit and did not come back in time."""
+
+    id: bytes
+    key: bytes | None
+
+    def __str__(self) -> str:
+        ask = f"ask again with the same key {self.key!r}" if self.key is not None else "a retry without a key is a new commit"
+        return f"commit {self.id.hex()} is in doubt, the store did not come back in time: {ask}"
+
+
+@_define
+class Full(PerdureError):
+    """The store reached its size limit: nothing was stored."""
+
+    where: str
+    size_bytes: int
+    limit_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where} is full ({self.size_bytes:,} of {self.limit_bytes:,} bytes): nothing was stored; "
+            "free disk space, delete entries, or open it with a larger ?size="
+        )
+
+
+@_define
+class Corrupt(PerdureError):
+    """Stored bytes are not what was written."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where} is damaged: {self.why}; keep the files, run `perdure verify`, restore from a backup"
+
+
+@_define
+class Unreadable(PerdureError):
+    """A payload that no class here can read: an error of the event, the store is sound."""
+
+    type: str
+    version: int
+    position: int
+    path: str
+    why: str = "it does not fit its class"
+
+    def __str__(self) -> str:
+        at = f" at {self.path}" if self.path else ""
+        where = f"the event at position {self.position}" if self.position else "the value"
+        return f"{where} ({self.type!r} version {self.version}) cannot be read{at}: {self.why}; add an upcaster or correct the class"
+
+
+@_define
+class Truncated(PerdureError):
+    """The part of the stream that was asked for has been cut."""
+
+    stream: str
+    first: int
+    archive: str | None = None
+
+    def __str__(self) -> str:
+        where = f"read the archive {self.archive}" if self.archive else f"read after seq {self.first - 1}"
+        return f"stream {self.stream!r} begins at seq {self.first}, what was before has been cut: {where}"
+
+
+@_define
+class Compacted(PerdureError):
+    """The changes that were asked for have been forgotten."""
+
+    bucket: str
+    first: int
+
+    def __str__(self) -> str:
+        return f"changes of bucket {self.bucket!r} before revision {self.first} are forgotten: scan it, then watch from the scan's revision"
+
+
+@_define
+class Rewound(PerdureError):
+    """The follower knows positions that this store does not have."""
+
+    head: int
+
+    def __str__(self) -> str:
+        return f"the log ends at position {self.head}, before the position asked for: the store lost its end or the cursor is wrong; start from a cursor below the head"
+
+
+@_define
+class TooNew(PerdureError):
+    """The store was made by a newer perdure."""
+
+    where: str
+    format: int
+    known: int
+
+    def __str__(self) -> str:
+        return f"{self.where} has format {self.format}, this perdure knows up to {self.known}: install a newer perdure"
+
+
+@_define
+class WrongStore(PerdureError):
+    """A cursor or checkpoint of another store."""
+
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        return f"the cursor belongs to store {self.expected}, this is store {self.actual}: start again from a position of this store"
+
+
+# -- actors ----------------------------------------------------------------------------------
+
+
+@_define
+class ProjectionFailed(PerdureError):
+    """A projection stopped at an event; the cause is attached."""
+
+    name: str
+    position: int
+    stream: str
+    seq: int
+
+    def __str__(self) -> str:
+        return (
+            f"projection {self.name!r} failed at position {self.position} (stream {self.stream!r}, seq {self.seq}): "
+            "correct its step (see the cause) and start it again; its state is that before the event"
+        )
+
+
+@_define
+class ModelFaulted(PerdureError):
+    """The model stands still for good; it stays readable."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"model {self.name!r} stands still: {self.reason}"
+
+
+@_define
+class StateTooLarge(PerdureError):
+    """A single-value state exceeds its limit."""
+
+    name: str
+    size_bytes: int
+    limit_bytes: int
+
+    def __str__(self) -> str:
+        return f"the state of {self.name!r} has {self.size_bytes:,} bytes, the limit is {self.limit_bytes:,}: make it a Keyed projection"
+
+
+@_define
+class UnstableState(PerdureError):
+    """A state that does not come back from its bytes as it went."""
+
+    name: str
+    path: str
+    remedy: str = "write the field with the type it declares (a float field as 0.0, not 0)"
+
+    def __str__(self) -> str:
+        return f"the state of {self.name!r} changes when stored and read back, at {self.path}: {self.remedy}"
+
+
+@_define
+class AlreadyRunning(PerdureError):
+    """The same projection or named subscription runs already in this process."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} runs already in this runtime: use its model, or stop the other first"
+
+
+@_define
+class TooManyRestarts(PerdureError):
+    """A child kept failing without progress; the cause is the group of its failures."""
+
+    name: str
+    restarts: int
+
+    def __str__(self) -> str:
+        return f"{self.name!r} was restarted {self.restarts} times in a row without progress: see the causes"
+
+
+@_define
+class AskTimeout(PerdureError):
+    """An actor did not answer an internal question in time."""
+
+    actor: str
+    depth: int
+    limit_s: float
+
+    def __str__(self) -> str:
+        return f"actor {self.actor!r} did not answer within {self.limit_s:g} s (mailbox depth {self.depth}): see the status tree"
+
+
+class RuntimeFailed(PerdureError):
+    """The runtime itself failed; its cause says why."""
+
+    def __str__(self) -> str:
+        return f"the runtime failed: {self.__cause__}" if self.__cause__ else "the runtime failed"
+
+
+# -- an answer, not an error -----------------------------------------------------------------
+
+
+@_define
+class Conflict(PerdureError):
+    """A commit whose expectation, check, condition or fence did not hold: nothing was stored.
+
+    Returned, not raised: `match` it, or call `unwrap()`, which raises it.
+    *what* is "stream", "entry", "condition" or "fence"; further failures of the same commit are in *more*.
+    """
+
+    what: str
+    subject: str
+    expected: object
+    actual: object
+    more: tuple[Conflict, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} {self.subject!r}: expected {self.expected}, found {self.actual}; "
+            "read it again, decide anew, and append with what you found"
+        )
+
+    def unwrap(self) -> Never:
+        """Raise this conflict."""
+        raise self
+
+    def facts(self) -> tuple[tuple[str, str, object, object], ...]:
+        """All failures as (what, subject, expected, actual), for comparison: exceptions compare by identity."""
+        own = (self.what, self.subject, self.expected, self.actual)
+        return (own, *(fact for one in self.more for fact in one.facts()))
+
+    def with_more(self, more: tuple[Self, ...]) -> Conflict:
+        """This conflict as the first of several."""
+        return Conflict(self.what, self.subject, self.expected, self.actual, more)

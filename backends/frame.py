@@ -1,0 +1,409 @@
+"""The frame: one stored value for the events of a group. Drawn byte by byte in ARCHITECTURE.md.
+
+A frame is a header, a table of its commits, and its runs. A run is one stream's consecutive seqs: a
+header with the name, an index entry per event, then the bodies (extra and payload) back to back. So
+one event is read by slicing a run out of the frame; the log is read run by run and put in order of
+position. All numbers are little end first.
+
+A record's checksum is a CRC-32 over its body, started from a number made of all that the body does
+not say (stream, seq, position, type, commit, time): it stays valid wherever the record is copied, and
+fails wherever it does not belong.
+"""
+
+from __future__ import annotations
+
+import bisect
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from zlib import crc32
+
+import attrs
+
+from perdure.backends.commit import Draft
+from perdure.backends.errors import Corrupt, TooNew
+from perdure.backends.event import Position, Record, unpack_extra
+
+MAGIC = b"PdFr"
+FORMAT = 1
+
+_HEADER = struct.Struct("<4sHHQQIIII")
+"""magic, format, flags, first position, last position, commits, runs, records, checksum of header and commits."""
+_COMMIT = struct.Struct("<16sqI")
+"""id, time in microseconds since the epoch, place of its last event (position after the frame's first)."""
+_RUN = struct.Struct("<QIHH")
+"""first seq, events, bytes of the name, zero; then the name."""
+_ENTRY = struct.Struct("<IIIHHHH")
+"""position after the frame's first, checksum, end of its body in the run's bodies, commit, ordinal in it, type number, extra bytes."""
+_IDENTITY = struct.Struct("<16sq")
+
+_SEQ_STEP = 0x9E3779B1
+_POSITION_STEP = 0x85EBCA77
+_MASK = 0xFFFFFFFF
+
+FRAME_COMMITS_MAX = 60_000
+"""Commits are numbered with 16 bits in a frame."""
+
+Filter = Callable[[str], Callable[[str, Callable[[], tuple[str, ...]]], bool] | None]
+
+
+@attrs.frozen
+class TypeName:
+    """An event type as a store numbers it, with the checksum of its name and version."""
+
+    name: str
+    version: int
+    crc: int
+
+
+def type_name(name: str, version: int) -> TypeName:
+    """The row of the table of types."""
+    return TypeName(sys.intern(name), version, crc32(name.encode(), version))
+
+
+def context(stream: bytes, commit: bytes, at_us: int) -> int:
+    """What records of one commit in one stream share in their seeds."""
+    return crc32(stream, crc32(_IDENTITY.pack(commit, at_us)))
+
+
+def seed(context: int, type_crc: int, seq: int, position: int) -> int:
+    """Where a record's checksum starts. Both steps are odd, so any one change of seq or position changes it."""
+    return (context + type_crc + seq * _SEQ_STEP + position * _POSITION_STEP) & _MASK
+
+
+@attrs.frozen
+class Piece:
+    """Events of one commit for one stream, with their place: what a frame is built of."""
+
+    stream: str
+    first_seq: int
+    first_position: int
+    commit: int
+    first_ordinal: int
+    events: Sequence[Draft]
+
+
+@attrs.frozen
+class RunPlace:
+    """Where a run lies: a row of the run index."""
+
+    stream: str
+    first_seq: int
+    offset: int
+    count: int
+
+
+@attrs.frozen
+class Built:
+    """A frame's bytes, and where its runs lie in it."""
+
+    first: Position
+    last: Position
+    value: bytes
+    runs: list[RunPlace]
+
+
+def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers: Mapping[tuple[str, int], tuple[int, int]]) -> Built:
+    """The frame of a group: *commits* as (id, time), *pieces* in order of position.
+
+    *numbers* gives (number, checksum) for each (type, version). Positions are dense within a frame.
+    """
+    base = pieces[0].first_position
+    by_stream: dict[str, _RunBuilder] = {}
+    ends = [0] * len(commits)
+    last = base
+    for piece in pieces:
+        run = by_stream.get(piece.stream)
+        if run is None:
+            run = by_stream[piece.stream] = _RunBuilder(piece.stream.encode(), piece.first_seq)
+        run.add(piece, commits[piece.commit], base, numbers)
+        last = piece.first_position + len(piece.events) - 1
+        ends[piece.commit] = last - base
+    table = [_COMMIT.pack(id, at_us, end) for (id, at_us), end in zip(commits, ends, strict=True)]
+    return _assemble(base, last, table, by_stream)
+
+
+class _RunBuilder:
+    """The bytes of one run, growing."""
+
+    __slots__ = ("bodies", "end", "entries", "first_seq", "name")
+
+    def __init__(self, name: bytes, first_seq: int) -> None:
+        self.name = name
+        self.first_seq = first_seq
+        self.end = 0
+        self.entries: list[bytes] = []
+        self.bodies: list[bytes] = []
+
+    def add(self, piece: Piece, commit: tuple[bytes, int], base: int, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+        """Append the piece's events, each with its checksum."""
+        pack, place, ordinal, end = _ENTRY.pack, piece.commit, piece.first_ordinal, self.end
+        entry, body = self.entries.append, self.bodies.append
+        delta = piece.first_position - base
+        start = context(self.name, *commit) + piece.first_seq * _SEQ_STEP + piece.first_position * _POSITION_STEP
+        for draft in piece.events:
+            number, type_crc = numbers[draft.type, draft.version]
+            payload, extra = draft.payload, draft.extra
+            crc = (start + type_crc) & _MASK
+            if extra:
+                body(extra)
+                crc = crc32(extra, crc)
+            body(payload)
+            end += len(extra) + len(payload)
+            entry(pack(delta, crc32(payload, crc), end, place, ordinal, number, len(extra)))
+            delta += 1
+            ordinal += 1
+            start += _SEQ_STEP + _POSITION_STEP
+        self.end = end
+
+    def copy(self, delta: int, crc: int, commit: int, ordinal: int, type_number: int, extra_size: int, body: bytes) -> None:
+        """Take over a record as it is, its checksum untouched."""
+        self.end += len(body)
+        self.entries.append(_ENTRY.pack(delta, crc, self.end, commit, ordinal, type_number, extra_size))
+        self.bodies.append(body)
+
+
+def _assemble(base: int, last: int, commits: Sequence[bytes], by_stream: Mapping[str, _RunBuilder]) -> Built:
+    table = b"".join(commits)
+    records = sum([len(run.entries) for run in by_stream.values()])
+    head = _HEADER.pack(MAGIC, FORMAT, 0, base, last, len(commits), len(by_stream), records, 0)[:-4]
+    parts = [head, crc32(table, crc32(head)).to_bytes(4, "little"), table]
+    offset = _HEADER.size + len(table)
+    runs = []
+    for stream, run in by_stream.items():
+        count = len(run.entries)
+        runs.append(RunPlace(stream, run.first_seq, offset, count))
+        parts += (_RUN.pack(run.first_seq, count, len(run.name), 0), run.name, *run.entries, *run.bodies)
+        offset += _RUN.size + len(run.name) + _ENTRY.size * count + run.end
+    return Built(Position(base), Position(last), b"".join(parts), runs)
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Head:
+    """A frame's header and table of commits: (id, time, place of the last event)."""
+
+    first: Position
+    last: Position
+    commits: list[tuple[bytes, int, int]]
+    runs: int
+    records: int
+    offset: int
+    """Where the first run begins."""
+
+    def commit_end(self, position: int) -> Position:
+        """The position of the last event of the commit that *position* is in."""
+        place = bisect.bisect_left(self.commits, position - self.first, key=_commit_end)
+        return Position(self.first + self.commits[place][2])
+
+
+def _commit_end(commit: tuple[bytes, int, int]) -> int:
+    return commit[2]
+
+
+def read_head(frame: bytes | memoryview) -> Head:
+    """The header and table of commits, checked.
+
+    Raises:
+      TooNew: a newer format.
+      Corrupt: the bytes are not a frame's.
+    """
+    try:
+        magic, format, _, first, last, commits, runs, records, crc = _HEADER.unpack_from(frame)
+    except struct.error as error:
+        raise Corrupt("a frame", "it is shorter than its header") from error
+    if magic != MAGIC:
+        raise Corrupt("a frame", "it does not begin like one")
+    if format > FORMAT:
+        raise TooNew(f"the frame at position {first}", format, FORMAT)
+    end = _HEADER.size + commits * _COMMIT.size
+    if len(frame) < end or crc32(frame[_HEADER.size : end], crc32(frame[: _HEADER.size - 4])) != crc:
+        raise Corrupt(f"the frame at position {first}", "the checksum of its header does not fit")
+    return Head(Position(first), Position(last), list(_COMMIT.iter_unpack(frame[_HEADER.size : end])), runs, records, end)
+
+
+def read_frame(
+    frame: bytes,
+    types: Sequence[TypeName],
+    *,
+    head: Head | None = None,
+    first: int = 0,
+    last: int | None = None,
+    where: Filter | None = None,
+) -> list[Record]:
+    """The records of a frame from position *first* to *last*, in order, checked; *where* chooses (see `Selector.filter`).
+
+    Raises:
+      Corrupt: a record that is wanted does not fit its checksum, or the frame its lengths.
+    """
+    head = head or read_head(frame)
+    offset = head.offset
+    low = first - head.first
+    high = head.last - head.first if last is None else last - head.first
+    records: list[Record] = []
+    try:
+        for _ in range(head.runs):
+            run = _open_run(frame, offset)
+            offset = run.end
+            wanted = where(run.stream) if where is not None else None
+            if where is not None and wanted is None:
+                continue
+            start, stop = (0, run.count) if low <= 0 and high >= head.last - head.first else run.between(frame, low, high)
+            if start < stop:
+                _read_records(frame, run, head.first, types, start, stop, records, wanted)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise Corrupt(f"the frame at position {head.first}", f"the run at offset {offset} cannot be read ({error})") from error
+    if offset != len(frame):
+        raise Corrupt(f"the frame at position {head.first}", f"it has {len(frame)} bytes, its runs end at {offset}")
+    if head.runs > 1:
+        records.sort(key=_position)
+    return records
+
+
+def _position(record: Record) -> int:
+    return record.position
+
+
+def read_run(frame: bytes | memoryview, base: int, offset: int, types: Sequence[TypeName], *, skip: int = 0, count: int | None = None) -> list[Record]:
+    """The records of the run at *offset* of the frame that begins at position *base*: from its *skip*th on, at most *count*.
+
+    Raises:
+      Corrupt: a record does not fit its checksum, or there is no run.
+    """
+    records: list[Record] = []
+    try:
+        run = _open_run(frame, offset)
+        stop = run.count if count is None else min(run.count, skip + count)
+        _read_records(frame, run, base, types, skip, stop, records, None)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise Corrupt(f"the frame at position {base}", f"the run at offset {offset} cannot be read ({error})") from error
+    return records
+
+
+class _Run:
+    """A run's header, and where its parts lie in the frame."""
+
+    __slots__ = ("bodies", "count", "end", "entries", "first_seq", "name", "stream")
+
+    def __init__(self, first_seq: int, count: int, name: bytes, entries: int, bodies: int, end: int) -> None:
+        self.first_seq = first_seq
+        self.count = count
+        self.name = name
+        self.stream = name.decode()
+        self.entries = entries
+        self.bodies = bodies
+        self.end = end
+
+    def entry(self, frame: bytes | memoryview, place: int) -> tuple[int, ...]:
+        return _ENTRY.unpack_from(frame, self.entries + place * _ENTRY.size)
+
+    def between(self, frame: bytes | memoryview, low: int, high: int) -> tuple[int, int]:
+        """Which of its records lie between two places of the frame, both included."""
+        places = range(self.count)
+        start = bisect.bisect_left(places, low, key=lambda place: self.entry(frame, place)[0])
+        return start, bisect.bisect_right(places, high, lo=start, key=lambda place: self.entry(frame, place)[0])
+
+
+def _open_run(frame: bytes | memoryview, offset: int) -> _Run:
+    first_seq, count, name_size, _ = _RUN.unpack_from(frame, offset)
+    entries = offset + _RUN.size + name_size
+    bodies = entries + count * _ENTRY.size
+    size = _ENTRY.unpack_from(frame, bodies - _ENTRY.size)[2]
+    return _Run(first_seq, count, bytes(frame[offset + _RUN.size : entries]), entries, bodies, bodies + size)
+
+
+def _read_records(
+    frame: bytes | memoryview,
+    run: _Run,
+    base: int,
+    types: Sequence[TypeName],
+    start: int,
+    stop: int,
+    records: list[Record],
+    wanted: Callable[[str, Callable[[], tuple[str, ...]]], bool] | None,
+) -> None:
+    """Append the wanted records from the *start*th of *run* to before the *stop*th."""
+    stream, name, bodies = run.stream, run.name, run.bodies
+    seq = run.first_seq + start
+    body = bodies + (run.entry(frame, start - 1)[2] if start else 0)
+    known, at_us, commit, shared = -1, 0, b"", 0
+    made = records.append
+    for delta, crc, size, number, ordinal, type_number, extra_size in _ENTRY.iter_unpack(
+        frame[run.entries + start * _ENTRY.size : run.entries + stop * _ENTRY.size]
+    ):
+        if number != known:
+            known = number
+            commit, at_us, _ = _COMMIT.unpack_from(frame, _HEADER.size + number * _COMMIT.size)
+            shared = context(name, commit, at_us)
+        type_ = types[type_number]
+        middle = body + extra_size
+        end = bodies + size
+        extra = bytes(frame[body:middle]) if extra_size else b""
+        body = end
+        if wanted is None or wanted(type_.name, lambda: _tags(extra)):  # noqa: B023 - called at once
+            position = base + delta
+            payload = bytes(frame[middle:end])
+            check = (shared + type_.crc + seq * _SEQ_STEP + position * _POSITION_STEP) & _MASK
+            if crc32(payload, crc32(extra, check) if extra else check) != crc:
+                raise Corrupt(f"the record of stream {stream!r}, seq {seq}, position {position}", "its checksum does not fit")
+            made(Record(stream, seq, position, type_.name, type_.version, at_us, commit, ordinal, extra, payload, crc))  # type: ignore[arg-type]
+        seq += 1
+
+
+def _tags(extra: bytes) -> tuple[str, ...]:
+    return unpack_extra(extra).tags if extra else ()
+
+
+# -- merging ---------------------------------------------------------------------------------
+
+
+def merge(frames: Sequence[bytes]) -> Built:
+    """One frame for several that follow each other, each stream's events together; records are copied as they are.
+
+    Raises:
+      Corrupt: one of them is damaged in its structure (the records' checksums travel along unread).
+    """
+    heads = [read_head(frame) for frame in frames]
+    base = heads[0].first
+    commits: list[bytes] = []
+    by_stream: dict[str, _RunBuilder] = {}
+    for frame, head in zip(frames, heads, strict=True):
+        shift, offset = head.first - base, head.offset
+        for _ in range(head.runs):
+            offset = _copy_run(frame, offset, shift, len(commits), by_stream)
+        commits += [_COMMIT.pack(id, at_us, end + shift) for id, at_us, end in head.commits]
+    return _assemble(base, heads[-1].last, commits, by_stream)
+
+
+def _copy_run(frame: bytes, offset: int, shift: int, commits: int, by_stream: dict[str, _RunBuilder]) -> int:
+    source = _open_run(frame, offset)
+    run = by_stream.get(source.stream)
+    if run is None:
+        run = by_stream[source.stream] = _RunBuilder(source.name, source.first_seq)
+    elif run.first_seq + len(run.entries) != source.first_seq:
+        raise Corrupt(f"stream {source.stream!r}", f"seq {source.first_seq} follows seq {run.first_seq + len(run.entries) - 1}")
+    body = source.bodies
+    for delta, crc, size, commit, ordinal, type_number, extra_size in _ENTRY.iter_unpack(frame[source.entries : source.bodies]):
+        end = source.bodies + size
+        run.copy(delta + shift, crc, commit + commits, ordinal, type_number, extra_size, frame[body:end])
+        body = end
+    return source.end
+
+
+def run_end(frame: bytes | memoryview, base: int, offset: int) -> Position:
+    """The position of the last record of the run at *offset*."""
+    run = _open_run(frame, offset)
+    return Position(base + run.entry(frame, run.count - 1)[0])
+
+
+def runs_of(frame: bytes | memoryview, head: Head) -> list[RunPlace]:
+    """Where the runs of a frame lie."""
+    offset = head.offset
+    places = []
+    for _ in range(head.runs):
+        run = _open_run(frame, offset)
+        places.append(RunPlace(run.stream, run.first_seq, offset, run.count))
+        offset = run.end
+    return places

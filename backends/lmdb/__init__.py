@@ -1,0 +1,45 @@
+"""`lmdb:DIR`: the embedded default. Acknowledges when the LMDB transaction is durable.
+
+Options in the URL's query: `size=` (bytes, with KiB/MiB/GiB; without it the store may grow as the
+disk allows), `verify=auto|full|tree|off`, `insist=1` (a network file system after all).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perdure.backends.environment import Environment
+from perdure.backends.errors import Corrupt, Unavailable
+from perdure.backends.limits import LIMITS, Limits
+from perdure.backends.lmdb import shared as sharing
+from perdure.backends.lmdb.map import LmdbMap
+from perdure.backends.lmdb.shared import Options
+from perdure.backends.ordered import OrderedBackend
+from perdure.backends.protocol import Capabilities
+
+__all__ = ["Options", "open_lmdb"]
+
+
+async def open_lmdb(folder: str, options: Options, *, url: str, environment: Environment | None = None, limits: Limits = LIMITS) -> OrderedBackend:
+    """Open the store in *folder*, making it if there is none.
+
+    Raises:
+      Misuse: the folder cannot hold a store.
+      Corrupt: damage was found while opening.
+      TooNew: a newer perdure made it.
+    """
+    environment = environment or Environment()
+    try:
+        shared = await environment.threads.run_sync(sharing.acquire, Path(folder), options, environment.ids())
+    except OSError as error:
+        raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
+    store = LmdbMap(shared, environment=environment, gate_s=limits.gate_s)
+    backend = OrderedBackend(
+        store, url=url, capabilities=Capabilities(durable=True, views=True, shared_reads=True), environment=environment, limits=limits
+    )
+    if options.verify == "full":
+        problems = await backend.verify()
+        if problems:
+            await backend.aclose()
+            raise Corrupt(folder, problems[0])
+    return backend

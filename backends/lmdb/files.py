@@ -1,0 +1,184 @@
+"""The folder of an LMDB store: made so that a crash leaves a whole store or none, locked, and marked when left clean.
+
+    data.mdb        the tables (LMDB's own format)
+    data.mdb-lock   LMDB's readers
+    writer.lock     held (flock) by the process that writes; holds its pid
+    users.lock      held shared by every process that has the store open
+    opening.lock    held for the moment of opening and closing
+    clean           written at a clean close by the last process: the boot it happened in; gone while the store is in use
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perdure.backends.errors import Misuse, Unavailable
+
+DATA = "data.mdb"
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "lustre"})
+_OPENING_S = 60.0
+"""Opening may walk a page tree; others wait so long for it."""
+
+
+def prepare_folder(folder: Path, *, create: bool, insist: bool) -> None:
+    """Make *folder* if it may be made, and refuse what cannot hold a store.
+
+    Raises:
+      Misuse: it is a file, its parent is missing, there is no store and none may be made, or it is on a network file system.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise Misuse(f"{folder} is a file: an LMDB store is a folder, name one")
+    if not (folder / DATA).exists() and not create:
+        raise Misuse(f"there is no store in {folder}: check the path, or make one by appending to it")
+    if not folder.exists():
+        if not folder.parent.is_dir():
+            raise Misuse(f"the folder {folder.parent} does not exist: make it first")
+        folder.mkdir(exist_ok=True)
+    kind = file_system(folder)
+    if kind in _NETWORK and not insist:
+        raise Misuse(f"{folder} is on a network file system ({kind}), where locks and flushes do not hold: use a local disk, or insist with ?insist=1")
+    if not os.access(folder, os.W_OK):
+        raise Misuse(f"{folder} may not be written by this user: give it the right, or name another folder")
+
+
+def file_system(folder: Path) -> str:
+    """The kind of file system that *folder* is on, where the system tells; else ''."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    path = str(folder.resolve())
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        mount = left.split()[4]
+        if (path == mount or path.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best):
+            best, kind = mount, right.split()[0]
+    return kind
+
+
+def create_data(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make the data file: filled under another name, synced, then renamed. The caller holds the opening lock."""
+    fresh = folder / (DATA + ".new")
+    for leftover in (fresh, folder / (DATA + ".new-lock")):
+        leftover.unlink(missing_ok=True)
+    fill(fresh)
+    sync(fresh)
+    fresh.rename(folder / DATA)
+    (folder / (DATA + ".new-lock")).unlink(missing_ok=True)
+    sync(folder)
+
+
+def sync_folders(folder: Path) -> None:
+    """Make the entries of *folder* and its own entry durable; done at every opening, not only the first."""
+    sync(folder)
+    sync(folder.resolve().parent)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# -- the clean mark --------------------------------------------------------------------------
+
+
+def boot_id() -> str:
+    """This boot of this machine; '' where the system does not tell, and then no mark counts."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def left_clean(folder: Path) -> bool:
+    """Whether the store was closed cleanly in this boot."""
+    try:
+        mark = (folder / "clean").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(mark) and mark == boot_id()
+
+
+def mark_clean(folder: Path) -> None:
+    """Say so, durably."""
+    fresh = folder / "clean.new"
+    fresh.write_text(boot_id())
+    sync(fresh)
+    fresh.rename(folder / "clean")
+    sync(folder)
+
+
+def mark_in_use(folder: Path) -> None:
+    """Take the mark away, durably."""
+    (folder / "clean").unlink(missing_ok=True)
+    sync(folder)
+
+
+# -- locks -----------------------------------------------------------------------------------
+
+
+class FileLock:
+    """An advisory lock on a file (flock), never waited for: taken or not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def take(self, *, shared: bool = False) -> bool:
+        """Try to take it, or to turn it into the other kind; whether that worked."""
+        assert self._handle is not None, "closed"
+        try:
+            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def write_pid(self) -> None:
+        """Say in the file who holds it."""
+        assert self._handle is not None, "closed"
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+
+    def read_pid(self) -> str:
+        """Who said last to hold it."""
+        assert self._handle is not None, "closed"
+        return os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "unknown"
+
+    def close(self) -> None:
+        """Let go. Idempotent."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+@contextmanager
+def opening(folder: Path) -> Iterator[None]:
+    """Hold the opening lock.
+
+    Raises:
+      Unavailable: another process has been opening the store for too long.
+    """
+    lock = FileLock(folder / "opening.lock")
+    try:
+        deadline = time.monotonic() + _OPENING_S
+        while not lock.take():
+            if time.monotonic() > deadline:
+                raise Unavailable(f"process {lock.read_pid()} has been opening {folder} for {_OPENING_S:.0f} s")
+            time.sleep(0.01)
+        lock.write_pid()
+        yield
+    finally:
+        lock.close()

@@ -1,0 +1,245 @@
+"""One LMDB file, open once in this process, shared by count.
+
+LMDB forbids one process to open a file twice, so every `open_backend` of the same file meets here.
+Opening and closing are blocking calls, made in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import attrs
+import lmdb
+from lmdb.verify import VerifyError
+from lmdb.verify import verify as walk_pages
+
+from perdure.backends import keys
+from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable
+from perdure.backends.lmdb import files
+
+FORMAT = 1
+READABLE_FROM = 1
+"""The oldest format number that a perdure must know to read what we write."""
+WALK_AT_ONCE_BYTES = 128 << 20
+"""After an unclean stop the page tree is walked at opening up to this size."""
+RESERVE = 0.01
+"""So much of the size limit is kept for deletes and upkeep."""
+MAP_BYTES = 1 << 40
+"""The map's size unless ?size= says otherwise: address space, not disk."""
+
+
+@attrs.frozen
+class Options:
+    """What the URL's query says."""
+
+    size: int | None = None
+    verify: str = "auto"
+    create: bool = True
+    insist: bool = False
+
+
+class SharedEnv:
+    """An open LMDB environment with its tables, locks and counters."""
+
+    def __init__(self, folder: Path, options: Options, new_id: bytes) -> None:
+        self.folder = folder
+        self.options = options
+        self.users = 0
+        self.commits = 0
+        """Write transactions of this process: who sees another number than it left has stale caches."""
+        self.held = 0
+        """Read transactions that are held open for views."""
+        self.lock = threading.RLock()
+        self.flushes = 0
+        self.flush_s = 0.0
+        self.flush_max_s = 0.0
+        self.failed: str | None = None
+        self.pid = os.getpid()
+        self.explicit = options.size is not None
+        self.size = options.size or MAP_BYTES
+        self._extended = False
+        self._users_lock = files.FileLock(folder / "users.lock")
+        self.writer_lock = files.FileLock(folder / "writer.lock")
+        try:
+            with files.opening(folder):
+                self._open(new_id)
+        except BaseException:
+            self._users_lock.close()
+            self.writer_lock.close()
+            raise
+
+    # -- opening -----------------------------------------------------------------------------
+
+    def _open(self, new_id: bytes) -> None:
+        first = self._users_lock.take()
+        data = self.folder / files.DATA
+        if not data.exists():
+            files.create_data(self.folder, lambda path: self._fill(path, new_id))
+        files.sync_folders(self.folder)
+        self.verified = self._verify(data) if first else "by the process that opened it first"
+        if first:
+            files.mark_in_use(self.folder)
+        self._users_lock.take(shared=True)
+        self.env = self._environment(data)
+        self.env.reader_check()
+        try:
+            self.tables = {name: self.env.open_db(name.encode(), create=False) for name in keys.TABLES}
+            with self.env.begin() as txn:
+                self._read_identity(txn)
+        except lmdb.Error as error:
+            self.env.close()
+            raise Corrupt(str(data), f"{error}") from error
+        except BaseException:
+            self.env.close()
+            raise
+
+    def _verify(self, data: Path) -> str:
+        how = self.options.verify
+        clean = files.left_clean(self.folder)
+        if how == "off" or (how == "auto" and clean):
+            return "all" if clean else "not since an unclean stop (?verify=off)"
+        if how == "auto" and data.stat().st_size > WALK_AT_ONCE_BYTES:
+            return f"not since an unclean stop: {data.stat().st_size >> 20} MiB are more than are walked at opening, run `perdure verify`"
+        check_pages(data)
+        return "all pages, at opening"
+
+    def _environment(self, data: Path, **more: Any) -> lmdb.Environment:
+        size = self.size
+        while True:
+            try:
+                return lmdb.open(
+                    str(data),
+                    subdir=False,
+                    map_size=self._soft(size),
+                    max_dbs=len(keys.TABLES) + 8,
+                    max_readers=1024,
+                    readahead=False,
+                    **{"lock": True, "create": False, **more},
+                )
+            except lmdb.Error as error:
+                if isinstance(error, lmdb.MemoryError) or "Cannot allocate" in str(error):
+                    if not self.explicit and size > 1 << 30:
+                        size //= 2
+                        continue
+                    raise Unavailable(f"there is no address space for a map of {size:,} bytes; open it with a smaller ?size=") from error
+                raise Corrupt(str(data), f"LMDB says: {error}") from error
+            finally:
+                self.size = size
+
+    def _fill(self, path: Path, new_id: bytes) -> None:
+        """A new, empty store in the file *path*."""
+        env = self._environment(path, create=True, lock=False)
+        try:
+            with env.begin(write=True) as txn:
+                for name in keys.TABLES:
+                    env.open_db(name.encode(), txn=txn)
+                meta = env.open_db(b"meta", txn=txn)
+                for name, value in (("format", FORMAT), ("readable_from", READABLE_FROM)):
+                    txn.put(name.encode(), value.to_bytes(8, "big"), db=meta)
+                txn.put(b"id", new_id, db=meta)
+        except lmdb.MapFullError as error:
+            raise Full(str(path), 0, self.size) from error
+        finally:
+            env.close()
+
+    def _read_identity(self, txn: lmdb.Transaction) -> None:
+        meta = self.tables["meta"]
+        readable = int.from_bytes(bytes(txn.get(b"readable_from", b"", db=meta)), "big")
+        if readable > FORMAT:
+            raise TooNew(str(self.folder), readable, FORMAT)
+        id = bytes(txn.get(b"id", b"", db=meta))
+        if len(id) != 16:
+            raise Corrupt(str(self.folder), "it has no id")
+        self.id = id.hex()
+
+    # -- size --------------------------------------------------------------------------------
+
+    def _soft(self, size: int) -> int:
+        return max(1 << 16, int(size * (1 - RESERVE)) // 4096 * 4096)
+
+    def extend(self) -> bool:
+        """Open the reserve for a batch that frees room; whether there was any to open."""
+        if self._extended or self.held:
+            return False
+        self.env.set_mapsize(self.size)
+        self._extended = True
+        return True
+
+    def restrict(self) -> None:
+        """Close the reserve again."""
+        if self._extended and not self.held:
+            self.env.set_mapsize(self._soft(self.size))
+            self._extended = False
+
+    # -- closing -----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the file; the last process to do so leaves the clean mark."""
+        self.env.close()
+        if self.pid == os.getpid() and self.failed is None:
+            with files.opening(self.folder):
+                if self._users_lock.take():
+                    files.mark_clean(self.folder)
+        self.writer_lock.close()
+        self._users_lock.close()
+
+
+def check_pages(data: Path) -> None:
+    """Walk the page tree without handing the file to LMDB: what it would crash on is found here.
+
+    Raises:
+      Corrupt: naming the first problem.
+    """
+    try:
+        problems = walk_pages(str(data), subdir=False)
+    except VerifyError as error:
+        raise Corrupt(str(data), str(error)) from error
+    if problems:
+        raise Corrupt(str(data), f"{problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+
+
+_open: dict[tuple[int, int], SharedEnv] = {}
+_open_lock = threading.Lock()
+
+
+def acquire(folder: Path, options: Options, new_id: bytes) -> SharedEnv:
+    """The environment of *folder*: opened, or shared if this process has it open already."""
+    with _open_lock:
+        files.prepare_folder(folder, create=options.create, insist=options.insist)
+        data = folder / files.DATA
+        if data.exists() and (shared := _open.get(_inode(data))) is not None and shared.pid == os.getpid():
+            shared.users += 1
+            return shared
+        shared = SharedEnv(folder.resolve(), options, new_id)
+        shared.users = 1
+        _open[_inode(data)] = shared
+        return shared
+
+
+def release(shared: SharedEnv) -> None:
+    """One user less; the last one closes it."""
+    with _open_lock:
+        shared.users -= 1
+        if shared.users == 0:
+            for key, value in list(_open.items()):
+                if value is shared:
+                    del _open[key]
+            shared.close()
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def refuse_fork(shared: SharedEnv) -> None:
+    """A forked child must not touch what it inherited.
+
+    Raises:
+      Misuse: this process is not the one that opened it.
+    """
+    if shared.pid != os.getpid():
+        raise Misuse(f"the store {shared.folder} was opened by process {shared.pid} and inherited by a fork: open it again in this process")

@@ -1,0 +1,238 @@
+"""What a backend is: one write verb, reads at a position, waits that are hints.
+
+Every outcome is a value or an error of `perdure.backends.errors`; nothing else leaves a backend. A
+cancelled read or wait has changed nothing; a commit that has begun is not interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import attrs
+
+from perdure.backends.commit import Commit, Committed, Group
+from perdure.backends.event import Position, Record
+from perdure.backends.selector import EVERYTHING, Selector
+
+
+@attrs.frozen
+class Capabilities:
+    """What a backend can do beyond the laws that all obey. Declared means it works; undeclared means `Unsupported`."""
+
+    durable: bool = False
+    """What it acknowledged is there after the process died."""
+    views: bool = True
+    """`view` gives reads of one position."""
+    shared_reads: bool = False
+    """Other processes may read the store meanwhile."""
+
+    def declared(self) -> tuple[str, ...]:
+        """The names of those it has."""
+        return tuple(name for name, has in attrs.asdict(self).items() if has)
+
+
+@attrs.frozen
+class Page:
+    """Records in order of position; *examined* is how far the log was looked through, *head* where it ended then.
+
+    A page holds whole commits. A follower's cursor becomes *examined*; it waits only when
+    `examined >= head`.
+    """
+
+    records: list[Record]
+    examined: Position
+    head: Position
+
+
+@attrs.frozen
+class Entry:
+    """A kv value with its revision."""
+
+    key: bytes
+    value: bytes
+    revision: int
+
+
+@attrs.frozen
+class ChangedEntry:
+    """A key that changed at *revision*; *value* None means it was deleted."""
+
+    key: bytes
+    revision: int
+    value: bytes | None
+
+
+@attrs.frozen
+class Changes:
+    """Changes of a bucket in order of revision, the last of each key; *examined* is the revision looked through to."""
+
+    changes: list[ChangedEntry]
+    examined: int
+
+
+@attrs.frozen
+class Snapshot:
+    """A projection's state as kept: the fold of the log up to *position*."""
+
+    name: str
+    position: Position
+    fingerprint: str
+    state: bytes
+    at_us: int
+
+
+@attrs.frozen
+class StreamInfo:
+    """A stream as a whole: *first* is 1 until something is cut, *last* its last seq, *position* that of its newest event."""
+
+    name: str
+    first: int
+    last: int
+    position: Position
+
+
+@attrs.frozen
+class StoreStatus:
+    """What a backend says of itself, as numbers."""
+
+    url: str
+    id: str
+    head: Position
+    revision: int
+    bytes_used: int
+    bytes_limit: int
+    verified: str
+    """How far the stored bytes have been checked since the last unclean stop."""
+    details: dict[str, Any] = attrs.field(factory=dict)
+    """What only this kind of backend knows: flush times, oldest reader, and so on."""
+
+
+class Reads(Protocol):
+    """What can be asked of a store; a `View` answers all of it at one position."""
+
+    async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
+        """Records of *stream* with a seq beyond *after*, oldest first; *backward*: below *after* (0: from the end), newest first.
+
+        At least one record if there is one, however large.
+
+        Raises:
+          Truncated: what was asked for begins before the stream's first seq.
+          Corrupt: a record does not fit its checksum.
+        """
+        ...
+
+    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+        """A page of the log beyond *after*; *limit* and *bytes_max* are soft by one commit.
+
+        It ends also after 10,000 examined records.
+
+        Raises:
+          Rewound: *after* is beyond the head.
+          Corrupt: a record does not fit its checksum.
+        """
+        ...
+
+    async def head(self) -> Position:
+        """The last position; 0 while there is none."""
+        ...
+
+    async def revision(self) -> int:
+        """The revision of the newest change of kv; 0 while there is none."""
+        ...
+
+    async def answer(self, id: bytes) -> Committed | None:
+        """What was answered to the commit of that id, if it is known."""
+        ...
+
+    async def get(self, bucket: str, key: bytes) -> Entry | None:
+        """The entry, or None."""
+        ...
+
+    async def scan(self, bucket: str, *, prefix: bytes = b"", after: bytes | None = None, limit: int) -> list[Entry]:
+        """Entries in order of their keys, those beyond *after*."""
+        ...
+
+    async def read_changes(self, bucket: str, *, after: int, limit: int) -> Changes:
+        """What changed beyond revision *after*, coalesced, deletes included.
+
+        Raises:
+          Compacted: deletes since *after* have been forgotten.
+        """
+        ...
+
+    async def read_snapshot(self, name: str, *, at_most: Position | None = None) -> Snapshot | None:
+        """The newest snapshot of *name*, not beyond *at_most*."""
+        ...
+
+    async def snapshots(self, name: str) -> list[Position]:
+        """The positions at which snapshots of *name* are kept, oldest first."""
+        ...
+
+    async def stream(self, name: str) -> StreamInfo | None:
+        """What is known of a stream; None while it has no event."""
+        ...
+
+    async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
+        """Streams in order of their names' bytes, those beyond *after*."""
+        ...
+
+
+class View(Reads, Protocol):
+    """Reads that all stand at one position."""
+
+
+class Backend(Reads, Protocol):
+    """A store that is open."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def id(self) -> str:
+        """The store's id, made at creation: 32 hexadecimal digits."""
+        ...
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        """Make *commits* durable with one flush, each answered by itself, in order; a later one sees the earlier ones.
+
+        On return every later read, by any process, sees them. Once begun it is not interrupted.
+
+        Raises:
+          Unavailable: not begun; nothing will happen later.
+          Closed: not begun.
+        """
+        ...
+
+    async def wait_beyond(self, position: Position) -> None:
+        """Return when the head is beyond *position*; at once if it is already."""
+        ...
+
+    async def wait_changed(self, revision: int) -> None:
+        """Return when kv has changed beyond *revision*; at once if it has already."""
+        ...
+
+    def view(self) -> AbstractAsyncContextManager[View]:
+        """Reads that all stand at one position, for 5 s at most: then the body is cancelled and `Closed` raised."""
+        ...
+
+    async def now_us(self) -> int:
+        """The later of the store's last time and its machine's clock: a proposal may be 300 s ahead of it."""
+        ...
+
+    async def maintain(self) -> bool:
+        """Do one bounded slice of upkeep (merge small frames, forget old tombstones and keys); whether more is due."""
+        ...
+
+    async def verify(self) -> list[str]:
+        """Read everything and check it: checksums, seqs, index against frames, revisions. The problems found, each a sentence."""
+        ...
+
+    async def store_status(self) -> StoreStatus:
+        """Numbers about the store."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close it, cleanly if possible. Idempotent."""
+        ...

@@ -1,0 +1,674 @@
+"""What the tables of a store mean: reads, facts and writes over ordered keys, whatever keeps them.
+
+Plain functions of a `Reader` or `Writer`, which is one transaction: nothing here awaits, and a buffer
+that a reader returns is used up before the transaction ends.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+from zlib import crc32
+
+import attrs
+import msgspec
+
+from perdure.backends import frame, keys
+from perdure.backends.commit import LEASES, Appended, Committed, SaveSnapshot, Unless
+from perdure.backends.engine import Change, Decisions, Facts, Kept, Needs, TooBroad
+from perdure.backends.errors import Compacted, Corrupt, Rewound, Truncated
+from perdure.backends.event import Position, Record
+from perdure.backends.frame import TypeName, type_name
+from perdure.backends.limits import CONDITION_ROWS, PAGE_EXAMINED
+from perdure.backends.protocol import ChangedEntry, Changes, Entry, Page, Snapshot, StreamInfo
+from perdure.backends.selector import EVERYTHING, Item, Selector
+
+Buffer = bytes | memoryview
+Row = tuple[Buffer, Buffer]
+
+FRAMES_A_STEP = 256
+"""Frames looked at in one scan step."""
+RECENT_FRAMES = 1_000
+"""How far back a drawn commit id is looked for: it serves to resolve doubt, which is young."""
+
+
+class Reader(Protocol):
+    """Ordered tables at one moment. Buffers are valid until the transaction ends."""
+
+    def get(self, table: str, key: bytes) -> Buffer | None: ...
+
+    def scan(self, table: str, start: bytes, stop: bytes | None, limit: int) -> Sequence[Row]:
+        """Rows from *start* (included) to *stop* (excluded), ascending."""
+        ...
+
+    def scan_back(self, table: str, start: bytes, stop: bytes | None, limit: int) -> Sequence[Row]:
+        """Rows from before *stop* (None: the end) down to *start* (included), descending."""
+        ...
+
+
+class Writer(Reader, Protocol):
+    """The same, in a transaction that writes."""
+
+    def put(self, table: str, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, table: str, key: bytes) -> bool: ...
+
+
+# -- state that a process may remember between transactions ----------------------------------
+
+
+@attrs.define
+class Cache:
+    """Facts remembered between transactions, for as long as no other process has written.
+
+    *types* by number; *numbers* from (name, version) to (number, checksum); *streams* to (number, last seq).
+    """
+
+    types: list[TypeName] = attrs.field(factory=list)
+    numbers: dict[tuple[str, int], tuple[int, int]] = attrs.field(factory=dict)
+    streams: dict[str, tuple[int, int]] = attrs.field(factory=dict)
+    head: Position = Position(0)
+    at_us: int = 0
+    revision: int = 0
+    streams_made: int = 0
+
+    STREAMS_MAX = 200_000
+
+    def load(self, reader: Reader) -> None:
+        """Forget everything and read the store-wide facts again."""
+        self.streams.clear()
+        self.load_types(reader)
+        self.head, self.at_us = read_head(reader)
+        self.revision = read_meta(reader, "revision")
+        self.at_us = max(self.at_us, read_meta(reader, "at"))
+        self.streams_made = read_meta(reader, "streams")
+
+    def load_types(self, reader: Reader) -> None:
+        """Read the table of types."""
+        self.types = [_read_type(value) for _, value in reader.scan("types", b"", None, 1 << 16)]
+        self.numbers = {(type.name, type.version): (number, type.crc) for number, type in enumerate(self.types)}
+
+
+def _read_type(value: Buffer) -> TypeName:
+    version, name = msgspec.msgpack.decode(value, type=tuple[int, str])
+    return type_name(name, version)
+
+
+def read_meta(reader: Reader, name: str) -> int:
+    """A number of the store as a whole; 0 if it was never written."""
+    value = reader.get("meta", name.encode())
+    return 0 if value is None else int.from_bytes(value, "big")
+
+
+def write_meta(writer: Writer, name: str, value: int) -> None:
+    """Keep a number of the store as a whole."""
+    writer.put("meta", name.encode(), value.to_bytes(8, "big"))
+
+
+def read_head(reader: Reader) -> tuple[Position, int]:
+    """The last position and its time; zeros while the log is empty."""
+    for _, value in reader.scan_back("frames", b"", None, 1):
+        head = frame.read_head(value)
+        return head.last, head.commits[-1][1]
+    return Position(0), 0
+
+
+# -- reading the log -------------------------------------------------------------------------
+
+
+def read_log(reader: Reader, types: Sequence[TypeName], *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+    """See `Reads.read_log`."""
+    end, _ = read_head(reader)
+    if after > end:
+        raise Rewound(end)
+    choose = None if where.everything else where.filter()
+    records: list[Record] = []
+    cursor, budget, room = after, PAGE_EXAMINED, bytes_max
+    while cursor < end and budget > 0 and room > 0 and len(records) < limit:
+        before = cursor
+        for value, head in _frames_beyond(reader, cursor):
+            while cursor < head.last and budget > 0 and room > 0 and len(records) < limit:
+                last = head.commit_end(min(head.last, cursor + min(limit - len(records), budget)))
+                found = frame.read_frame(value, types, head=head, first=cursor + 1, last=last, where=choose)
+                found, last = _cut_to_bytes(found, last, head, room)
+                records += found
+                room -= _bytes_of(found)
+                budget -= last - cursor
+                cursor = last
+            if budget <= 0 or room <= 0 or len(records) >= limit:
+                break
+        if cursor == before:
+            raise Corrupt(f"the log after position {cursor}", "the next frame is missing")
+    return Page(records, cursor, end)
+
+
+def _frames_beyond(reader: Reader, after: Position) -> Iterator[tuple[bytes, frame.Head]]:
+    """Some frames that hold positions beyond *after*, in order."""
+    start = keys.number(after + 1)
+    for key, _ in reader.scan_back("frames", b"", keys.number(after + 2), 1):
+        start = bytes(key)
+    for key, value in reader.scan("frames", start, None, FRAMES_A_STEP):
+        head = frame.read_head(value)
+        if head.first != keys.read_number(key):
+            raise Corrupt(f"the frame at position {keys.read_number(key)}", f"it says that it is the one at position {head.first}")
+        if head.last > after:
+            yield bytes(value), head
+
+
+def _bytes_of(records: Sequence[Record]) -> int:
+    return sum([len(record.payload) for record in records]) + 100 * len(records)
+
+
+def _cut_to_bytes(records: list[Record], last: Position, head: frame.Head, room: int) -> tuple[list[Record], Position]:
+    """The records up to the end of the commit in which *room* bytes are used up."""
+    for place, record in enumerate(records):
+        room -= len(record.payload) + 100
+        if room <= 0:
+            end = head.commit_end(record.position)
+            if end >= last:
+                break
+            rest = place + 1
+            while rest < len(records) and records[rest].position <= end:
+                rest += 1
+            return records[:rest], end
+    return records, last
+
+
+# -- reading a stream ------------------------------------------------------------------------
+
+
+def read_stream(
+    reader: Reader, types: Sequence[TypeName], stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False
+) -> list[Record]:
+    """See `Reads.read_stream`."""
+    row = reader.get("streams", stream.encode())
+    if row is None:
+        return []
+    number, first = keys.read_stream_row(row)
+    runs = _runs_back(reader, number, after) if backward else _runs_on(reader, number, after)
+    if not backward and after + 1 < first:
+        raise Truncated(stream, first)
+    records: list[Record] = []
+    room = bytes_max
+    for first_seq, value in runs:
+        place, offset, count = keys.read_run_row(value)
+        if backward:
+            skip, count = 0, min(count, after - first_seq) if after else count
+        else:
+            skip = max(0, after + 1 - first_seq)
+        frame_ = reader.get("frames", keys.number(place))
+        if frame_ is None:
+            raise Corrupt(f"stream {stream!r} at seq {first_seq}", f"its frame at position {place} is missing")
+        part = _part(frame_, place, offset, types, skip, count, limit - len(records), backward)
+        if part and (part[0].stream != stream or part[0].seq < first_seq):
+            raise Corrupt(f"stream {stream!r} at seq {first_seq}", f"the index leads to stream {part[0].stream!r}, seq {part[0].seq}")
+        for record in part:
+            records.append(record)
+            room -= len(record.payload) + 100
+            if room <= 0:
+                return records
+        if len(records) >= limit:
+            break
+    return records
+
+
+def _part(
+    value: Buffer, base: int, offset: int, types: Sequence[TypeName], skip: int, count: int, most: int, backward: bool
+) -> list[Record]:
+    if backward:
+        skip = max(0, count - most)
+        return frame.read_run(value, base, offset, types, skip=skip, count=count - skip)[::-1]
+    return frame.read_run(value, base, offset, types, skip=skip, count=min(count - skip, most))
+
+
+_RUNS_A_STEP = 64
+
+
+def _runs_on(reader: Reader, number: int, after: int) -> Iterator[tuple[int, Buffer]]:
+    """The runs that hold seqs beyond *after*: (first seq, row)."""
+    start, stop = keys.run(number, after + 1), keys.run(number + 1, 0)
+    if after:
+        for key, _ in reader.scan_back("runs", keys.run(number, 0), keys.run(number, after + 2), 1):
+            start = bytes(key)
+    while True:
+        rows = reader.scan("runs", start, stop, _RUNS_A_STEP)
+        for key, value in rows:
+            first_seq = keys.last_number(key)
+            if after and first_seq <= after and first_seq + keys.read_run_row(value)[2] <= after + 1:
+                continue
+            yield first_seq, value
+        if len(rows) < _RUNS_A_STEP:
+            return
+        start = bytes(rows[-1][0]) + b"\0"
+
+
+def _runs_back(reader: Reader, number: int, below: int) -> Iterator[tuple[int, Buffer]]:
+    """The runs that hold seqs below *below* (0: all), newest first."""
+    start, stop = keys.run(number, 0), keys.run(number, below) if below else keys.run(number + 1, 0)
+    while True:
+        rows = reader.scan_back("runs", start, stop, _RUNS_A_STEP)
+        for key, value in rows:
+            yield keys.last_number(key), value
+        if len(rows) < _RUNS_A_STEP:
+            return
+        stop = bytes(rows[-1][0])
+
+
+def last_seq(reader: Reader, number: int) -> int:
+    """The last seq of the stream with that number."""
+    for key, value in reader.scan_back("runs", keys.run(number, 0), keys.run(number + 1, 0), 1):
+        return keys.last_number(key) + keys.read_run_row(value)[2] - 1
+    return 0
+
+
+def stream_info(reader: Reader, name: str, row: Buffer) -> StreamInfo:
+    """What is known of the stream with that row."""
+    number, first = keys.read_stream_row(row)
+    for key, value in reader.scan_back("runs", keys.run(number, 0), keys.run(number + 1, 0), 1):
+        base, offset, count = keys.read_run_row(value)
+        frame_ = reader.get("frames", keys.number(base))
+        if frame_ is None:
+            raise Corrupt(f"stream {name!r}", f"its frame at position {base} is missing")
+        return StreamInfo(name, first, keys.last_number(key) + count - 1, frame.run_end(frame_, base, offset))
+    return StreamInfo(name, first, 0, Position(0))
+
+
+def streams(reader: Reader, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
+    """See `Reads.streams`."""
+    start = prefix.encode() if after is None else max(prefix.encode(), after.encode() + b"\0")
+    rows = reader.scan("streams", start, keys.after_prefix(prefix.encode()) if prefix else None, limit)
+    return [stream_info(reader, bytes(key).decode(), value) for key, value in rows]
+
+
+# -- kv --------------------------------------------------------------------------------------
+
+_ENTRY = struct.Struct(">QIB")
+"""revision, checksum of key, revision and value, whether it is a tombstone."""
+
+
+def _pack_entry(key: bytes, revision: int, value: bytes | None) -> bytes:
+    gone, body = (1, b"") if value is None else (0, value)
+    return _ENTRY.pack(revision, crc32(body, crc32(key, revision & 0xFFFFFFFF)), gone) + body
+
+
+def read_entry(key: bytes, raw: Buffer) -> tuple[int, bytes | None]:
+    """Revision and value (None: a tombstone) of a row of `kv`, checked."""
+    if len(raw) < _ENTRY.size:
+        raise Corrupt(f"kv entry {key!r}", "it is too short")
+    revision, crc, gone = _ENTRY.unpack_from(raw)
+    body = bytes(raw[_ENTRY.size :])
+    if crc32(body, crc32(key, revision & 0xFFFFFFFF)) != crc:
+        raise Corrupt(f"kv entry {key!r}", "its checksum does not fit")
+    return revision, None if gone else body
+
+
+def get(reader: Reader, bucket: str, key: bytes) -> Entry | None:
+    """See `Reads.get`."""
+    row = keys.entry(bucket, key)
+    raw = reader.get("kv", row)
+    if raw is None:
+        return None
+    revision, value = read_entry(row, raw)
+    return None if value is None else Entry(key, value, revision)
+
+
+def scan(reader: Reader, bucket: str, *, prefix: bytes = b"", after: bytes | None = None, limit: int) -> list[Entry]:
+    """See `Reads.scan`."""
+    lead = keys.named(bucket)
+    start = lead + prefix if after is None else max(lead + prefix, lead + after + b"\0")
+    stop = keys.after_prefix(lead + prefix)
+    found: list[Entry] = []
+    while len(found) < limit:
+        rows = reader.scan("kv", start, stop, limit - len(found))
+        for key, raw in rows:
+            row = bytes(key)
+            revision, value = read_entry(row, raw)
+            if value is not None:
+                found.append(Entry(row[len(lead) :], value, revision))
+        if not rows:
+            break
+        start = bytes(rows[-1][0]) + b"\0"
+    return found
+
+
+def read_changes(reader: Reader, bucket: str, *, after: int, limit: int) -> Changes:
+    """See `Reads.read_changes`."""
+    forgotten = read_meta(reader, f"compacted {bucket}")
+    if after < forgotten:
+        raise Compacted(bucket, forgotten + 1)
+    lead = keys.named(bucket)
+    rows = reader.scan("changes", lead + keys.number(after + 1), keys.after_prefix(lead), limit + 1)
+    changes = []
+    for key, _ in rows[:limit]:
+        revision, name = keys.read_change(bucket, key)
+        entry = get(reader, bucket, name)
+        changes.append(ChangedEntry(name, revision, None if entry is None else entry.value))
+    if len(rows) <= limit:
+        return Changes(changes, max(after, read_meta(reader, "revision")))
+    # a commit's changes share one revision and stay together
+    split = keys.read_change(bucket, rows[limit][0])[0]
+    whole = [change for change in changes if change.revision < split]
+    if not whole:
+        return read_changes(reader, bucket, after=after, limit=limit * 2)
+    return Changes(whole, whole[-1].revision)
+
+
+# -- snapshots -------------------------------------------------------------------------------
+
+
+class _SnapshotRow(msgspec.Struct, array_like=True, frozen=True):
+    fingerprint: str
+    at_us: int
+    state: bytes
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_snapshot = msgspec.msgpack.Decoder(_SnapshotRow).decode
+_unpack_kept = msgspec.msgpack.Decoder(Kept).decode
+
+
+def _sealed(key: bytes, body: bytes) -> bytes:
+    return crc32(body, crc32(key)).to_bytes(4, "big") + body
+
+
+def _unseal(what: str, key: bytes, raw: Buffer) -> bytes:
+    body = bytes(raw[4:])
+    if crc32(body, crc32(key)) != int.from_bytes(raw[:4], "big"):
+        raise Corrupt(what, "its checksum does not fit")
+    return body
+
+
+def read_snapshot(reader: Reader, name: str, at_most: Position | None = None) -> Snapshot | None:
+    """See `Reads.read_snapshot`."""
+    lead = keys.named(name)
+    stop = keys.after_prefix(lead) if at_most is None else keys.snapshot(name, at_most + 1)
+    for key, raw in reader.scan_back("snapshots", lead, stop, 1):
+        position = Position(keys.last_number(key))
+        row = _unpack_snapshot(_unseal(f"snapshot {name!r} at position {position}", bytes(key), raw))
+        return Snapshot(name, position, row.fingerprint, row.state, row.at_us)
+    return None
+
+
+def snapshots(reader: Reader, name: str) -> list[Position]:
+    """See `Reads.snapshots`."""
+    lead = keys.named(name)
+    return [Position(keys.last_number(key)) for key, _ in reader.scan("snapshots", lead, keys.after_prefix(lead), 1 << 20)]
+
+
+# -- facts -----------------------------------------------------------------------------------
+
+
+def facts(reader: Reader, cache: Cache, needs: Needs) -> Facts:
+    """Everything that *needs* names, as it is now."""
+    known = Facts(cache.head, cache.at_us, cache.revision)
+    for stream in needs.streams:
+        known.streams[stream] = _stream_fact(reader, cache, stream)
+    for bucket, key in needs.entries:
+        entry = get(reader, bucket, key)
+        known.entries[bucket, key] = 0 if entry is None else entry.revision
+    for id in needs.ids:
+        kept = read_kept(reader, id)
+        if kept is not None:
+            known.ids[id] = kept
+    for condition in needs.conditions:
+        known.conditions[condition] = find_match(reader, cache.types, condition)
+    for name in needs.leases:
+        entry = get(reader, LEASES, name.encode())
+        known.leases[name] = 0 if entry is None else int.from_bytes(entry.value[:8], "big")
+    return known
+
+
+def _stream_fact(reader: Reader, cache: Cache, stream: str) -> int:
+    remembered = cache.streams.get(stream)
+    if remembered is None:
+        row = reader.get("streams", stream.encode())
+        if row is None:
+            return 0
+        number, _ = keys.read_stream_row(row)
+        if len(cache.streams) >= Cache.STREAMS_MAX:
+            cache.streams.clear()
+        remembered = cache.streams[stream] = (number, last_seq(reader, number))
+    return remembered[1]
+
+
+def read_kept(reader: Reader, id: bytes) -> Kept | None:
+    """What is kept of the commit with that id, if it had a key."""
+    raw = reader.get("keys", id)
+    return None if raw is None else _unpack_kept(_unseal(f"the row of commit {id.hex()}", id, raw))
+
+
+def answer(reader: Reader, types: Sequence[TypeName], id: bytes) -> Committed | None:
+    """See `Reads.answer`: by its row if it had a key, else among the newest frames and the ids kept of commits without events."""
+    kept = read_kept(reader, id)
+    if kept is not None:
+        return kept.answer()
+    for _, value in reader.scan_back("frames", b"", None, RECENT_FRAMES):
+        if any(commit[0] == id for commit in frame.read_head(value).commits):
+            return _answer_of(frame.read_frame(bytes(value), types), id)
+    return None
+
+
+def _answer_of(records: Sequence[Record], id: bytes) -> Committed:
+    own = [record for record in records if record.commit == id]
+    return committed_of(own)
+
+
+def committed_of(records: Sequence[Record]) -> Committed:
+    """The answer to a commit, from its records (its kv writes are not among them)."""
+    by_stream: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.ordinal):
+        by_stream.setdefault(record.stream, []).append(record)
+    parts = tuple(Appended(part[0].seq, part[-1].seq, part[-1].position) for part in by_stream.values())
+    return Committed(max(record.position for record in records), parts)
+
+
+# -- conditions ------------------------------------------------------------------------------
+
+
+def find_match(reader: Reader, types: Sequence[TypeName], condition: Unless) -> Position | TooBroad | None:
+    """The first event beyond the condition's position that its query selects."""
+    found = [_find_item(reader, types, item, condition.after) for item in condition.query.items]
+    places = [place for place in found if place is not None and not isinstance(place, TooBroad)]
+    if places:
+        return min(places)
+    return next((place for place in found if isinstance(place, TooBroad)), None)
+
+
+def _find_item(reader: Reader, types: Sequence[TypeName], item: Item, after: Position) -> Position | TooBroad | None:
+    if item.tags:
+        return _find_tagged(reader, types, item, after)
+    examined = 0
+    cursor = after
+    end, _ = read_head(reader)
+    query: Selector[Any] = Selector((item,))
+    while cursor < end:
+        page = read_log(reader, types, after=cursor, limit=1, bytes_max=1, where=query)
+        if page.records:
+            return page.records[0].position
+        examined += page.examined - cursor
+        cursor = page.examined
+        if examined >= CONDITION_ROWS and cursor < end:
+            return TooBroad()
+    return None
+
+
+def _find_tagged(reader: Reader, types: Sequence[TypeName], item: Item, after: Position) -> Position | TooBroad | None:
+    rows = [
+        [keys.last_number(key) for key, _ in reader.scan("tags", keys.tag(tag, after + 1), keys.after_prefix(keys.named(tag)), CONDITION_ROWS + 1)]
+        for tag in item.tags
+    ]
+    rarest = min(rows, key=len)
+    for position in rarest[:CONDITION_ROWS]:
+        record = record_at(reader, types, Position(position))
+        if item.matches(record.stream, record.type, record.tags):
+            return record.position
+    return TooBroad() if len(rarest) > CONDITION_ROWS else None
+
+
+def record_at(reader: Reader, types: Sequence[TypeName], position: Position) -> Record:
+    """The record at *position*, which exists."""
+    for _, value in reader.scan_back("frames", b"", keys.number(position + 1), 1):
+        for record in frame.read_frame(bytes(value), types, first=position, last=position):
+            return record
+    raise Corrupt(f"position {position}", "an index leads to it, but no frame holds it")
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+_UNWATCHED = ("$checkpoints", "$models ")
+"""Reserved buckets without change rows or tombstones (a prefix of the name)."""
+
+
+def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
+    """Write what was decided. The cache is brought up to date with it: drop the cache if the transaction then fails."""
+    if done.pieces:
+        _write_events(writer, cache, done)
+    for change in done.changes:
+        _write_change(writer, change, done.at_us)
+    if done.changes:
+        write_meta(writer, "revision", done.revision)
+    if not done.pieces and done.at_us > cache.at_us and (done.changes or done.kept or done.snapshots):
+        write_meta(writer, "at", done.at_us)
+    for snapshot, at_us in done.snapshots:
+        _write_snapshot(writer, snapshot, at_us)
+    for id, kept in done.kept:
+        writer.put("keys", id, _sealed(id, _pack(kept)))
+        writer.put("ages", keys.aged(kept.at_us, "key", id), b"")
+    cache.head, cache.at_us, cache.revision = done.head, done.at_us, done.revision
+
+
+def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
+    for type in {(draft.type, draft.version) for piece in done.pieces for draft in piece.events} - cache.numbers.keys():
+        _new_type(writer, cache, *type)
+    built = frame.build(done.commits, done.pieces, cache.numbers)
+    writer.put("frames", keys.number(built.first), built.value)
+    for run in built.runs:
+        number = _stream_number(writer, cache, run.stream)
+        writer.put("runs", keys.run(number, run.first_seq), keys.run_row(built.first, run.offset, run.count))
+        cache.streams[run.stream] = (number, run.first_seq + run.count - 1)
+    for piece in done.pieces:
+        for position, draft in enumerate(piece.events, piece.first_position):
+            for tag in draft.tags:
+                writer.put("tags", keys.tag(tag, position), b"")
+
+
+def _new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
+    number = len(cache.types)
+    writer.put("types", number.to_bytes(2, "big"), _pack((version, name)))
+    type = type_name(name, version)
+    cache.types.append(type)
+    cache.numbers[name, version] = (number, type.crc)
+
+
+def _stream_number(writer: Writer, cache: Cache, stream: str) -> int:
+    remembered = cache.streams.get(stream)
+    if remembered is not None:
+        return remembered[0]
+    cache.streams_made += 1
+    writer.put("streams", stream.encode(), keys.stream_row(cache.streams_made, 1))
+    write_meta(writer, "streams", cache.streams_made)
+    return cache.streams_made
+
+
+def _write_change(writer: Writer, change: Change, at_us: int) -> None:
+    row = keys.entry(change.bucket, change.key)
+    if change.bucket.startswith(_UNWATCHED):
+        if change.value is None:
+            writer.delete("kv", row)
+        else:
+            writer.put("kv", row, _pack_entry(row, change.revision, change.value))
+        return
+    before = writer.get("kv", row)
+    if before is not None:
+        revision, _ = read_entry(row, before)
+        writer.delete("changes", keys.change(change.bucket, revision, change.key))
+    writer.put("kv", row, _pack_entry(row, change.revision, change.value))
+    writer.put("changes", keys.change(change.bucket, change.revision, change.key), b"")
+    if change.value is None:
+        writer.put("ages", keys.aged(at_us, "tombstone", row), keys.number(change.revision))
+
+
+def _write_snapshot(writer: Writer, snapshot: SaveSnapshot, at_us: int) -> None:
+    for position in snapshot.drop:
+        writer.delete("snapshots", keys.snapshot(snapshot.name, position))
+    key = keys.snapshot(snapshot.name, snapshot.position)
+    writer.put("snapshots", key, _sealed(key, _pack(_SnapshotRow(snapshot.fingerprint, at_us, snapshot.state))))
+
+
+# -- upkeep ----------------------------------------------------------------------------------
+
+MERGE_BYTES = 64 << 10
+"""Small frames are merged into frames of about this size; those of half of it are left alone."""
+MERGE_FRAMES = 512
+"""So many frames are looked at in one step."""
+FORGET_ROWS = 1_000
+"""So many aged rows are forgotten in one step."""
+
+
+def merge_some(writer: Writer) -> bool:
+    """Merge the oldest small frames that fill a larger one; whether anything was done."""
+    start = read_meta(writer, "merged")
+    batch: list[bytes] = []
+    size = 0
+    for key, value in writer.scan("frames", keys.number(start), None, MERGE_FRAMES):
+        if len(value) >= MERGE_BYTES // 2 or size + len(value) > 2 * MERGE_BYTES:
+            if len(batch) > 1:
+                return _merge(writer, batch)
+            batch, size = [], 0
+            write_meta(writer, "merged", keys.read_number(key))
+            if len(value) >= MERGE_BYTES // 2:
+                write_meta(writer, "merged", keys.read_number(key) + 1)
+                continue
+        batch.append(bytes(value))
+        size += len(value)
+        if size >= MERGE_BYTES or len(batch) == MERGE_FRAMES:
+            return _merge(writer, batch)
+    return False
+
+
+def _merge(writer: Writer, frames: list[bytes]) -> bool:
+    for value in frames:
+        head = frame.read_head(value)
+        writer.delete("frames", keys.number(head.first))
+        for run in frame.runs_of(value, head):
+            row = writer.get("streams", run.stream.encode())
+            if row is None:
+                raise Corrupt(f"stream {run.stream!r}", "it has events and no row")
+            writer.delete("runs", keys.run(keys.read_stream_row(row)[0], run.first_seq))
+    built = frame.merge(frames)
+    writer.put("frames", keys.number(built.first), built.value)
+    for run in built.runs:
+        row = writer.get("streams", run.stream.encode())
+        assert row is not None
+        writer.put("runs", keys.run(keys.read_stream_row(row)[0], run.first_seq), keys.run_row(built.first, run.offset, run.count))
+    write_meta(writer, "merged", built.first if len(built.value) < MERGE_BYTES // 2 else built.last + 1)
+    return True
+
+
+def forget_some(writer: Writer, *, keys_before_us: int, tombstones_before_us: int) -> bool:
+    """Forget keys and tombstones that are old enough; whether there may be more."""
+    rows = writer.scan("ages", b"", keys.number(max(keys_before_us, tombstones_before_us, 0)), FORGET_ROWS)
+    aged = [(bytes(key), bytes(value)) for key, value in rows]
+    gone = 0
+    for key, value in aged:
+        at_us, kind, name = keys.read_aged(key)
+        if kind == "key" and at_us < keys_before_us:
+            writer.delete("keys", name)
+        elif kind == "tombstone" and at_us < tombstones_before_us:
+            _forget_tombstone(writer, name, keys.read_number(value))
+        else:
+            continue
+        writer.delete("ages", key)
+        gone += 1
+    return gone == FORGET_ROWS
+
+
+def _forget_tombstone(writer: Writer, row: bytes, revision: int) -> None:
+    bucket, _, key = row.partition(b"\0")
+    name = bucket.decode()
+    raw = writer.get("kv", row)
+    if raw is not None and read_entry(row, raw) == (revision, None):
+        writer.delete("kv", row)
+        writer.delete("changes", keys.change(name, revision, key))
+        write_meta(writer, f"compacted {name}", max(revision, read_meta(writer, f"compacted {name}")))

@@ -1,0 +1,103 @@
+"""From a URL to an open backend. No concrete backend is imported before one is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl
+
+import trio
+
+from perdure.backends.environment import Environment
+from perdure.backends.errors import MissingExtra, Misuse
+from perdure.backends.limits import LIMITS, Limits
+from perdure.backends.protocol import Backend
+
+LATER = {"file": "file", "postgresql": "postgres", "jetstream": "jetstream"}
+"""Schemes that have their place and no backend yet."""
+
+
+@asynccontextmanager
+async def open_backend(
+    url: str, *, environment: Environment | None = None, limits: Limits = LIMITS, create: bool = True
+) -> AsyncIterator[Backend]:
+    """Open the store that *url* names: `memory:` or `lmdb:DIR`; it is made if there is none, unless *create* is false.
+
+    Raises:
+      Misuse: the URL names no store.
+      MissingExtra: the backend's driver is not installed.
+      Corrupt, TooNew, Unavailable: the store cannot be opened; the message says why.
+    """
+    backend = await _open(url, environment=environment, limits=limits, create=create)
+    try:
+        yield backend
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):
+            await backend.aclose()
+
+
+async def _open(url: str, *, environment: Environment | None, limits: Limits, create: bool) -> Backend:
+    scheme, rest, query = split_url(url)
+    match scheme:
+        case "memory":
+            _refuse_unknown(url, query, ())
+            from perdure.backends.memory import open_memory
+
+            return open_memory(environment=environment, limits=limits)
+        case "lmdb":
+            if not rest:
+                raise Misuse("an LMDB store is a folder: write lmdb:DIR")
+            _refuse_unknown(url, query, ("size", "verify", "insist", "create"))
+            try:
+                from perdure.backends.lmdb import Options, open_lmdb
+            except ModuleNotFoundError as error:
+                raise MissingExtra("the lmdb: backend", "lmdb") from error
+            options = Options(
+                size=_size(query["size"]) if "size" in query else None,
+                verify=_choice(query, "verify", ("auto", "full", "tree", "off")),
+                create=create and query.get("create", "1") != "0",
+                insist=query.get("insist") == "1",
+            )
+            return await open_lmdb(rest, options, url=url, environment=environment, limits=limits)
+        case _:
+            raise Misuse(f"{url!r} names no store: {_why(scheme)}")
+
+
+def _why(scheme: str) -> str:
+    if scheme in LATER:
+        return f"the {scheme}: backend is not part of this version; memory: and lmdb:DIR are"
+    return "a store is memory: or lmdb:DIR"
+
+
+def split_url(url: str) -> tuple[str, str, dict[str, str]]:
+    """Scheme, what follows it, and the query."""
+    scheme, colon, rest = url.partition(":")
+    if not colon:
+        raise Misuse(f"{url!r} is no URL of a store: write memory: or lmdb:DIR")
+    rest, _, query = rest.partition("?")
+    return scheme, rest.removeprefix("//") if scheme == "lmdb" else rest, dict(parse_qsl(query, keep_blank_values=True))
+
+
+def _refuse_unknown(url: str, query: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for name in query:
+        if name not in known:
+            raise Misuse(f"{url!r}: there is no option {name!r}" + (f": known are {', '.join(known)}" if known else ""))
+
+
+def _choice(query: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
+    value = query.get(name, values[0])
+    if value not in values:
+        raise Misuse(f"{name}={value}: it is one of {', '.join(values)}")
+    return value
+
+
+_UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*([KMGT]iB)?", text, re.IGNORECASE)
+    if match is None or not int(match[1]):
+        raise Misuse(f"size={text}: write a number of bytes, or 512MiB, 20GiB")
+    return int(match[1]) * _UNITS[(match[2] or "").lower()]

@@ -1,0 +1,1 @@
+"""Ratios against peers, all durable, in one interleaved run: `python -m benchmarks`."""

@@ -1,0 +1,55 @@
+"""The rows, in the order of the table, with their goals. A new row is one entry here and a case on each side."""
+
+from collections.abc import Sequence
+
+from benchmarks import ours, ours_backend
+from benchmarks.harness import BEST, Case, Row
+from benchmarks.peers import eventsource, eventsourcing, raw_lmdb, raw_sqlite, umadb
+
+
+def growth(name: str) -> Row:
+    at_1m, at_10k = ours.GROWTH[name]
+    return Row(f"growth-{name}", at_1m, [at_10k], {at_10k.name: 0.8})
+
+
+def disk(name: str, case: Case, times_at_most: float) -> Row:
+    return Row(f"disk-{name}", case, [ours.PAYLOAD], {ours.PAYLOAD.name: times_at_most}, at_most=True, unit="B/event")
+
+
+ROWS: Sequence[Row] = [
+    Row(
+        "one-writer",
+        ours.ONE_WRITER,
+        [raw_lmdb.ONE_WRITER, raw_sqlite.ONE_WRITER, eventsourcing.ONE_WRITER, eventsource.ONE_WRITER, umadb.ONE_WRITER],
+        {raw_lmdb.ONE_WRITER.name: 0.75},
+    ),
+    Row("64-writers", ours.WRITERS, [eventsourcing.WRITERS, eventsource.WRITERS, umadb.WRITERS], {eventsourcing.NAME: 20, umadb.NAME: 3.5}),
+    Row(
+        "bulk-1000",
+        ours.BULK,
+        [raw_lmdb.BULK, raw_sqlite.BULK, eventsourcing.BULK, eventsourcing.BULK_JSON, eventsource.BULK, umadb.BULK],
+        {eventsourcing.NAME: 15, eventsourcing.JSON_NAME: 15, umadb.NAME: 2},
+    ),
+    Row(
+        "replay",
+        ours.REPLAY,
+        [raw_lmdb.SCAN, raw_sqlite.REPLAY, eventsourcing.REPLAY, eventsourcing.REPLAY_JSON, eventsource.REPLAY, umadb.REPLAY],
+        {eventsourcing.NAME: 10, eventsourcing.JSON_NAME: 10, umadb.NAME: 2.5, raw_lmdb.SCAN.name: 0.8},
+    ),
+    Row("read-all", ours.READ_ALL, [raw_lmdb.SCAN], {}),
+    Row("catch-up-single", ours.CATCH_UP_SINGLE, [eventsourcing.CATCH_UP_SINGLE, eventsource.CATCH_UP_SINGLE], {BEST: 150}),
+    Row("catch-up-keyed", ours.CATCH_UP_KEYED, [eventsourcing.CATCH_UP_KEYED, eventsource.CATCH_UP_KEYED], {BEST: 40}),
+    Row(
+        "fold-streams",
+        ours.FOLD_STREAMS,
+        [eventsourcing.FOLD_STREAMS, eventsourcing.FOLD_STREAMS_JSON, eventsource.FOLD_STREAMS, umadb.FOLD_STREAMS],
+        {BEST: 8},
+    ),
+    *(growth(name) for name in ours.GROWTH),
+    Row("backend-one-writer", ours_backend.ONE_WRITER, [raw_lmdb.ONE_WRITER], {}),
+    Row("backend-bulk-1000", ours_backend.BULK, [raw_lmdb.BULK], {}),
+    Row("backend-replay", ours_backend.REPLAY, [raw_lmdb.SCAN], {}),
+    disk("bulk", ours.DISK_BULK, 1.6),
+    disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),
+    disk("interleaved-before-merging", ours.DISK_INTERLEAVED, 3.2),
+]

@@ -1,0 +1,119 @@
+"""The modules as they are imported: under one name each, alone, lazily, with examples that run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import layers
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted(source.name for layer in layers.LAYERS for source in layers.read_folder(ROOT / layer, f"perdure.{layer}"))
+
+HEAVY = ("lmdb", "sqlite3", "perdure.backends.lmdb", "perdure.backends.memory", "cyclopts", "rich", "pytest", "hypothesis")
+"""What `import perdure.runtime` must not load: concrete backends before one is opened, and what only an extra or a test brings."""
+
+ALONE = """
+import os, sys
+import attrs, cattrs, lmdb, msgspec, trio  # once, so that each module below costs only itself
+bad = []
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            __import__(name)
+            code = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        bad.append(name)
+sys.exit(f"cannot be imported alone: {bad}" if bad else 0)
+"""
+
+
+def python(code: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run *code* in a fresh interpreter that sees no more than what is installed."""
+    return subprocess.run([sys.executable, "-P", "-c", code, *args], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_perdure_is_a_namespace():
+    assert importlib.import_module("perdure").__file__ is None
+
+
+@pytest.mark.parametrize("layer", layers.LAYERS)
+def test_a_layer_comes_from_this_checkout(layer):
+    assert importlib.import_module(f"perdure.{layer}").__file__ == str(ROOT / layer / "__init__.py")
+
+
+@pytest.mark.parametrize("layer", layers.LAYERS)
+def test_a_plain_folder_name_is_not_importable(layer):
+    assert importlib.util.find_spec(layer) is None
+
+
+def test_opening_nothing_loads_no_backend(tmp_path):
+    code = f"import sys, perdure.runtime; print([name for name in {HEAVY!r} if name in sys.modules])"
+
+    done = python(code, cwd=tmp_path)
+
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_opening_nothing_would_show_a_backend(tmp_path):
+    done = python(f"import sys, lmdb; print([name for name in {HEAVY!r} if name in sys.modules])", cwd=tmp_path)
+
+    assert done.stdout.strip() == "['lmdb']"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_every_module_can_be_imported_first(tmp_path):
+    done = python(ALONE, *MODULES, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests(name):
+    module = importlib.import_module(name)
+
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("layer", layers.LAYERS)
+def test_public_names_exist(layer):
+    package = importlib.import_module(f"perdure.{layer}")
+
+    assert [name for name in getattr(package, "__all__", ()) if not hasattr(package, name)] == []
+
+
+def test_the_script_without_its_extra_says_what_to_install(tmp_path):
+    code = (
+        "import sys; sys.modules.update(cyclopts=None, rich=None); sys.argv[:] = ['perdure', 'stats', 'memory:'];"
+        "from perdure.runtime.__main__ import main; sys.exit(main())"
+    )
+
+    done = python(code, cwd=tmp_path)
+
+    assert done.returncode not in (0, None)
+    assert "perdure[cli]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_under_a_plain_name_would_be_seen():
+    assert layers.loaded_plainly(["perdure.runtime", "runtime.open", "tests.actors"]) == ["runtime.open"]
+
+
+@pytest.mark.last
+def test_no_module_was_loaded_under_a_plain_name():
+    assert layers.loaded_plainly(sys.modules) == []

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 import attrs
 import msgspec
 
 from perdure.backends.errors import ConditionTooBroad, Conflict, Full, KeyReused, Misuse, TooLarge
-from perdure.backends.event import Position, unpack_extra
+from perdure.backends.event import Position, Record, unpack_extra
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.selector import Selector
 
@@ -187,10 +187,15 @@ Answer = Committed | Conflict | KeyReused | TooLarge | ConditionTooBroad | Full
 
 @attrs.frozen
 class Group:
-    """One flush: the answers in the order asked; *follows* is the head just before its first event."""
+    """One flush: the answers in the order asked; *follows* is the head just before its first event.
+
+    *records* makes the group's records, in order, for followers in this process; None where a backend
+    does not know them (they are read from the log then).
+    """
 
     follows: Position
     answers: list[Answer]
+    records: Callable[[], list[Record]] | None = attrs.field(default=None, eq=False, repr=False)
 
 
 # -- before it is asked ----------------------------------------------------------------------

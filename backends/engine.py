@@ -131,6 +131,8 @@ class Decisions:
     snapshots: list[tuple[SaveSnapshot, int]] = attrs.field(factory=list)
     """With the commit's time."""
     kept: list[tuple[bytes, Kept]] = attrs.field(factory=list)
+    drawn: list[tuple[bytes, Kept]] = attrs.field(factory=list)
+    """Commits without a key whose answer is not told by their events alone."""
 
 
 def needs(commits: Sequence[Commit]) -> Needs:
@@ -282,6 +284,8 @@ def _accept(commit: Commit, facts: Facts, done: Decisions) -> Committed:
     if commit.key is not None:
         kept = facts.ids[commit.id] = Kept.of(content_digest(commit.writes), at_us, answer)
         done.kept.append((commit.id, kept))
+    elif not ordinal or any(isinstance(part, Stored) or part.position is None for part in parts):
+        done.drawn.append((commit.id, Kept.of(b"", at_us, answer)))
     return answer
 
 

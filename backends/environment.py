@@ -48,15 +48,21 @@ def random_id() -> bytes:
     return os.urandom(16)
 
 
+def boot_s() -> float:
+    """Seconds since this machine was started, time asleep included (a laptop's lid must not look like a clock set wrong)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @attrs.frozen
 class Environment:
     """The world a runtime runs in.
 
     *clock* gives wall time in microseconds, for records only (behaviour follows `trio.current_time()`);
-    *ids* draws 16-byte ids; *jitter* gives a number in [0, 1) for restart delays.
+    *elapsed* counts seconds that no one can set, also while the machine sleeps; *ids* draws 16-byte ids; *jitter* gives a number in [0, 1) for restart delays.
     """
 
     clock: Callable[[], int] = wall_us
+    elapsed: Callable[[], float] = boot_s
     ids: Callable[[], bytes] = random_id
     jitter: Callable[[], float] = random.random
     threads: Threads = attrs.field(factory=TrioThreads)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from zlib import crc32
 
 import attrs
@@ -31,14 +31,15 @@ _HEADER = struct.Struct("<4sHHQQIIII")
 """magic, format, flags, first position, last position, commits, runs, records, checksum of header and commits."""
 _COMMIT = struct.Struct("<16sqI")
 """id, time in microseconds since the epoch, place of its last event (position after the frame's first)."""
-_RUN = struct.Struct("<QIHH")
-"""first seq, events, bytes of the name, zero; then the name."""
+_RUN = struct.Struct("<QIHI")
+"""first seq, events, bytes of the name, checksum of these, the name and the entries; then the name."""
 _ENTRY = struct.Struct("<IIIHHHH")
 """position after the frame's first, checksum, end of its body in the run's bodies, commit, ordinal in it, type number, extra bytes."""
 _IDENTITY = struct.Struct("<16sq")
 
 _SEQ_STEP = 0x9E3779B1
 _POSITION_STEP = 0x85EBCA77
+_ORDINAL_STEP = 0xC2B2AE3D
 _MASK = 0xFFFFFFFF
 
 FRAME_COMMITS_MAX = 60_000
@@ -66,9 +67,9 @@ def context(stream: bytes, commit: bytes, at_us: int) -> int:
     return crc32(stream, crc32(_IDENTITY.pack(commit, at_us)))
 
 
-def seed(context: int, type_crc: int, seq: int, position: int) -> int:
-    """Where a record's checksum starts. Both steps are odd, so any one change of seq or position changes it."""
-    return (context + type_crc + seq * _SEQ_STEP + position * _POSITION_STEP) & _MASK
+def seed(context: int, type_crc: int, seq: int, position: int, ordinal: int) -> int:
+    """Where a record's checksum starts. All steps are odd, so any one change of seq, position or ordinal changes it."""
+    return (context + type_crc + seq * _SEQ_STEP + position * _POSITION_STEP + ordinal * _ORDINAL_STEP) & _MASK
 
 
 @attrs.frozen
@@ -123,6 +124,22 @@ def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers
     return _assemble(base, last, table, by_stream)
 
 
+def records_of(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece]) -> list[Record]:
+    """The records that a frame of these would give when read, in order of position."""
+    return [record for piece in pieces for record in _records_of(piece, *commits[piece.commit])]
+
+
+def _records_of(piece: Piece, id: bytes, at_us: int) -> Iterator[Record]:
+    shared = context(piece.stream.encode(), id, at_us)
+    for place, draft in enumerate(piece.events):
+        seq, position, ordinal = piece.first_seq + place, piece.first_position + place, piece.first_ordinal + place
+        check = seed(shared, crc32(draft.type.encode(), draft.version), seq, position, ordinal)
+        crc = crc32(draft.payload, crc32(draft.extra, check))
+        yield Record(
+            piece.stream, seq, Position(position), draft.type, draft.version, at_us, id, ordinal, draft.extra, draft.payload, crc
+        )
+
+
 class _RunBuilder:
     """The bytes of one run, growing."""
 
@@ -140,7 +157,7 @@ class _RunBuilder:
         pack, place, ordinal, end = _ENTRY.pack, piece.commit, piece.first_ordinal, self.end
         entry, body = self.entries.append, self.bodies.append
         delta = piece.first_position - base
-        start = context(self.name, *commit) + piece.first_seq * _SEQ_STEP + piece.first_position * _POSITION_STEP
+        start = seed(context(self.name, *commit), 0, piece.first_seq, piece.first_position, ordinal)
         for draft in piece.events:
             number, type_crc = numbers[draft.type, draft.version]
             payload, extra = draft.payload, draft.extra
@@ -153,7 +170,7 @@ class _RunBuilder:
             entry(pack(delta, crc32(payload, crc), end, place, ordinal, number, len(extra)))
             delta += 1
             ordinal += 1
-            start += _SEQ_STEP + _POSITION_STEP
+            start += _SEQ_STEP + _POSITION_STEP + _ORDINAL_STEP
         self.end = end
 
     def copy(self, delta: int, crc: int, commit: int, ordinal: int, type_number: int, extra_size: int, body: bytes) -> None:
@@ -173,7 +190,9 @@ def _assemble(base: int, last: int, commits: Sequence[bytes], by_stream: Mapping
     for stream, run in by_stream.items():
         count = len(run.entries)
         runs.append(RunPlace(stream, run.first_seq, offset, count))
-        parts += (_RUN.pack(run.first_seq, count, len(run.name), 0), run.name, *run.entries, *run.bodies)
+        index = run.name + b"".join(run.entries)
+        lead = _RUN.pack(run.first_seq, count, len(run.name), 0)[:-4]
+        parts += (lead, crc32(index, crc32(lead)).to_bytes(4, "little"), index, *run.bodies)
         offset += _RUN.size + len(run.name) + _ENTRY.size * count + run.end
     return Built(Position(base), Position(last), b"".join(parts), runs)
 
@@ -247,6 +266,8 @@ def read_frame(
         for _ in range(head.runs):
             run = _open_run(frame, offset)
             offset = run.end
+            if where is not None:
+                run.check(frame)  # what is left out must be left out for what was written
             wanted = where(run.stream) if where is not None else None
             if where is not None and wanted is None:
                 continue
@@ -267,15 +288,17 @@ def _position(record: Record) -> int:
 
 
 def read_run(frame: bytes | memoryview, base: int, offset: int, types: Sequence[TypeName], *, skip: int = 0, count: int | None = None) -> list[Record]:
-    """The records of the run at *offset* of the frame that begins at position *base*: from its *skip*th on, at most *count*.
+    """The records of the run at *offset* of the frame that begins at position *base*: from its *skip*th on, *count* of them.
 
     Raises:
-      Corrupt: a record does not fit its checksum, or there is no run.
+      Corrupt: a record does not fit its checksum, or there is no run, or not so many records in it.
     """
     records: list[Record] = []
     try:
         run = _open_run(frame, offset)
-        stop = run.count if count is None else min(run.count, skip + count)
+        stop = run.count if count is None else skip + count
+        if stop > run.count:
+            raise Corrupt(f"the frame at position {base}", f"the run at offset {offset} has {run.count} records, {stop} are indexed")
         _read_records(frame, run, base, types, skip, stop, records, None)
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise Corrupt(f"the frame at position {base}", f"the run at offset {offset} cannot be read ({error})") from error
@@ -285,10 +308,11 @@ def read_run(frame: bytes | memoryview, base: int, offset: int, types: Sequence[
 class _Run:
     """A run's header, and where its parts lie in the frame."""
 
-    __slots__ = ("bodies", "count", "end", "entries", "first_seq", "name", "stream")
+    __slots__ = ("bodies", "count", "crc", "end", "entries", "first_seq", "name", "stream")
 
-    def __init__(self, first_seq: int, count: int, name: bytes, entries: int, bodies: int, end: int) -> None:
+    def __init__(self, first_seq: int, count: int, crc: int, name: bytes, entries: int, bodies: int, end: int) -> None:
         self.first_seq = first_seq
+        self.crc = crc
         self.count = count
         self.name = name
         self.stream = name.decode()
@@ -299,6 +323,12 @@ class _Run:
     def entry(self, frame: bytes | memoryview, place: int) -> tuple[int, ...]:
         return _ENTRY.unpack_from(frame, self.entries + place * _ENTRY.size)
 
+    def check(self, frame: bytes | memoryview) -> None:
+        """Whether name and entries are those that were written."""
+        lead = self.entries - len(self.name) - _RUN.size
+        if crc32(frame[lead + _RUN.size : self.bodies], crc32(frame[lead : lead + _RUN.size - 4])) != self.crc:
+            raise Corrupt(f"a run of stream {self.stream!r}", "the checksum of its entries does not fit")
+
     def between(self, frame: bytes | memoryview, low: int, high: int) -> tuple[int, int]:
         """Which of its records lie between two places of the frame, both included."""
         places = range(self.count)
@@ -307,11 +337,11 @@ class _Run:
 
 
 def _open_run(frame: bytes | memoryview, offset: int) -> _Run:
-    first_seq, count, name_size, _ = _RUN.unpack_from(frame, offset)
+    first_seq, count, name_size, crc = _RUN.unpack_from(frame, offset)
     entries = offset + _RUN.size + name_size
     bodies = entries + count * _ENTRY.size
     size = _ENTRY.unpack_from(frame, bodies - _ENTRY.size)[2]
-    return _Run(first_seq, count, bytes(frame[offset + _RUN.size : entries]), entries, bodies, bodies + size)
+    return _Run(first_seq, count, crc, bytes(frame[offset + _RUN.size : entries]), entries, bodies, bodies + size)
 
 
 def _read_records(
@@ -327,6 +357,8 @@ def _read_records(
     """Append the wanted records from the *start*th of *run* to before the *stop*th."""
     stream, name, bodies = run.stream, run.name, run.bodies
     seq = run.first_seq + start
+    if seq >> 32:
+        run.check(frame)  # the records' checksums tell seqs apart by 32 bits
     body = bodies + (run.entry(frame, start - 1)[2] if start else 0)
     known, at_us, commit, shared = -1, 0, b"", 0
     made = records.append
@@ -342,18 +374,24 @@ def _read_records(
         end = bodies + size
         extra = bytes(frame[body:middle]) if extra_size else b""
         body = end
-        if wanted is None or wanted(type_.name, lambda: _tags(extra)):  # noqa: B023 - called at once
-            position = base + delta
+        position = base + delta
+        check = shared + type_.crc + seq * _SEQ_STEP + position * _POSITION_STEP + ordinal * _ORDINAL_STEP
+        if wanted is None or wanted(type_.name, lambda: _tags(extra, frame[middle:end], check, crc)):  # noqa: B023 - called at once
             payload = bytes(frame[middle:end])
-            check = (shared + type_.crc + seq * _SEQ_STEP + position * _POSITION_STEP) & _MASK
+            check &= _MASK
             if crc32(payload, crc32(extra, check) if extra else check) != crc:
                 raise Corrupt(f"the record of stream {stream!r}, seq {seq}, position {position}", "its checksum does not fit")
             made(Record(stream, seq, position, type_.name, type_.version, at_us, commit, ordinal, extra, payload, crc))  # type: ignore[arg-type]
         seq += 1
 
 
-def _tags(extra: bytes) -> tuple[str, ...]:
-    return unpack_extra(extra).tags if extra else ()
+def _tags(extra: bytes, payload: bytes | memoryview, check: int, crc: int) -> tuple[str, ...]:
+    """The tags in *extra*, which a filter may rely on: the record is checked first."""
+    if not extra:
+        return ()
+    if crc32(payload, crc32(extra, check & _MASK)) != crc:
+        raise Corrupt("a record that was asked for by its tags", "its checksum does not fit")
+    return unpack_extra(extra).tags
 
 
 # -- merging ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import trio
 
-from perdure.backends import keys, tables
+from perdure.backends import frame, tables
 from perdure.backends.commit import Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
@@ -214,7 +214,8 @@ class OrderedBackend(OrderedReads):
         except BaseException:
             self._forget()
             raise
-        return Group(decisions[0].follows, decisions[0].answers)
+        done = decisions[0]
+        return Group(done.follows, done.answers, partial(frame.records_of, done.commits, done.pieces))
 
     def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
         if not self._cache_valid:
@@ -304,11 +305,9 @@ class OrderedBackend(OrderedReads):
         before = tables.read_meta(writer, "merged")
         forgotten = tables.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
         merged = tables.merge_some(writer)
-        if not (forgotten or merged or before != tables.read_meta(writer, "merged")) and not writer.scan(
-            "ages", b"", keys.number(max(keys_before_us, tombstones_before_us, 0)), 1
-        ):
+        if not (forgotten or merged or before != tables.read_meta(writer, "merged")):
             raise _NothingToWrite
-        return merged or forgotten
+        return merged or forgotten == tables.FORGET_ROWS
 
     async def verify(self) -> list[str]:
         """See `Backend.verify`."""
@@ -321,6 +320,7 @@ class OrderedBackend(OrderedReads):
     async def store_status(self) -> StoreStatus:
         """See `Backend.store_status`."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
         status = self._store.status()
         head, revision = self._read_open(lambda reader: (tables.read_head(reader)[0], tables.read_meta(reader, "revision")))
         return StoreStatus(

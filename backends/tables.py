@@ -366,6 +366,8 @@ class _SnapshotRow(msgspec.Struct, array_like=True, frozen=True):
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_snapshot = msgspec.msgpack.Decoder(_SnapshotRow).decode
 _unpack_kept = msgspec.msgpack.Decoder(Kept).decode
+_unpack_drawn = msgspec.msgpack.Decoder(list[tuple[bytes, Kept]]).decode
+_DRAWN = b"drawn"
 
 
 def _sealed(key: bytes, body: bytes) -> bytes:
@@ -438,9 +440,16 @@ def read_kept(reader: Reader, id: bytes) -> Kept | None:
     return None if raw is None else _unpack_kept(_unseal(f"the row of commit {id.hex()}", id, raw))
 
 
+def read_drawn(reader: Reader) -> dict[bytes, Kept]:
+    """What is kept, of the last group that had such, of commits without a key whose events do not tell their answer."""
+    raw = reader.get("meta", _DRAWN)
+    return {} if raw is None else dict(_unpack_drawn(_unseal("the row of the last group's ids", _DRAWN, raw)))
+
+
 def answer(reader: Reader, types: Sequence[TypeName], id: bytes) -> Committed | None:
     """See `Reads.answer`: by its row if it had a key, else among the newest frames and the ids kept of commits without events."""
     kept = read_kept(reader, id)
+    kept = kept or read_drawn(reader).get(id)
     if kept is not None:
         return kept.answer()
     for _, value in reader.scan_back("frames", b"", None, RECENT_FRAMES):
@@ -535,6 +544,8 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
     for id, kept in done.kept:
         writer.put("keys", id, _sealed(id, _pack(kept)))
         writer.put("ages", keys.aged(kept.at_us, "key", id), b"")
+    if done.drawn:
+        writer.put("meta", _DRAWN, _sealed(_DRAWN, _pack(done.drawn)))
     cache.head, cache.at_us, cache.revision = done.head, done.at_us, done.revision
 
 
@@ -646,8 +657,8 @@ def _merge(writer: Writer, frames: list[bytes]) -> bool:
     return True
 
 
-def forget_some(writer: Writer, *, keys_before_us: int, tombstones_before_us: int) -> bool:
-    """Forget keys and tombstones that are old enough; whether there may be more."""
+def forget_some(writer: Writer, *, keys_before_us: int, tombstones_before_us: int) -> int:
+    """Forget keys and tombstones that are old enough; how many (`FORGET_ROWS`: there may be more)."""
     rows = writer.scan("ages", b"", keys.number(max(keys_before_us, tombstones_before_us, 0)), FORGET_ROWS)
     aged = [(bytes(key), bytes(value)) for key, value in rows]
     gone = 0
@@ -661,7 +672,7 @@ def forget_some(writer: Writer, *, keys_before_us: int, tombstones_before_us: in
             continue
         writer.delete("ages", key)
         gone += 1
-    return gone == FORGET_ROWS
+    return gone
 
 
 def _forget_tombstone(writer: Writer, row: bytes, revision: int) -> None:

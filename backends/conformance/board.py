@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import attrs
 import trio
 
-from perdure.backends.conformance.law import Broken, Law, Stores, new_name
+from perdure.backends.conformance.law import Broken, Law, Stores, leaf_of, new_name
 from perdure.backends.protocol import Capabilities
 
 
@@ -99,7 +99,8 @@ async def _score(law: Law, stores: Stores) -> Score:
     return Score(law, trio.current_time() - began)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
+    error = leaf_of(error)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from perdure.backends.commit import Delete, Put
+from perdure.backends.commit import Delete, Put, Write
 from perdure.backends.conformance.law import Desk, Part, Stores, appending, fails, holds, new_name, open_desk, same
 from perdure.backends.errors import Compacted
 from perdure.backends.protocol import ChangedEntry, Changes
@@ -27,7 +27,8 @@ async def _all(desk: Desk, after: int = 0, limit: int = 1_000) -> list[ChangedEn
 
 @PART.store("Changes come in revision order, coalesced: of several changes of a key at least the last, deletes included.")
 async def changes_are_coalesced(desk: Desk) -> None:
-    for write in (Put("k", b"x", b"1"), Put("k", b"y", b"2"), Put("k", b"x", b"3"), Put("k", b"z", b"4"), Delete("k", b"z"), Put("k", b"w", b"6")):
+    puts: list[Write] = [Put("k", b"x", b"1"), Put("k", b"y", b"2"), Put("k", b"x", b"3"), Put("k", b"z", b"4")]
+    for write in (*puts, Delete("k", b"z"), Put("k", b"w", b"6")):
         await desk.store(write)
 
     changes = await _all(desk)
@@ -50,7 +51,7 @@ async def a_change_has_its_own_value(desk: Desk) -> None:
 @PART.store("Watching is resumable: slices of any size give the same changes.")
 async def changes_are_resumable(desk: Desk) -> None:
     for number in range(30):
-        await desk.done(Put("k", b"%d" % (number % 11), b"%d" % number), Delete("k", b"%d" % (number % 7)), appending("a"))
+        await desk.done(Put("k", b"%d" % (number % 11), b"%d" % number), Delete("k", b"gone-%d" % (number % 7)), appending("a"))
 
     whole = await _all(desk)
     for limit in (1, 2, 3, 10):
@@ -146,7 +147,7 @@ async def what_is_forgotten_is_compacted(stores: Stores) -> None:
 
         for after in (0, 1):
             error = await fails(Compacted, desk.backend.read_changes("k", after=after, limit=9), f"read_changes after {after}")
-        same((error.bucket, error.first), ("k", 3), "bucket and first revision in the error")
+            same((error.bucket, error.first), ("k", 3), "bucket and first revision in the error")
         revision = await desk.backend.revision()
         same([entry.key for entry in await desk.backend.scan("k", limit=9)], [b"y"], "the scan")
         same(await _all(desk, revision), [], "the changes since the scan")

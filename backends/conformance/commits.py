@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import trio
 
-from perdure.backends.commit import ANY, Append, Appended, Check, Committed, Delete, Put, SaveSnapshot, Stored, key_id
+from perdure.backends.commit import ANY, Append, Appended, Check, Committed, Delete, Put, SaveSnapshot, Stored, Write, key_id
 from perdure.backends.conformance.law import Desk, Part, Stores, appending, draft, drafts, holds, is_a, new_name, now_us, open_desk, same
 from perdure.backends.errors import Conflict, Full, KeyReused
 from perdure.backends.event import Position
@@ -26,9 +28,9 @@ async def a_commit_happens_whole(desk: Desk) -> None:
 @PART.store("A commit is a set of writes that happens whole or not at all: what fails leaves nothing, of streams, kv or snapshots.")
 async def a_commit_happens_not_at_all(desk: Desk) -> None:
     await desk.append("before")
-    writes = (appending("a", 2), Put("k", b"x", b"1"), Delete("k", b"y"), SaveSnapshot("s", Position(1), "f", b"state"), Check(7, stream="before"))
+    writes: list[Write] = [appending("a", 2), Put("k", b"x", b"1"), Delete("k", b"y"), SaveSnapshot("s", Position(1), "f", b"")]
 
-    is_a(await desk.ask(*writes, key=b"once"), Conflict)
+    is_a(await desk.ask(*writes, Check(7, stream="before"), key=b"once"), Conflict)
 
     same(await desk.backend.stream("a"), None, "the stream of the failed commit")
     same(await desk.backend.get("k", b"x"), None, "the entry of the failed commit")
@@ -105,7 +107,7 @@ async def positions_increase_in_commit_order(desk: Desk) -> None:
 
     log = await desk.log()
     positions = [record.position for record in log]
-    holds(all(before < after for before, after in zip(positions, positions[1:], strict=False)), f"positions are {positions}")
+    holds(all(before < after for before, after in pairwise(positions)), f"positions are {positions}")
     same([record.stream for record in log], ["a", "a", "b", "b", "a", "a", "c", "c"], "the order of the log")
     same([part.position for part in parts], positions[1::2], "the list of positions answered")
 
@@ -134,7 +136,8 @@ async def a_commit_takes_many_streams(desk: Desk) -> None:
 async def only_events_have_positions(desk: Desk) -> None:
     await desk.append("a", 2)
 
-    answers = [await desk.done(write) for write in (Put("k", b"x", b"1"), Check(2, stream="a"), SaveSnapshot("s", Position(2), "f", b""))]
+    writes: list[Write] = [Put("k", b"x", b"1"), Check(2, stream="a"), SaveSnapshot("s", Position(2), "f", b"")]
+    answers = [await desk.done(write) for write in writes]
 
     same([answer.position for answer in answers], [None, None, None], "the list of positions")
     same(await desk.backend.head(), 2, "the head")
@@ -214,6 +217,17 @@ async def a_large_group_is_answered_one_by_one(desk: Desk) -> None:
 
     same([is_a(answer, Committed).position for answer in group.answers], list(range(1, count + 1)), "the list of positions")
     same([record.stream for record in await desk.log()], [f"s-{number % 7}" for number in range(count)], "the order of the log")
+
+
+@PART.store("A group's `records`, where the backend gives them, are what followers would read from the log.")
+async def a_groups_records_are_those_of_the_log(desk: Desk) -> None:
+    await desk.append("a", 2)
+    group = await desk.group(
+        [appending("a", 2, tags=["t"]), appending("b", 1, type="other", version=3)], [appending("c", 1, 9)], [Put("k", b"x", b"")], [appending("b", 2)]
+    )
+
+    if group.records is not None:
+        same(group.records(), await desk.log(after=group.follows), "the list of the group's records")
 
 
 @PART.law("If the group as a whole does not fit, it is halved and asked again: only the commit that does not fit is told so.", needs=["open_small"])

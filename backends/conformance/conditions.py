@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from perdure.backends.commit import Answer, Append, Check, Committed, Put, Unless
@@ -13,7 +14,7 @@ from perdure.backends.selector import EVERYTHING, Selector
 PART = Part("conditions")
 
 
-def _unless(after: int = 0, **what: Any) -> Unless:
+def _unless(after: int = 0, /, **what: Iterable[str]) -> Unless:
     return Unless(EVERYTHING.within(**what), after=Position(after))
 
 
@@ -69,7 +70,7 @@ async def an_item_matches_all_it_says(desk: Desk) -> None:
     ]
 
     for query, first in queries:
-        answer = await desk.ask(_unless(**query))
+        answer = await desk.ask(_unless(0, **query))
         found = answer.actual if isinstance(answer, Conflict) else None
         same(found, first, f"the first match of {query}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.backends.commit import Appended, Check, Delete, Put, Stored, propose
+from perdure.backends.commit import Appended, Check, Delete, Put, Stored, Write, propose
 from perdure.backends.conformance.law import Desk, Part, Stores, appending, holds, is_a, new_id, new_name, open_desk, refused, same
 from perdure.backends.errors import Conflict, Misuse
 from perdure.backends.protocol import Entry
@@ -118,7 +118,8 @@ async def keys_and_values_are_bytes(desk: Desk) -> None:
 
 @PART.store("Buckets beginning with `$` are perdure's own: refused to users, as streams are.")
 async def reserved_names_are_refused(desk: Desk) -> None:
-    for write in (Put("$models x", b"k", b""), Delete("$leases", b"k"), Check(0, bucket="$checkpoints", key=b"k"), appending("$own"), Check(0, stream="$own")):
+    own: list[Write] = [Put("$models x", b"k", b""), Delete("$leases", b"k"), Check(0, bucket="$checkpoints", key=b"k")]
+    for write in (*own, appending("$own"), Check(0, stream="$own")):
         refused(Misuse, lambda write=write: propose([write], id=new_id(), at_us=1), f"{write} by a user")  # type: ignore[misc]
         holds(propose([write], id=new_id(), at_us=1, own=True), f"{write} by perdure itself")
     same(await desk.backend.revision(), 0, "the store's revision")

@@ -108,12 +108,13 @@ def _bounded(name: str, function: Check) -> Check:
             broken_ones, rest = group.split(Broken)
             if broken_ones is None or rest is not None:
                 raise
-            raise Broken(name, str(_leaf(broken_ones))) from group
+            raise Broken(name, str(leaf_of(broken_ones))) from group
 
     return check
 
 
-def _leaf(error: BaseException) -> BaseException:
+def leaf_of(error: BaseException) -> BaseException:
+    """The first error in a group that is no group itself."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -198,10 +199,9 @@ MANY = 1 << 30
 
 @attrs.define
 class Desk:
-    """A backend, and the shortest ways to ask it. *late_us* is added to every proposed time."""
+    """A backend, and the shortest ways to ask it. A time that is not given is the store's own."""
 
     backend: Backend
-    late_us: int = 0
 
     async def ask(self, *writes: Write, key: bytes | None = None, at_us: int | None = None, id: bytes | None = None) -> Answer:
         """The answer to one commit of *writes*."""
@@ -212,7 +212,7 @@ class Desk:
         self, *commits: Sequence[Write], keys: Sequence[bytes | None] | None = None, at_us: int | None = None, ids: Sequence[bytes] | None = None
     ) -> Group:
         """One group of several commits."""
-        at = now_us() + self.late_us if at_us is None else at_us
+        at = await self.backend.now_us() if at_us is None else at_us
         keys = keys or [None] * len(commits)
         ids = ids or [new_id() for _ in commits]
         group = await self.backend.commit(

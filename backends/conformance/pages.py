@@ -108,15 +108,13 @@ async def the_cursor_moves_over_the_unwanted(desk: Desk) -> None:
 
 @PART.store("No event becomes visible later below a position already examined.")
 async def nothing_appears_below_the_cursor(desk: Desk) -> None:
-    followed: list[list[Record]] = []
+    every, one = list[Record](), list[Record]()
 
-    async def follow(where: Selector[Any]) -> None:
-        found: list[Record] = []
-        followed.append(found)
+    async def follow(found: list[Record], where: Selector[Any]) -> None:
         cursor = START
         while cursor < 120:
             page = await desk.backend.read_log(after=cursor, limit=3, bytes_max=MANY, where=where)
-            found += page.records
+            found.extend(page.records)
             cursor = page.examined
             if cursor >= page.head and cursor < 120:
                 await desk.backend.wait_beyond(cursor)
@@ -127,14 +125,14 @@ async def nothing_appears_below_the_cursor(desk: Desk) -> None:
             await trio.sleep(0)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow, EVERYTHING)
-        nursery.start_soon(follow, EVERYTHING.within(streams=["s-1"]))
+        nursery.start_soon(follow, every, EVERYTHING)
+        nursery.start_soon(follow, one, EVERYTHING.within(streams=["s-1"]))
         for number in range(4):
             nursery.start_soon(write, number)
 
     log = await desk.log()
-    holds(followed[0] == log, "the follower of everything saw something else than the log")
-    holds(followed[1] == [record for record in log if record.stream == "s-1"], "the follower of a stream saw something else")
+    holds(every == log, "the follower of everything saw something else than the log")
+    holds(one == [record for record in log if record.stream == "s-1"], "the follower of a stream saw something else")
 
 
 @PART.store("A selector matches an event if any of its items does: of any of the item's types, streams and categories, and all of its tags.")

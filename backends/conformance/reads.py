@@ -6,7 +6,7 @@ import attrs
 import msgspec
 import trio
 
-from perdure.backends.commit import Append, Put, SaveSnapshot, key_id
+from perdure.backends.commit import Append, Put, SaveSnapshot, Write, key_id
 from perdure.backends.conformance.law import MANY, Desk, Part, Stores, appending, draft, holds, new_id, new_name, now_us, open_desk, same
 from perdure.backends.event import START, Position, Record, unpack_extra
 from perdure.backends.protocol import StreamInfo
@@ -119,7 +119,7 @@ async def streams_are_listed(desk: Desk) -> None:
 @PART.store("When `commit` has answered, every later read sees it.")
 async def what_was_answered_is_seen(desk: Desk) -> None:
     for number in range(1, 31):
-        writes = (appending("a", 2), Put("k", b"x", b"%d" % number), SaveSnapshot("s", Position(number), "f", b"%d" % number))
+        writes: list[Write] = [appending("a", 2), Put("k", b"x", b"%d" % number), SaveSnapshot("s", Position(number), "f", b"%d" % number)]
         answer = await desk.done(*writes, key=b"%d" % number)
         backend = desk.backend
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.backends.commit import Check, Committed, Put, SaveSnapshot
-from perdure.backends.conformance.law import Desk, Part, Stores, appending, holds, is_a, new_name, now_us, open_desk, same
+from perdure.backends.conformance.law import Desk, Part, Stores, appending, holds, is_a, new_name, open_desk, same
 from perdure.backends.errors import Conflict
 from perdure.backends.event import Position
 from perdure.backends.protocol import Snapshot
@@ -23,7 +23,7 @@ async def _read(desk: Desk, name: str, at_most: int | None = None) -> tuple[int,
 @PART.store("A snapshot is a projection's state with the position it stands at and its fingerprint, kept as it was.")
 async def a_snapshot_is_kept(desk: Desk) -> None:
     await desk.append("a", 5)
-    at_us = now_us()
+    at_us = await desk.backend.now_us() + 1_000_000
     state = bytes(range(256)) * 40
 
     same(await desk.backend.read_snapshot("s"), None, "a snapshot that was never saved")
@@ -42,9 +42,9 @@ async def the_newest_snapshot_is_read(desk: Desk) -> None:
         newest = max(await desk.backend.snapshots("s"))
         same(await _read(desk, "s"), (newest, b"at %d" % newest), "the newest snapshot")
 
-    expected = {0: None, 9: None, 10: 10, 11: 10, 19: 10, 20: 20, 29: 20, 30: 30, 99: 30}
-    for at_most, position in expected.items():
-        same(await _read(desk, "s", at_most), None if position is None else (position, b"at %d" % position), f"the snapshot at most {at_most}")
+    expected: dict[int, int | None] = {0: None, 9: None, 10: 10, 11: 10, 19: 10, 20: 20, 29: 20, 30: 30, 99: 30}
+    for at_most, place in expected.items():
+        same(await _read(desk, "s", at_most), None if place is None else (place, b"at %d" % place), f"the snapshot at most {at_most}")
 
 
 @PART.store("A snapshot ladder is kept by dropping older rungs in the commit that saves the new one.")

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from pathlib import Path
 
 from perdure.backends.conformance.law import Stores
-from perdure.backends.environment import Environment, wall_us
+from perdure.backends.environment import Environment, Threads, TrioThreads, wall_us
 from perdure.backends.errors import Misuse
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
@@ -33,12 +33,13 @@ class _Later:
 class MemoryStores:
     """`memory:`, where each opening is a new store."""
 
-    def __init__(self, limits: Limits = KIT_LIMITS) -> None:
+    def __init__(self, limits: Limits, threads: Threads) -> None:
         self._clock = _Later()
+        self._environment = Environment(clock=self._clock, threads=threads)
         self._limits = limits
 
     def open(self, name: str) -> AbstractAsyncContextManager[Backend]:
-        return open_backend("memory:", environment=Environment(clock=self._clock), limits=self._limits)
+        return open_backend("memory:", environment=self._environment, limits=self._limits)
 
     def advance(self, seconds: float) -> None:
         """Move the wall clock of all stores."""
@@ -48,11 +49,12 @@ class MemoryStores:
 class FolderStores:
     """`lmdb:DIR`, each named store in a folder of its own below *folder*."""
 
-    def __init__(self, scheme: str, folder: Path, query: str = "", limits: Limits = KIT_LIMITS) -> None:
+    def __init__(self, scheme: str, folder: Path, query: str, limits: Limits, threads: Threads) -> None:
         self._scheme = scheme
         self._folder = folder
         self._query = query
         self._clock = _Later()
+        self._environment = Environment(clock=self._clock, threads=threads)
         self._limits = limits
 
     def open(self, name: str) -> AbstractAsyncContextManager[Backend]:
@@ -69,20 +71,23 @@ class FolderStores:
     @asynccontextmanager
     async def _open(self, name: str, query: str) -> AsyncIterator[Backend]:
         url = f"{self._scheme}:{self._folder / name}" + (f"?{query}" if query else "")
-        async with open_backend(url, environment=Environment(clock=self._clock), limits=self._limits) as backend:
+        async with open_backend(url, environment=self._environment, limits=self._limits) as backend:
             yield backend
 
 
 @contextmanager
-def stores_of(url: str, folder: Path | None = None, limits: Limits = KIT_LIMITS) -> Iterator[Stores]:
+def stores_of(url: str, folder: Path | None = None, *, limits: Limits = KIT_LIMITS, threads: Threads | None = None) -> Iterator[Stores]:
     """Stores for `memory:` or `lmdb:DIR`, in folders of their own below *folder* (default: DIR), removed afterwards.
+
+    Under a virtual clock give `InlineThreads()`: it does not wait for real threads.
 
     Raises:
       Misuse: the URL names no such store, or the folder does not exist.
     """
+    threads = threads or TrioThreads()
     scheme, rest, query = split_url(url)
     if scheme == "memory":
-        yield MemoryStores(limits)
+        yield MemoryStores(limits, threads)
         return
     if scheme != "lmdb":
         raise Misuse(f"{url!r}: the laws can be held against memory: and lmdb:DIR; for others give `run_checks` your own Stores")
@@ -93,7 +98,7 @@ def stores_of(url: str, folder: Path | None = None, limits: Limits = KIT_LIMITS)
     parent.mkdir(exist_ok=True)
     below = Path(tempfile.mkdtemp(prefix="conformance-", dir=parent))
     try:
-        yield FolderStores(scheme, below, "&".join(f"{name}={value}" for name, value in query.items()), limits)
+        yield FolderStores(scheme, below, "&".join(f"{name}={value}" for name, value in query.items()), limits, threads)
     finally:
         shutil.rmtree(below, ignore_errors=True)
         if made and not any(parent.iterdir()):

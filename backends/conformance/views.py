@@ -36,8 +36,15 @@ async def _everything(reads: Reads) -> dict[str, Any]:
 
 
 async def _change(desk: Desk, number: int) -> None:
-    writes = (appending("a", 2, type=f"type-{number}"), appending(f"s-{number}"), Put("k", b"x", b"%d" % number), Delete("k", b"y"), Put("k", b"%d" % number, b""))
-    await desk.done(*writes, SaveSnapshot("s", Position(3 * number), "f", b"%d" % number, (Position(3 * number - 3),)), key=b"%d" % number)
+    await desk.done(
+        appending("a", 2, type=f"type-{number}"),
+        appending(f"s-{number}"),
+        Put("k", b"x", b"%d" % number),
+        Delete("k", b"y"),
+        Put("k", b"%d" % number, b""),
+        SaveSnapshot("s", Position(3 * number), "f", b"%d" % number, (Position(3 * number - 3),)),
+        key=b"%d" % number,
+    )
 
 
 @PART.store("`view()`: all its reads stand at one position.")

@@ -1,0 +1,47 @@
+"""Which of the waiting commits become the next group: pure policy beside the journal.
+
+Callers' commits go first, in order of arrival; derived ones (projections, checkpoints) ride along as
+far as there is room. A group is bounded in commits and bytes, or is one commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+from perdure.backends.commit import Commit
+from perdure.backends.limits import Limits
+
+RIDE_MAX_S: Final = 0.005
+"""A derived commit waits at most so long for an event commit to ride on."""
+
+
+class Waiting(Protocol):
+    """A request for a commit."""
+
+    commit: Commit
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+def next_group(callers: deque[W], derived: deque[W], limits: Limits, take: Callable[[W], bool]) -> list[W]:
+    """Take the next group out of both queues; *take* says of each whether it still wants to be committed."""
+    group: list[W] = []
+    room = limits.group_bytes
+    for queue in (callers, derived):
+        while queue and len(group) < limits.group_commits:
+            size = queue[0].commit.size_bytes
+            if size > room and group:
+                break
+            request = queue.popleft()
+            if take(request):
+                group.append(request)
+                room -= size
+    return group
+
+
+def ride_s(flush_mean_s: float) -> float:
+    """How long a derived commit waits for company: about one flush."""
+    return min(flush_mean_s, RIDE_MAX_S)

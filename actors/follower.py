@@ -1,0 +1,59 @@
+"""The one loop of all followers: a page beyond the cursor, from the ring or the log, and a wait only at the head.
+
+There is no catch-up mode and no live mode to hand over between. Wake-ups are hints; the log is the truth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.actors.ring import Ring
+from perdure.backends.errors import Rewound
+from perdure.backends.event import Position, Record
+from perdure.backends.limits import Limits
+from perdure.backends.protocol import Backend
+from perdure.backends.selector import Selector
+
+
+class Follower:
+    """Reads the selected records beyond *cursor*, a page at a time; holds one page, and never slows a writer."""
+
+    def __init__(self, backend: Backend, ring: Ring, where: Selector[Any], cursor: Position, limits: Limits) -> None:
+        self.cursor = cursor
+        self.head = Position(0)
+        """Where the log ended when it last looked."""
+        self._backend = backend
+        self._ring = ring
+        self._where = where
+        self._choose = None if where.everything else where
+        self._limits = limits
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether it had examined all there was when it last looked."""
+        return self.cursor >= self.head
+
+    async def page(self) -> list[Record]:
+        """The next page, which may be empty where nothing was wanted; waits at the head.
+
+        If cancelled, the cursor has not moved.
+
+        Raises:
+          Rewound: the log ends before the cursor.
+        """
+        while True:
+            taken = self._ring.take(self.cursor, self._limits.page_records, self._choose)
+            if taken is not None:
+                records, self.cursor = taken
+                self.head = max(self.head, self._ring.last or self.cursor)
+                return records
+            page = await self._backend.read_log(
+                after=self.cursor, limit=self._limits.page_records, bytes_max=self._limits.page_bytes, where=self._where
+            )
+            self.head = page.head
+            if page.head < self.cursor:
+                raise Rewound(page.head)
+            if page.examined > self.cursor:
+                self.cursor = page.examined
+                return page.records
+            await self._backend.wait_beyond(self.cursor)

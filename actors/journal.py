@@ -1,0 +1,291 @@
+"""The journal: the one actor through which every commit of a runtime goes.
+
+All that waits when it runs becomes one group with one flush; while a flush runs the next group
+gathers. Each waiting task is woken once, in one sweep. What was answered goes into the ring.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import attrs
+import outcome
+import trio
+
+from perdure.actors import batch
+from perdure.actors.mailbox import Slot, Stage
+from perdure.actors.ring import Ring
+from perdure.backends.commit import Answer, Commit, Committed, Group
+from perdure.backends.errors import Closed, ConditionTooBroad, Conflict, Full, InDoubt, KeyReused, PerdureError, TooLarge, Unavailable
+from perdure.backends.event import Position
+from perdure.backends.limits import Limits
+from perdure.backends.protocol import Backend
+
+_UPKEEP_IDLE_S = 0.25
+"""The journal has been idle for so long when upkeep begins."""
+
+
+class Request(Slot[Committed | Conflict]):
+    """A commit on its way, with its caller's answer slot."""
+
+    __slots__ = ("commit",)
+
+    def __init__(self, commit: Commit) -> None:
+        super().__init__()
+        self.commit = commit
+
+
+@attrs.frozen
+class JournalStatistics:
+    """Numbers about the journal since it began."""
+
+    groups: int
+    commits: int
+    waiting: int
+    waiting_bytes: int
+    flush_mean_s: float
+    flush_max_s: float
+
+
+class Journal:
+    """See the module. `run` is its task; `enqueue` never blocks, `wait_room` holds back whoever wants to."""
+
+    def __init__(self, backend: Backend, limits: Limits, ring: Ring) -> None:
+        self._backend = backend
+        self._limits = limits
+        self.ring = ring
+        self.head = Position(0)
+        """The last position this journal knows of."""
+        self.at_us = 0
+        self._callers: deque[Request] = deque()
+        self._derived: deque[Request] = deque()
+        self._bytes = 0
+        self._room = trio.lowlevel.ParkingLot()
+        self._task: trio.lowlevel.Task | None = None
+        self._closing = False
+        self._in_flight: tuple[float, Sequence[Request]] | None = None
+        self._groups = self._commits = 0
+        self._flush_s = self._flush_max_s = 0.0
+        self._flush_mean_s = 0.0005
+        self.failure: BaseException | None = None
+
+    # -- for callers -------------------------------------------------------------------------
+
+    async def commit(self, commit: Commit, *, derived: bool = False) -> Committed | Conflict:
+        """The answer to *commit*.
+
+        If cancelled, nothing was stored: once its group is formed the call waits for its answer.
+
+        Raises:
+          KeyReused, TooLarge, Full, ConditionTooBroad: nothing was stored.
+          Unavailable, Closed: nothing was stored, and nothing will be.
+          InDoubt: the store did not answer within `limits.commit_s`.
+        """
+        if self.full and not derived:
+            await self.wait_room()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        request = Request(commit)
+        self.enqueue(request, derived=derived)
+        return await request.wait()
+
+    def enqueue(self, request: Request, *, derived: bool = False) -> None:
+        """Put a request where the next group takes it from.
+
+        Raises:
+          Closed: the journal takes no more.
+        """
+        if self._closing and not derived:
+            raise Closed("the runtime")
+        (self._derived if derived else self._callers).append(request)
+        self._bytes += request.commit.size_bytes
+        if self._task is not None and (not derived or self._callers or self._rides is False):
+            self._wake()
+
+    async def wait_room(self) -> None:
+        """Return when less waits than `limits.journal_bytes`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self.full and not self._closing:
+            await self._room.park()
+
+    @property
+    def full(self) -> bool:
+        """Whether as much waits as may."""
+        return self._bytes > self._limits.journal_bytes
+
+    # -- the task ----------------------------------------------------------------------------
+
+    _rides: bool = False
+    """Whether the journal waits for an event commit that the waiting derived ones can ride on."""
+
+    async def run(self) -> None:
+        """Form groups until closed and empty."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch)
+                while True:
+                    await self._wait_work()
+                    group = batch.next_group(self._callers, self._derived, self._limits, self._take)
+                    if group:
+                        await self._flush(group)
+                    elif self._closing and not (self._callers or self._derived):
+                        break
+                    if self._room:
+                        self._room.unpark_all()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._refuse_rest()
+
+    def _take(self, request: Request) -> bool:
+        self._bytes -= request.commit.size_bytes
+        return request.take()
+
+    async def _wait_work(self) -> None:
+        """Park while nothing waits; with only derived commits, for about one flush."""
+        if self._callers or self._closing:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if not self._derived:
+            await self._park()
+        if self._derived and not self._callers and not self._closing:
+            self._rides = True
+            with trio.move_on_after(batch.ride_s(self._flush_mean_s)):
+                await self._park()
+            self._rides = False
+
+    async def _park(self) -> None:
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _wake(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+
+    async def _flush(self, requests: list[Request]) -> None:
+        began = trio.current_time()
+        self._in_flight = (began, requests)
+        try:
+            with trio.CancelScope(shield=True):
+                group = await self._backend.commit([request.commit for request in requests])
+        except InDoubt as error:
+            self._answer_all(requests, error)
+        except PerdureError as error:
+            for request in requests:
+                request.answer(outcome.Error(_again(error)))
+        except BaseException as error:
+            self.failure = error
+            self._answer_all(requests, error)
+            raise
+        else:
+            self._note(trio.current_time() - began, len(requests))
+            self._sweep(requests, group)
+        finally:
+            self._in_flight = None
+
+    def _sweep(self, requests: list[Request], group: Group) -> None:
+        """Wake every caller with its own answer, then hand the group to the ring."""
+        last = group.follows
+        for request, answer in zip(requests, group.answers, strict=True):
+            request.answer(_outcome_of(answer))
+            if type(answer) is Committed and answer.position is not None and answer.position > last:
+                last = answer.position
+        if last > group.follows:
+            self.head = max(self.head, last)
+            if group.records is None:
+                self.ring.clear()
+            else:
+                size = sum([request.commit.size_bytes for request in requests])
+                self.ring.put(group.follows, last, size, group.records)
+
+    def _answer_all(self, requests: Sequence[Request], error: BaseException) -> None:
+        for request in requests:
+            doubt = InDoubt(request.commit.id, request.commit.key)
+            doubt.__cause__ = error
+            request.answer(outcome.Error(doubt))
+
+    async def _watch(self) -> None:
+        """No caller waits longer than `limits.commit_s` for a flush; the flush itself goes on."""
+        while True:
+            await trio.sleep(self._limits.commit_s / 10)
+            if self._in_flight is not None and trio.current_time() - self._in_flight[0] >= self._limits.commit_s:
+                self._answer_all(self._in_flight[1], TimeoutError("no answer from the store"))
+
+    def _note(self, took_s: float, commits: int) -> None:
+        self._groups += 1
+        self._commits += commits
+        self._flush_s += took_s
+        self._flush_max_s = max(self._flush_max_s, took_s)
+        self._flush_mean_s += (took_s - self._flush_mean_s) / 16
+
+    # -- closing -----------------------------------------------------------------------------
+
+    def close_intake(self) -> None:
+        """Callers get `Closed` from now on, and those in no group yet; derived commits still pass."""
+        self._closing = True
+        for request in self._callers:
+            if request.stage is Stage.WAITING:
+                request.answer(outcome.Error(Closed("the runtime")))
+            self._bytes -= request.commit.size_bytes
+        self._callers.clear()
+        if self._room:
+            self._room.unpark_all()
+
+    def close(self) -> None:
+        """After the last group of what waits, `run` ends."""
+        self._closing = True
+        self._wake()
+
+    def _refuse_rest(self) -> None:
+        self._closing = True
+        for request in (*self._callers, *self._derived):
+            request.answer(outcome.Error(Closed("the runtime")))
+        self._callers.clear()
+        self._derived.clear()
+
+    def statistics(self) -> JournalStatistics:
+        """Numbers, now."""
+        return JournalStatistics(
+            groups=self._groups,
+            commits=self._commits,
+            waiting=len(self._callers) + len(self._derived),
+            waiting_bytes=self._bytes,
+            flush_mean_s=self._flush_s / self._groups if self._groups else 0.0,
+            flush_max_s=self._flush_max_s,
+        )
+
+
+def _outcome_of(answer: Answer) -> outcome.Outcome[Committed | Conflict]:
+    """Conflicts are values; what else is no success is raised in the caller's task."""
+    if isinstance(answer, KeyReused | TooLarge | Full | ConditionTooBroad):
+        return outcome.Error(answer)
+    return outcome.Value(answer)
+
+
+def _again(error: PerdureError) -> PerdureError:
+    """The same error for one more task: an exception object carries one traceback."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error
+    return copy
+
+
+async def upkeep(backend: Backend, journal: Journal) -> None:
+    """Merge and forget in small slices whenever the journal has been idle for a while."""
+    while True:
+        before = journal.statistics().groups
+        await trio.sleep(_UPKEEP_IDLE_S)
+        if journal.statistics().groups != before or journal.statistics().waiting:
+            continue
+        try:
+            more = True
+            while more and journal.statistics().waiting == 0:
+                more = await backend.maintain()
+                await trio.lowlevel.checkpoint()
+        except Unavailable:
+            await trio.sleep(5)

@@ -1,0 +1,161 @@
+"""Keyed projections: one state per key in kv; touched keys and checkpoint in one commit per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from perdure.actors.cursor import Checkpoint, Progress
+from perdure.actors.fold import Keyed, Stopped, keys_of
+from perdure.actors.follower import Follower
+from perdure.actors.model import Cell, bucket_of
+from perdure.actors.projection import ProjectionActor, Services
+from perdure.backends.commit import Delete, Put, Write, check_entry
+from perdure.backends.errors import TooLarge, Unreadable
+from perdure.backends.event import START, Event, Position, Record
+
+BATCH_KEYS: Final = 4_096
+"""A batch is committed when so many keys are dirty,"""
+BATCH_EVENTS: Final = 20_000
+"""or so many events were folded,"""
+BATCH_BYTES: Final = 4 << 20
+"""or so many bytes of payload, or when the projection is up to date."""
+
+
+class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
+    """A projection with one state per key: dirty states are never dropped, recent ones are remembered within a budget."""
+
+    def __init__(self, projection: Keyed[Any, Any], services: Services, cell: Cell) -> None:
+        super().__init__(projection, services, cell)
+        self._bucket = bucket_of(projection.name)
+        self._dirty: dict[str, Any] = {}
+        self._recent: dict[str, tuple[Any, int]] = {}
+        self._recent_bytes = 0
+        self._whole = False
+        """Whether every key there is stands in memory: a key that does not is new."""
+
+    async def _begin(self, kept: Checkpoint | None) -> None:
+        self._dirty.clear()
+        self._recent.clear()
+        self._recent_bytes = 0
+        self._whole = kept is None
+        position = START if kept is None else Position(kept.position)
+        self._progress = Progress(position, position)
+        self.cell.publish(None, position)
+
+    async def _discard(self) -> None:
+        """Delete the states of the old version, in bounded commits, the checkpoint with the last of them."""
+        services = self._services
+        while entries := await services.backend.scan(self._bucket, limit=1_000):
+            await services.commit([Delete(self._bucket, entry.key) for entry in entries])
+
+    async def _show_kept(self, kept: Checkpoint) -> None:
+        self.cell.publish(None, Position(kept.position))
+
+    # -- a page ------------------------------------------------------------------------------
+
+    async def _apply(self, records: list[Record]) -> Stopped | None:
+        events, stopped = self._decode(records)
+        keyed, stopped_at_key = self._keys(events)
+        stopped = stopped_at_key or stopped
+        await self._load(keyed)
+        return self._fold(keyed) or stopped
+
+    def _decode(self, records: list[Record]) -> tuple[Sequence[Event[Any]], Stopped | None]:
+        try:
+            return self._codec.events(records), None
+        except Unreadable:
+            events = []
+            for record in records:
+                try:
+                    events.append(self._codec.event(record))
+                except Unreadable as error:
+                    return events, Stopped(record, error)
+            return events, None
+
+    def _keys(self, events: Sequence[Event[Any]]) -> tuple[list[tuple[Event[Any], tuple[str, ...]]], Stopped | None]:
+        """The keys of each event, up to one where they cannot be told."""
+        keyed = []
+        for event in events:
+            try:
+                keys = keys_of(self.projection, event)
+                for key in keys:
+                    if key not in self._recent and key not in self._dirty:
+                        check_entry("a model", key.encode(), self._services.limits)
+            except Exception as error:
+                return keyed, Stopped(event.record, error)
+            if keys:
+                keyed.append((event, keys))
+        return keyed, None
+
+    async def _load(self, keyed: Sequence[tuple[Event[Any], tuple[str, ...]]]) -> None:
+        """Bring the states of the keys into memory."""
+        if self._whole:
+            return
+        decode = self._codec.decoder(self.projection.state_type)
+        for _, keys in keyed:
+            for key in keys:
+                if key not in self._dirty and key not in self._recent:
+                    entry = await self._services.backend.get(self._bucket, key.encode())
+                    if entry is not None:
+                        self._remember(key, decode(entry.value), len(entry.value))
+
+    def _fold(self, keyed: Sequence[tuple[Event[Any], tuple[str, ...]]]) -> Stopped | None:
+        step, dirty, recent, initial = self.projection.step, self._dirty, self._recent, self.projection.initial
+        for event, keys in keyed:
+            try:
+                if len(keys) == 1:
+                    key = keys[0]
+                    state = dirty[key] if key in dirty else recent[key][0] if key in recent else initial
+                    dirty[key] = step(state, event)
+                else:
+                    states = {key: dirty[key] if key in dirty else recent[key][0] if key in recent else initial for key in keys}
+                    dirty.update({key: step(state, event) for key, state in states.items()})
+            except Exception as error:
+                return Stopped(event.record, error)
+        return None
+
+    def _show(self, records: list[Record], stopped: Stopped | None) -> None:
+        """Nothing is shown before it is durable: see `_writes`."""
+        if not self._dirty and stopped is None:
+            self.cell.publish(None, self._progress.position, records[-1].at_us if records else 0)
+        elif records:
+            self.cell.at_us = records[-1].at_us
+
+    # -- keeping -----------------------------------------------------------------------------
+
+    def due(self, follower: Follower) -> bool:
+        progress = self._progress
+        return bool(progress.events) and (
+            follower.caught_up or len(self._dirty) >= BATCH_KEYS or progress.events >= BATCH_EVENTS or progress.bytes >= BATCH_BYTES
+        )
+
+    async def _writes(self) -> tuple[list[Write], Callable[[], None]]:
+        bucket, limit = self._bucket, self._services.limits.value_bytes
+        dirty = dict(self._dirty)
+        writes: list[Write] = []
+        sizes: dict[str, int] = {}
+        for key, state in dirty.items():
+            raw = self._encode(state)
+            if len(raw) > limit:
+                raise TooLarge("value", f"key {key!r} of model {self.name!r}", len(raw), limit)
+            sizes[key] = len(raw)
+            writes.append(Put(bucket, key.encode(), raw))
+        position = self._progress.position
+
+        def done() -> None:
+            self._dirty.clear()
+            for key, size in sizes.items():
+                self._remember(key, dirty[key], size)
+            self.cell.publish(None, position, 0, tuple(sizes))
+
+        return writes, done
+
+    def _remember(self, key: str, state: Any, size: int) -> None:
+        before = self._recent.pop(key, None)
+        self._recent[key] = (state, size)
+        self._recent_bytes += size + 200 - (before[1] + 200 if before is not None else 0)
+        while self._recent_bytes > self._services.limits.keyed_memory_bytes and len(self._recent) > 1:
+            oldest = next(iter(self._recent))
+            self._recent_bytes -= self._recent.pop(oldest)[1] + 200
+            self._whole = False

@@ -1,0 +1,366 @@
+"""Models: the readable side of a projection, wherever it runs.
+
+A cell is what the actor publishes into: state, position, and why it stands still. A model is a typed
+handle that reads a cell, or, where nobody in this process runs the projection, what it has kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import attrs
+import trio
+
+from perdure.actors import cursor
+from perdure.actors.cursor import CHECKPOINTS
+from perdure.actors.fold import Keyed, Projection, Stopped, fold_page, keys_of
+from perdure.actors.mailbox import current_actor
+from perdure.backends.codec import Codec
+from perdure.backends.errors import Misuse, ModelFaulted, ProjectionFailed, TooLarge
+from perdure.backends.event import START, Event, Position, Record, to_us
+from perdure.backends.limits import Limits
+from perdure.backends.protocol import Backend, Reads
+from perdure.backends.selector import Selector
+
+S = TypeVar("S")
+
+
+class Cell:
+    """What a projection publishes. *fault* says why it stands still for good; None while it runs or may run again."""
+
+    def __init__(self, name: str, initial: Any) -> None:
+        self.name = name
+        self.state = initial
+        self.position = START
+        self.at_us = 0
+        self.fault: str | None = None
+        self.running = False
+        self.loaded = False
+        self.touched: dict[str, None] = {}
+        """Keys changed, for those who wait for changes."""
+        self._lot = trio.lowlevel.ParkingLot()
+        self.listeners = 0
+
+    def publish(self, state: Any, position: Position, at_us: int = 0, touched: tuple[str, ...] = ()) -> None:
+        """A new state at *position*."""
+        self.state, self.position, self.loaded = state, position, True
+        self.at_us = at_us or self.at_us
+        if self.listeners and touched:
+            self.touched.update(dict.fromkeys(touched))
+        if self._lot:
+            self._lot.unpark_all()
+
+    def stand_still(self, reason: str) -> None:
+        """It will not move any more; it stays readable."""
+        self.fault = reason
+        self._lot.unpark_all()
+
+    def stopped(self) -> None:
+        """Nobody runs it any more."""
+        self.running = False
+        self._lot.unpark_all()
+
+    async def wait_for(self, position: Position) -> None:
+        """Return when the position has been reached."""
+        if current_actor.get() == f"projection {self.name}":
+            raise Misuse(f"projection {self.name!r} waits for itself and would wait for ever")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self.position < position:
+            self.check_moves()
+            await self._lot.park()
+
+    def check_moves(self) -> None:
+        """Raise `ModelFaulted` if it stands still for good."""
+        if self.fault is not None:
+            raise ModelFaulted(self.name, self.fault)
+        if not self.running:
+            raise ModelFaulted(self.name, "it is not running here: add it to the App, or await nursery.start(rt.project, ...)")
+
+    async def change(self, seen: Position) -> None:
+        """Return when it has moved beyond *seen*."""
+        await self.wait_for(Position(seen + 1))
+
+
+@attrs.frozen
+class Sources:
+    """Where a model reads when no cell tells: the store, the codec and the limits."""
+
+    backend: Backend
+    codec: Codec
+    limits: Limits
+
+
+class _Readable:
+    """What both kinds of model share."""
+
+    def __init__(self, cell: Cell, sources: Sources) -> None:
+        self._cell = cell
+        self._sources = sources
+
+    @property
+    def name(self) -> str:
+        """The projection's."""
+        return self._cell.name
+
+    @property
+    def position(self) -> Position:
+        """The model equals the fold of the log up to here."""
+        return self._cell.position
+
+    @property
+    def fault(self) -> str | None:
+        """Why it stands still for good; None while it does not."""
+        return self._cell.fault
+
+    @property
+    def running(self) -> bool:
+        """Whether this runtime runs the projection."""
+        return self._cell.running
+
+    async def wait_for(self, position: Position) -> None:
+        """Return when the model has reached *position* (that of a commit, or `await rt.head()`).
+
+        Woken, not polled.
+
+        Raises:
+          ModelFaulted: it stands still for good, or nobody here runs it.
+          Misuse: its own projection asks.
+        """
+        await self._cell.wait_for(position)
+
+
+class Model(_Readable, Generic[S]):
+    """The model of a `Projection`. See `Runtime.model`."""
+
+    def __init__(self, projection: Projection[S, Any], cell: Cell, sources: Sources) -> None:
+        super().__init__(cell, sources)
+        self._projection = projection
+
+    def __repr__(self) -> str:
+        return f"<model {self.name} at position {self.position}>"
+
+    @property
+    def state(self) -> S:
+        """The state, as a value.
+
+        Raises:
+          Misuse: nobody here runs the projection and nothing was loaded: `await model.refresh()` first.
+        """
+        if not self._cell.loaded:
+            raise Misuse(f"model {self.name!r} is not running here and nothing was loaded: await model.refresh() first")
+        state: S = self._cell.state
+        return state
+
+    async def refresh(self) -> Model[S]:
+        """Load the last snapshot, where nobody here runs the projection; else nothing. The model itself.
+
+        Raises:
+          ModelFaulted: the snapshot is of another version of the projection.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._cell.running:
+            backend = self._sources.backend
+            snapshot = await backend.read_snapshot(self.name)
+            entry = await backend.get(CHECKPOINTS, self.name.encode())
+            if entry is not None:
+                self._cell.fault = cursor.unpack(self.name, entry.value, backend.id).fault or None
+            if snapshot is None:
+                self._cell.publish(self._projection.initial, START)
+            else:
+                state = self._sources.codec.decoder(self._projection.state_type)(snapshot.state)
+                self._cell.publish(state, snapshot.position, snapshot.at_us)
+        return self
+
+    async def changes(self) -> AsyncIterator[S]:
+        """The state now, then each newer one there is when asked for (conflated).
+
+        Raises:
+          ModelFaulted: it stands still for good.
+        """
+        seen = self.position
+        yield self.state
+        while True:
+            await self._cell.change(seen)
+            seen = self.position
+            yield self.state
+
+    async def as_of(self, *, position: Position | None = None, time: datetime | None = None) -> S:
+        """The state as it was at a *position*, or at a *time* (of commits), from the nearest snapshot.
+
+        Raises:
+          Misuse: not exactly one of both is given.
+          ProjectionFailed: the fold does not get there.
+        """
+        backend = self._sources.backend
+        target = await position_of(backend, position, time)
+        decode = self._sources.codec.decoder(self._projection.state_type)
+        snapshot = await backend.read_snapshot(self.name, at_most=target)
+        state, after = (self._projection.initial, START) if snapshot is None else (decode(snapshot.state), snapshot.position)
+        async for records in pages(backend, self._sources.limits, self._projection.events, after, target):
+            state, stopped = fold_page(self._sources.codec, self._projection.step, state, records)
+            if stopped is not None:
+                raise failed(self.name, stopped) from stopped.error
+        return state
+
+
+@attrs.frozen
+class KeyedEntry(Generic[S]):
+    """One key of a keyed model."""
+
+    key: str
+    state: S
+
+
+@attrs.frozen
+class AsOf(Generic[S]):
+    """A key's state as it was, and how much was read to find out."""
+
+    state: S | None
+    examined: int
+
+
+class KeyedModel(_Readable, Generic[S]):
+    """The model of a `Keyed`: its states are read where they are durable. See `Runtime.model`."""
+
+    def __init__(self, projection: Keyed[S, Any], cell: Cell, sources: Sources) -> None:
+        super().__init__(cell, sources)
+        self._projection = projection
+        self._bucket = bucket_of(projection.name)
+        self._decode = sources.codec.decoder(projection.state_type)
+
+    def __repr__(self) -> str:
+        return f"<keyed model {self.name} at position {self.position}>"
+
+    async def refresh(self) -> KeyedModel[S]:
+        """Read the durable position, where nobody here runs the projection; else nothing. The model itself."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._cell.running:
+            backend = self._sources.backend
+            entry = await backend.get(CHECKPOINTS, self.name.encode())
+            if entry is not None:
+                kept = cursor.unpack(self.name, entry.value, backend.id)
+                self._cell.fault = kept.fault or None
+                self._cell.publish(None, Position(kept.position))
+        return self
+
+    async def get(self, key: str) -> S | None:
+        """The state of *key*; None if no event touched it."""
+        entry = await self._sources.backend.get(self._bucket, key.encode())
+        return None if entry is None else self._decode(entry.value)
+
+    async def scan(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> AsyncIterator[KeyedEntry[S]]:
+        """All keys with *prefix*, in order of their bytes, those beyond *after*."""
+        cursor_ = None if after is None else after.encode()
+        left = limit
+        while left is None or left > 0:
+            page = min(self._sources.limits.page_records, left or self._sources.limits.page_records)
+            entries = await self._sources.backend.scan(self._bucket, prefix=prefix.encode(), after=cursor_, limit=page)
+            for entry in entries:
+                yield KeyedEntry(entry.key.decode(), self._decode(entry.value))
+            if len(entries) < page:
+                return
+            cursor_ = entries[-1].key
+            left = None if left is None else left - len(entries)
+
+    async def changes(self) -> AsyncIterator[tuple[str, ...]]:
+        """The keys touched since the last time it was asked (conflated); the first answer comes with the first change.
+
+        Raises:
+          ModelFaulted: it stands still for good.
+        """
+        cell = self._cell
+        cell.listeners += 1
+        try:
+            while True:
+                seen = cell.position
+                while not cell.touched:
+                    await cell.change(seen)
+                    seen = cell.position
+                touched, cell.touched = tuple(cell.touched), {}
+                yield touched
+        finally:
+            cell.listeners -= 1
+
+    async def as_of(
+        self, key: str, *, position: Position | None = None, time: datetime | None = None, limit: int = 1_000_000
+    ) -> AsOf[S]:
+        """The state of *key* as it was, folded from the log; `examined` says how many positions were read.
+
+        Raises:
+          TooLarge: more than *limit* positions would have to be read; the message says how many.
+          Misuse: not exactly one of *position* and *time* is given.
+        """
+        backend = self._sources.backend
+        target = await position_of(backend, position, time)
+        if target > limit:
+            raise TooLarge("fold", f"key {key!r} of {self.name!r}", target, limit, "positions", "raise limit=, or narrow the projection's events")
+        state: Any = None
+        async for records in pages(backend, self._sources.limits, self._projection.events, START, target):
+            state = self._fold(key, state, records)
+        return AsOf(state, target)
+
+    def _fold(self, key: str, state: Any, records: list[Record]) -> Any:
+        projection = self._projection
+        for event in self._sources.codec.events(records):
+            if key in keys_of(projection, event):
+                state = projection.step(projection.initial if state is None else state, event)
+        return state
+
+
+AnyModel = Model[Any] | KeyedModel[Any]
+
+
+def bucket_of(name: str) -> str:
+    """The reserved bucket of a keyed projection's states."""
+    return f"$models {name}"
+
+
+def failed(name: str, stopped: Stopped) -> ProjectionFailed:
+    """The error that says where a fold stopped; raise it from the cause."""
+    return ProjectionFailed(name, stopped.record.position, stopped.record.stream, stopped.record.seq)
+
+
+async def pages(backend: Reads, limits: Limits, where: Selector[Any], after: Position, until: Position) -> AsyncIterator[list[Record]]:
+    """Selected records from beyond *after* up to *until*, in pages."""
+    while after < until:
+        page = await backend.read_log(after=after, limit=limits.page_records, bytes_max=limits.page_bytes, where=where)
+        records = page.records
+        if page.examined > until:
+            records = [record for record in records if record.position <= until]
+        yield records
+        if page.examined <= after:
+            return
+        after = page.examined
+
+
+async def position_of(backend: Reads, position: Position | None, time: datetime | None) -> Position:
+    """The position asked for: given, or that of the last commit at or before *time*."""
+    if (position is None) == (time is None):
+        raise Misuse("as_of takes either position= or time=")
+    head = await backend.head()
+    if position is not None:
+        return min(position, head)
+    assert time is not None
+    if time.tzinfo is None:
+        raise Misuse(f"as_of(time={time!r}) needs a time zone: use datetime(..., tzinfo=UTC)")
+    return await _last_at(backend, to_us(time), head)
+
+
+async def _last_at(backend: Reads, moment_us: int, head: Position) -> Position:
+    """Time never goes back in the log: so halve it."""
+    low, high = 0, int(head)
+    while low < high:
+        middle = (low + high) // 2
+        page = await backend.read_log(after=Position(middle), limit=1, bytes_max=1)
+        if page.records and page.records[0].at_us <= moment_us:
+            low = max(middle + 1, page.records[0].position)
+        else:
+            high = middle
+    return Position(low)
+
+
+def events_of(codec: Codec, records: list[Record]) -> list[Event[Any]]:
+    """Decoded."""
+    return codec.events(records)

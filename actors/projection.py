@@ -1,0 +1,348 @@
+"""Projection actors: a fold kept up to date, its state durable by snapshots, its cursor a compare-and-set.
+
+The loser of that compare-and-set (another process runs the same projection) drops its memory and
+shows the owner's durable state; it does not restart into a fight.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, Literal, TypeVar
+
+import attrs
+import outcome
+import trio
+
+from perdure.actors import cursor, snapshots
+from perdure.actors.cursor import Checkpoint, Progress
+from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fingerprint, fold_page, step_print
+from perdure.actors.follower import Follower
+from perdure.actors.mailbox import Mailbox, current_actor
+from perdure.actors.model import Cell, failed
+from perdure.actors.ring import Ring
+from perdure.actors.subscription import Place
+from perdure.backends.codec import Codec, check_stable
+from perdure.backends.commit import Committed, Conflict, SaveSnapshot, Stored, Write
+from perdure.backends.errors import (
+    Corrupt,
+    Misuse,
+    ModelFaulted,
+    PerdureError,
+    ProjectionFailed,
+    Rewound,
+    StateTooLarge,
+    Unreadable,
+    UnstableState,
+    WrongStore,
+)
+from perdure.backends.event import START, Position, Record
+from perdure.backends.limits import Limits
+from perdure.backends.protocol import Backend, Snapshot
+
+P = TypeVar("P", bound=AnyProjection)
+
+log = logging.getLogger("perdure.projection")
+
+Changed = Literal["refuse", "rebuild"]
+
+
+@attrs.frozen
+class Services:
+    """What an actor needs of the runtime it lives in. *commit* is for derived commits."""
+
+    backend: Backend
+    ring: Ring
+    codec: Codec
+    limits: Limits
+    commit: Callable[[list[Write]], Awaitable[Committed | Conflict]]
+    changed: Changed = "refuse"
+    warn: Callable[[str, str], None] = lambda name, text: log.warning("%s: %s", name, text)
+
+
+class ProjectionActor(Generic[P]):
+    """What both kinds of projection do; a kind says how it begins, applies a page, and keeps what it has."""
+
+    def __init__(self, projection: P, services: Services, cell: Cell) -> None:
+        self.projection = projection
+        self.cell = cell
+        self.name = projection.name
+        self.mailbox: Mailbox[str, Position] = Mailbox(
+            f"projection {self.name}", size=services.limits.mailbox, ask_s=services.limits.ask_s, wake=self._interrupt
+        )
+        """Asked "save", it answers with the durable position."""
+        self.restored_from = START
+        """Where it began this time: what lay beyond was folded again."""
+        self._services = services
+        self._codec = services.codec
+        self._fingerprint = fingerprint(projection, services.codec)
+        self._step_print = step_print(projection)
+        self._place = Place(self.name, services.backend)
+        self._progress = Progress(START, START)
+        self._waiting: trio.CancelScope | None = None
+        self._stopping = False
+        self._failure: Exception | None = None
+        self._checked = False
+
+    # -- its life ----------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Restore, then follow the log until stopped.
+
+        Raises:
+          ProjectionFailed: an event could not be folded; the model stands before it.
+          ModelFaulted: what is stored is of another version of the projection.
+          StateTooLarge, UnstableState: the state cannot be kept.
+        """
+        current_actor.set(f"projection {self.name}")
+        self.cell.running = True
+        self._progress = Progress(START, START)
+        try:
+            await self._restore()
+            follower = Follower(self._services.backend, self._services.ring, self.projection.events, self._progress.position, self._services.limits)
+            task_status.started()
+            await self._follow(follower)
+        except PerdureError as error:
+            if final(error):
+                self.cell.stand_still(f"{error}: {error.__cause__!r}" if error.__cause__ is not None else str(error))
+            raise
+        finally:
+            self.cell.stopped()
+            self.mailbox.refuse()
+
+    async def _follow(self, follower: Follower) -> None:
+        while not self._stopping:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            records = await self._next_page(follower)
+            if records is None:
+                await self.save()
+                for question in self.mailbox.waiting():
+                    question.slot.answer(outcome.Value(self._progress.written))
+            elif not await self._deal_with(records, follower):
+                await self._stand_by()
+        await self.save()
+
+    async def _next_page(self, follower: Follower) -> list[Record] | None:
+        """The next page; None when there is something to keep and nothing has come for a while, or when it is to stop."""
+        if self.mailbox.depth:
+            return None
+        idle = snapshots.IDLE_S if self._progress.events else float("inf")
+        with trio.move_on_after(idle) as self._waiting:
+            if self._stopping or self._failure is not None:
+                return []
+            return await follower.page()
+        return None if not self._stopping else []
+
+    async def _deal_with(self, records: list[Record], follower: Follower) -> bool:
+        """Apply a page and keep what is due; False when another process turns out to own the projection."""
+        stopped = await self._apply(records) if records else None
+        if stopped is not None:
+            before = Position(stopped.record.position - 1)
+            self._progress.looked(max(before, self._progress.position), len(records), bytes_of(records))
+            self._show(records, stopped)
+            error = failed(self.name, stopped)
+            await self.save(fault=f"{error}: {stopped.error!r}")
+            raise error from stopped.error
+        if records or follower.cursor > self._progress.position:
+            self._progress.looked(follower.cursor, len(records), bytes_of(records))
+        self._show(records, None)
+        if self.due(follower) or self._progress.worth_writing:
+            return await self.save()
+        return True
+
+    def stop(self) -> None:
+        """Finish the commit under way, keep what there is, end; without catching up."""
+        self._stopping = True
+        self._interrupt()
+
+    def fail(self, error: Exception) -> None:
+        """Make the actor fail with *error* before its next page: for trying out supervision."""
+        self._failure = error
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    # -- restoring ---------------------------------------------------------------------------
+
+    async def _restore(self) -> None:
+        """Begin from what is kept, or anew."""
+        kept = await self._place.read()
+        if kept is not None and kept.fingerprint != self._fingerprint:
+            if self._services.changed == "refuse":
+                await self._show_kept(kept)
+                raise ModelFaulted(
+                    self.name,
+                    f"what is stored was made by another version of it (at position {kept.position}): raise its version and open with "
+                    'changed="rebuild", or undo the change',
+                )
+            kept = None
+            await self._discard()
+        elif kept is not None and kept.step and self._step_print and kept.step != self._step_print:
+            self._services.warn(self.name, "its step was changed without raising its version: states so far were made by the old one")
+        self.cell.fault = None
+        await self._begin(kept)
+        self.restored_from = self._progress.position
+        self._progress.written = self._progress.position
+
+    async def _begin(self, kept: Checkpoint | None) -> None:
+        raise NotImplementedError
+
+    async def _discard(self) -> None:
+        raise NotImplementedError
+
+    async def _show_kept(self, kept: Checkpoint) -> None:
+        raise NotImplementedError
+
+    # -- a page ------------------------------------------------------------------------------
+
+    async def _apply(self, records: list[Record]) -> Stopped | None:
+        raise NotImplementedError
+
+    def _show(self, records: list[Record], stopped: Stopped | None) -> None:
+        raise NotImplementedError
+
+    def due(self, follower: Follower) -> bool:
+        """Whether what has been folded should be kept now."""
+        raise NotImplementedError
+
+    # -- keeping -----------------------------------------------------------------------------
+
+    async def save(self, fault: str = "") -> bool:
+        """Keep state and cursor in one commit, if there is anything to keep; False when another process has done so meanwhile."""
+        progress = self._progress
+        had_fault = bool(self._place.kept and self._place.kept.fault)
+        if progress.position == progress.written and not fault and not had_fault:
+            return True
+        if not progress.events and not fault and not had_fault and not (self._stopping or progress.worth_writing):
+            return True
+        writes, done = await self._writes()
+        checkpoint = Checkpoint(self._services.backend.id, progress.position, self._fingerprint, self._step_print, fault, self._durable(progress))
+        answer = await self._services.commit([self._place.put(checkpoint), *writes])
+        if isinstance(answer, Conflict):
+            return False
+        stored = answer.parts[0]
+        assert isinstance(stored, Stored)
+        self._place.wrote(checkpoint, stored.revision)
+        progress.wrote()
+        done()
+        return True
+
+    def _durable(self, progress: Progress) -> int:
+        return progress.position
+
+    async def _writes(self) -> tuple[list[Write], Callable[[], None]]:
+        """What is written beside the checkpoint, and what to do once it is durable."""
+        raise NotImplementedError
+
+    def _encode(self, state: Any) -> bytes:
+        """The bytes of a state; the first one in each run is checked for stability."""
+        if not self._checked:
+            self._checked = True
+            return check_stable(self._codec, self.projection.state_type, state, name=self.name)
+        return self._codec.encoder(self.projection.state_type)(state)
+
+    # -- another process owns it -------------------------------------------------------------
+
+    async def _stand_by(self) -> None:
+        """Show what the owner keeps, until stopped."""
+        self._services.warn(self.name, "another process runs it: this one shows what that one keeps")
+        backend = self._services.backend
+        while not self._stopping:
+            revision = await backend.revision()
+            kept = await self._place.read()
+            if kept is not None:
+                await self._show_kept(kept)
+            with trio.CancelScope() as self._waiting:
+                if not self._stopping:
+                    await backend.wait_changed(revision)
+        self._progress.wrote()
+
+
+def final(error: BaseException) -> bool:
+    """Whether restarting cannot help: the projection's own decision, or a fault of the program."""
+    return isinstance(error, ProjectionFailed | ModelFaulted | StateTooLarge | UnstableState | Misuse | WrongStore | Rewound)
+
+
+class SingleActor(ProjectionActor[Projection[Any, Any]]):
+    """A projection with one state: memory is ahead, snapshots are what is durable."""
+
+    def __init__(self, projection: Projection[Any, Any], services: Services, cell: Cell) -> None:
+        super().__init__(projection, services, cell)
+        self.state = projection.initial
+        self._snapshot_bytes = 0
+        self._snapshots: list[Position] = []
+
+    async def _begin(self, kept: Checkpoint | None) -> None:
+        self._snapshots = await self._services.backend.snapshots(self.name)
+        self.state, position, at_us = self.projection.initial, START, 0
+        if kept is not None:
+            for candidate in reversed(self._snapshots):
+                found = await self._try(candidate)
+                if found is not None:
+                    state, snapshot = found
+                    self.state, position, at_us = state, snapshot.position, snapshot.at_us
+                    self._snapshot_bytes = len(snapshot.state)
+                    break
+            if position == kept.durable and kept.position > position:
+                position = Position(kept.position)  # what came after the snapshot was not wanted
+        self._progress = Progress(position, position)
+        self.cell.publish(self.state, position, at_us)
+
+    async def _try(self, position: Position) -> tuple[Any, Snapshot] | None:
+        """The state of the snapshot at *position*, unless it does not verify: then an older one does."""
+        try:
+            snapshot = await self._services.backend.read_snapshot(self.name, at_most=position)
+            if snapshot is None or snapshot.position != position or snapshot.fingerprint != self._fingerprint:
+                return None
+            return self._codec.decoder(self.projection.state_type)(snapshot.state), snapshot
+        except (Corrupt, Unreadable) as error:
+            self._services.warn(self.name, f"its snapshot at position {position} does not verify, an older one is used: {error}")
+            return None
+
+    async def _discard(self) -> None:
+        self._snapshots = await self._services.backend.snapshots(self.name)
+
+    async def _show_kept(self, kept: Checkpoint) -> None:
+        snapshot = await self._services.backend.read_snapshot(self.name)
+        if snapshot is None:
+            return
+        try:
+            state = self._codec.decoder(self.projection.state_type)(snapshot.state)
+        except Unreadable:
+            return
+        self.cell.publish(state, snapshot.position, snapshot.at_us)
+
+    async def _apply(self, records: list[Record]) -> Stopped | None:
+        self.state, stopped = fold_page(self._codec, self.projection.step, self.state, records)
+        return stopped
+
+    def _show(self, records: list[Record], stopped: Stopped | None) -> None:
+        self.cell.publish(self.state, self._progress.position, records[-1].at_us if records else 0)
+
+    def due(self, follower: Follower) -> bool:
+        return snapshots.due(events=self._progress.events, folded_bytes=self._progress.bytes, last_bytes=self._snapshot_bytes)
+
+    def _durable(self, progress: Progress) -> int:
+        if progress.events or self._place.kept is None:
+            return progress.position
+        return self._place.kept.durable
+
+    async def _writes(self) -> tuple[list[Write], Callable[[], None]]:
+        if not self._progress.events:
+            return [], lambda: None
+        raw = self._encode(self.state)
+        limit = self._services.limits.state_bytes
+        if len(raw) > limit:
+            raise StateTooLarge(self.name, len(raw), limit)
+        position = self._progress.position
+        drop = snapshots.to_drop(self._snapshots, position)
+
+        def done() -> None:
+            self._snapshot_bytes = len(raw)
+            self._snapshots = sorted({*(kept for kept in self._snapshots if kept not in drop), position})
+
+        return [SaveSnapshot(self.name, position, self._fingerprint, raw, drop)], done

@@ -1,0 +1,217 @@
+"""A backend that fails when it is told to: around another one, for tests of whatever stands above.
+
+    backend = FaultyBackend(inner)
+    backend.fail("commit", Unavailable("a test"), nth=3)              # before the third commit from now
+    backend.fail("commit", in_doubt, after=True)                      # stored, and then nobody knows
+    backend.fail("read_log", Corrupt("a frame", "a test"), for_good=True)
+    backend.delay("commit", 0.5)
+    backend.cancel("read_stream", scope, after=True)
+    backend.heal()
+
+A fault belongs to a method by name, and strikes at its nth call from the moment the fault was set,
+once or (`for_good`) from then on. *after* means: the call was carried out, only its answer is lost.
+`calls` counts, faults or not. The reads of a view count like those of the store.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from inspect import isfunction
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from perdure.backends.commit import Commit, Committed, Group
+from perdure.backends.errors import InDoubt, Misuse
+from perdure.backends.event import Position, Record
+from perdure.backends.protocol import Backend, Capabilities, Changes, Entry, Page, Reads, Snapshot, StoreStatus, StreamInfo
+from perdure.backends.selector import EVERYTHING, Selector
+
+T = TypeVar("T")
+
+Failure = BaseException | Callable[..., BaseException]
+"""An error, or what makes one from the arguments of the call."""
+
+
+def in_doubt(commits: Sequence[Commit]) -> InDoubt:
+    """The error of a commit whose answer is lost: of the group's first."""
+    return InDoubt(commits[0].id, commits[0].key)
+
+
+@attrs.define
+class _Fault:
+    at_call: int
+    for_good: bool
+    after: bool
+    error: Failure | None = None
+    delay_s: float = 0.0
+    scope: trio.CancelScope | None = None
+
+    def strikes(self, call: int) -> bool:
+        return call >= self.at_call if self.for_good else call == self.at_call
+
+    async def strike(self, args: Sequence[object]) -> None:
+        if self.delay_s:
+            await trio.sleep(self.delay_s)
+        if self.scope is not None:
+            self.scope.cancel()
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if self.error is not None:
+            raise self.error if isinstance(self.error, BaseException) else self.error(*args)
+
+
+class Faults:
+    """Which calls go wrong, and how many there were of each method."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self._faults: dict[str, list[_Fault]] = {}
+
+    def add(self, method: str, nth: int, for_good: bool, after: bool, **what: Any) -> None:
+        """Let the *nth* call of *method* from now go wrong."""
+        if method not in METHODS:
+            raise Misuse(f"a backend has no method {method!r}: it is one of {', '.join(METHODS)}")
+        if nth < 1:
+            raise Misuse(f"nth={nth}: the next call is the first")
+        self._faults.setdefault(method, []).append(_Fault(self.calls[method] + nth, for_good, after, **what))
+
+    def clear(self) -> None:
+        """No call goes wrong any more."""
+        self._faults.clear()
+
+    async def through(self, method: str, args: Sequence[object], call: Callable[[], Awaitable[T]]) -> T:
+        """Make the call, with what is to go wrong before and after it."""
+        self.calls[method] += 1
+        striking = [fault for fault in self._faults.get(method, ()) if fault.strikes(self.calls[method])]
+        for fault in striking:
+            if not fault.after:
+                await fault.strike(args)
+        result = await call()
+        for fault in striking:
+            if fault.after:
+                await fault.strike(args)
+        return result
+
+
+class FaultyReads:
+    """The reads of a store or of a view, by way of *faults*."""
+
+    def __init__(self, reads: Reads, faults: Faults) -> None:
+        self._reads = reads
+        self._faults = faults
+
+    async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
+        read = self._reads.read_stream
+        return await self._faults.through("read_stream", [stream], lambda: read(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward))
+
+    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+        read = self._reads.read_log
+        return await self._faults.through("read_log", [], lambda: read(after=after, limit=limit, bytes_max=bytes_max, where=where))
+
+    async def head(self) -> Position:
+        return await self._faults.through("head", [], self._reads.head)
+
+    async def revision(self) -> int:
+        return await self._faults.through("revision", [], self._reads.revision)
+
+    async def answer(self, id: bytes) -> Committed | None:
+        return await self._faults.through("answer", [id], lambda: self._reads.answer(id))
+
+    async def get(self, bucket: str, key: bytes) -> Entry | None:
+        return await self._faults.through("get", [bucket, key], lambda: self._reads.get(bucket, key))
+
+    async def scan(self, bucket: str, *, prefix: bytes = b"", after: bytes | None = None, limit: int) -> list[Entry]:
+        return await self._faults.through("scan", [bucket], lambda: self._reads.scan(bucket, prefix=prefix, after=after, limit=limit))
+
+    async def read_changes(self, bucket: str, *, after: int, limit: int) -> Changes:
+        return await self._faults.through("read_changes", [bucket], lambda: self._reads.read_changes(bucket, after=after, limit=limit))
+
+    async def read_snapshot(self, name: str, *, at_most: Position | None = None) -> Snapshot | None:
+        return await self._faults.through("read_snapshot", [name], lambda: self._reads.read_snapshot(name, at_most=at_most))
+
+    async def snapshots(self, name: str) -> list[Position]:
+        return await self._faults.through("snapshots", [name], lambda: self._reads.snapshots(name))
+
+    async def stream(self, name: str) -> StreamInfo | None:
+        return await self._faults.through("stream", [name], lambda: self._reads.stream(name))
+
+    async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
+        return await self._faults.through("streams", [], lambda: self._reads.streams(prefix=prefix, after=after, limit=limit))
+
+
+class FaultyBackend(FaultyReads):
+    """See `Backend`: *inner*, and what is told to go wrong. Without faults it keeps every law that *inner* keeps."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner, Faults())
+        self.inner = inner
+
+    # -- what goes wrong ---------------------------------------------------------------------
+
+    def fail(self, method: str, error: Failure, *, nth: int = 1, after: bool = False, for_good: bool = False) -> None:
+        """Raise *error* (or what it makes of the call's arguments) instead of the nth call from now, or *after* it."""
+        self._faults.add(method, nth, for_good, after, error=error)
+
+    def delay(self, method: str, seconds: float, *, nth: int = 1, after: bool = False, for_good: bool = False) -> None:
+        """Wait before the nth call from now, or before its answer."""
+        self._faults.add(method, nth, for_good, after, delay_s=seconds)
+
+    def cancel(self, method: str, scope: trio.CancelScope, *, nth: int = 1, after: bool = False) -> None:
+        """Cancel *scope* just before the nth call from now, or just *after* it."""
+        self._faults.add(method, nth, False, after, scope=scope)
+
+    def heal(self) -> None:
+        """Nothing goes wrong any more."""
+        self._faults.clear()
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How often each method was called."""
+        return self._faults.calls
+
+    # -- the backend -------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.inner.capabilities
+
+    @property
+    def id(self) -> str:
+        return self.inner.id
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        return await self._faults.through("commit", [commits], lambda: self.inner.commit(commits))
+
+    async def wait_beyond(self, position: Position) -> None:
+        await self._faults.through("wait_beyond", [position], lambda: self.inner.wait_beyond(position))
+
+    async def wait_changed(self, revision: int) -> None:
+        await self._faults.through("wait_changed", [revision], lambda: self.inner.wait_changed(revision))
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[FaultyReads]:
+        await self._faults.through("view", [], trio.lowlevel.checkpoint)
+        async with self.inner.view() as view:
+            yield FaultyReads(view, self._faults)
+
+    async def now_us(self) -> int:
+        return await self._faults.through("now_us", [], self.inner.now_us)
+
+    async def maintain(self) -> bool:
+        return await self._faults.through("maintain", [], self.inner.maintain)
+
+    async def verify(self) -> list[str]:
+        return await self._faults.through("verify", [], self.inner.verify)
+
+    async def store_status(self) -> StoreStatus:
+        return await self._faults.through("store_status", [], self.inner.store_status)
+
+    async def aclose(self) -> None:
+        await self._faults.through("aclose", [], self.inner.aclose)
+
+
+METHODS = tuple(name for kind in (Reads, Backend) for name, value in vars(kind).items() if isfunction(value) and not name.startswith("_"))
+"""Every method that a fault may be set for."""

@@ -1,0 +1,55 @@
+"""perdure: the durable substrate that a Python program keeps its truth in. Every public name is here."""
+
+from perdure.actors.fold import Fold, Keyed, Projection
+from perdure.actors.model import AsOf, KeyedEntry, KeyedModel, Model
+from perdure.actors.restart import Restart, Strategy
+from perdure.actors.status import ActorStatus, Lifecycle, What
+from perdure.actors.subscription import Subscription
+from perdure.actors.supervisor import Child, Supervisor
+from perdure.backends.commit import ANY, EXISTS, Append, Appended, Check, Committed, Delete, Put, Stored, Unless
+from perdure.backends.environment import Environment, InlineThreads, TrioThreads
+from perdure.backends.errors import (
+    AlreadyRunning,
+    AskTimeout,
+    ClockAhead,
+    Closed,
+    Compacted,
+    ConditionTooBroad,
+    Conflict,
+    Corrupt,
+    Full,
+    InDoubt,
+    KeyReused,
+    MissingExtra,
+    Misuse,
+    ModelFaulted,
+    PerdureError,
+    ProjectionFailed,
+    Rewound,
+    RuntimeFailed,
+    StateTooLarge,
+    TooLarge,
+    TooManyRestarts,
+    TooNew,
+    Truncated,
+    Unavailable,
+    Unreadable,
+    UnstableState,
+    Unsupported,
+    WrongStore,
+)
+from perdure.backends.event import HEAD, START, Event, Position, Unknown
+from perdure.backends.limits import LIMITS, Limits
+from perdure.backends.schema import NewEvent, event
+from perdure.backends.selector import EVERYTHING, Selector, of
+from perdure.backends.urls import open_backend
+from perdure.runtime.app import App
+from perdure.runtime.encode import traceparent
+from perdure.runtime.kv import Bucket, Changed, KvEntry, Scan
+from perdure.runtime.lifecycle import lifecycle
+from perdure.runtime.open import open_runtime
+from perdure.runtime.runtime import Runtime
+from perdure.runtime.tree import Status
+from perdure.runtime.view import RuntimeView
+
+__all__ = [name for name in sorted(globals()) if not name.startswith("_") and not hasattr(globals()[name], "__path__")]

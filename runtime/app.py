@@ -1,0 +1,56 @@
+"""An app: what a program projects, as a value. Code only; frozen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from perdure.actors.fold import AnyProjection, Keyed, Projection
+from perdure.backends.errors import Misuse
+from perdure.backends.selector import Selector
+
+
+def _projections(values: Iterable[AnyProjection]) -> tuple[AnyProjection, ...]:
+    return tuple(values)
+
+
+@attrs.frozen(kw_only=True)
+class App:
+    """The projections that run while a runtime is open, and events whose classes no projection names.
+
+    Raises:
+      Misuse: two projections of one name, or something that is none.
+    """
+
+    projections: tuple[AnyProjection, ...] = attrs.field(default=(), converter=_projections)
+    events: Selector[Any] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for projection in self.projections:
+            if not isinstance(projection, Projection | Keyed):
+                raise Misuse(f"{projection!r} is no Projection and no Keyed")
+        for name, count in Counter(projection.name for projection in self.projections).items():
+            if count > 1:
+                raise Misuse(f"two projections are named {name!r}: rename one")
+
+    def named(self, name: str) -> AnyProjection:
+        """The projection of that name.
+
+        Raises:
+          Misuse: there is none.
+        """
+        for projection in self.projections:
+            if projection.name == name:
+                return projection
+        known = ", ".join(projection.name for projection in self.projections) or "none"
+        raise Misuse(f"the app has no projection {name!r}; it has: {known}")
+
+    def classes(self) -> tuple[type, ...]:
+        """All event classes it names."""
+        selectors = [projection.events for projection in self.projections]
+        if self.events is not None:
+            selectors.append(self.events)
+        return tuple(dict.fromkeys(cls for selector in selectors for cls in selector.classes))

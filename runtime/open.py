@@ -1,0 +1,121 @@
+"""Opening a runtime: the store, its actors, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import cattrs
+import trio
+
+from perdure.actors.journal import Journal
+from perdure.actors.model import Sources
+from perdure.actors.projection import Changed, Services
+from perdure.actors.ring import Ring
+from perdure.actors.status import Hub, Lifecycle, What
+from perdure.actors.stream import Streams
+from perdure.backends.codec import Codec
+from perdure.backends.environment import Environment
+from perdure.backends.errors import Misuse, PerdureError, RuntimeFailed
+from perdure.backends.limits import LIMITS, Limits
+from perdure.backends.protocol import Backend
+from perdure.backends.urls import open_backend
+from perdure.runtime.app import App
+from perdure.runtime.encode import Encoder
+from perdure.runtime.models import Models
+from perdure.runtime.runtime import Runtime
+from perdure.runtime.tree import Tree
+
+
+@asynccontextmanager
+async def open_runtime(
+    store: str | Backend,
+    app: App | None = None,
+    *,
+    environment: Environment | None = None,
+    limits: Limits = LIMITS,
+    changed: Changed = "refuse",
+    converter: cattrs.Converter | None = None,
+    create: bool = True,
+) -> AsyncIterator[Runtime]:
+    """Open *store* (a URL, or an open backend, which stays open) and run the *app*'s actors while the body runs.
+
+    On entry the store is recovered and every projection of the app stands at its last snapshot.
+    *changed* says what happens to a projection whose stored state another version of it made:
+    "refuse" leaves it readable, faulted; "rebuild" starts it again. *converter* is a cattrs converter
+    with the program's own hooks. On exit what is under way is finished, within `limits.close_s`.
+
+    The nursery inside does not show: the body's exception leaves as it is.
+
+    Raises:
+      RuntimeFailed: a part of the runtime failed; the body was cancelled. If both failed, a group of the two.
+      Misuse, Unavailable, Corrupt, TooNew, ...: the store cannot be opened (see `open_backend`).
+    """
+    if changed not in ("refuse", "rebuild"):
+        raise Misuse(f'changed is "refuse" or "rebuild", not {changed!r}')
+    environment = environment or Environment()
+    if not isinstance(store, str):
+        async with _run(store, app or App(), environment, limits, changed, converter) as rt:
+            yield rt
+        return
+    async with (
+        open_backend(store, environment=environment, limits=limits, create=create) as backend,
+        _run(backend, app or App(), environment, limits, changed, converter) as rt,
+    ):
+        yield rt
+
+
+@asynccontextmanager
+async def _run(
+    backend: Backend, app: App, environment: Environment, limits: Limits, changed: Changed, converter: cattrs.Converter | None
+) -> AsyncIterator[Runtime]:
+    codec = Codec(converter=converter)
+    for cls in app.classes():
+        codec.registry.register(cls)
+    hub = Hub()
+    ring = Ring(limits.ring_bytes)
+    journal = Journal(backend, limits, ring)
+    journal.head = await backend.head()
+    encoder = Encoder(codec, environment, limits, await backend.now_us())
+    streams = Streams(journal, limits)
+    tree = Tree(backend, journal, streams, encoder, environment, limits, hub)
+
+    def warn(name: str, text: str) -> None:
+        hub.publish(Lifecycle(f"projections/{name}", What.WARNED, text, trio.current_time()))
+
+    services = Services(backend, ring, codec, limits, tree.commit_derived, changed, warn)
+    models = Models(services, Sources(backend, codec, limits))
+    rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
+
+    body: BaseException | None = None
+    closing: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            with trio.CancelScope() as scope:
+                tree.on_failure = scope.cancel
+                await tree.start(nursery, models, app.projections)
+                yield rt
+        except BaseException as error:  # noqa: ASYNC103 - raised below, outside the nursery, so that it leaves as it is
+            body = error
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):
+                await tree.close(models, rt._subscriptions.values())
+        except PerdureError as error:
+            closing = error
+        nursery.cancel_scope.cancel()
+    _leave(body, tree.failure or closing)
+
+
+def _leave(body: BaseException | None, failure: BaseException | None) -> None:
+    """Raise what is to leave: the body's own exception, `RuntimeFailed`, or both."""
+    if failure is None:
+        if body is not None:
+            raise body
+        return
+    failed = RuntimeFailed()
+    failed.__cause__ = failure
+    if body is None:
+        raise failed
+    if isinstance(body, Exception):
+        raise ExceptionGroup("the body and the runtime failed", [body, failed])
+    raise body

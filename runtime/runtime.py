@@ -1,0 +1,250 @@
+"""The runtime: thirteen methods, each a delegation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Literal, TypeVar, overload
+
+import attrs
+import trio
+
+from perdure.actors.fold import Fold, Keyed, Projection
+from perdure.actors.follower import Follower
+from perdure.actors.journal import Journal
+from perdure.actors.model import AnyModel, KeyedModel, Model
+from perdure.actors.status import Hub
+from perdure.actors.stream import Streams
+from perdure.actors.subscription import Place, Subscription, start_position
+from perdure.backends.codec import Codec
+from perdure.backends.commit import ANY, Appended, Committed, Conflict, Expect, Expected, check_name
+from perdure.backends.errors import AlreadyRunning, Closed, Misuse, Rewound
+from perdure.backends.event import HEAD, START, Event, Position
+from perdure.backends.limits import Limits
+from perdure.backends.protocol import Backend
+from perdure.backends.selector import EVERYTHING, Selector
+from perdure.runtime import execute as executing
+from perdure.runtime.encode import AnyWrite, Encoder
+from perdure.runtime.kv import Bucket
+from perdure.runtime.log import LogReader, StreamReader, fold_stream
+from perdure.runtime.models import Models
+from perdure.runtime.tree import Status, Tree
+from perdure.runtime.view import RuntimeView
+
+S = TypeVar("S")
+D = TypeVar("D")
+V = TypeVar("V")
+
+
+@attrs.define(eq=False, repr=False)
+class Runtime:
+    """An open store with its actors. Made by `open_runtime`; see there."""
+
+    backend: Backend
+    limits: Limits
+    hub: Hub
+    _codec: Codec
+    _encoder: Encoder
+    _journal: Journal
+    _streams: Streams
+    _models: Models
+    _tree: Tree
+    _buckets: dict[str, Any] = attrs.field(factory=dict)
+    _subscriptions: dict[object, Subscription[Any]] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<runtime on {self.backend!r}>"
+
+    # -- writing -----------------------------------------------------------------------------
+
+    @overload
+    async def append(self, stream: str, events: Sequence[object], *, key: bytes | None = None) -> Appended: ...
+    @overload
+    async def append(
+        self, stream: str, events: Sequence[object], *, expected: int | Literal[Expect.EXISTS, Expect.ANY], key: bytes | None = None
+    ) -> Appended | Conflict: ...
+    async def append(self, stream: str, events: Sequence[object], *, expected: Expected = ANY, key: bytes | None = None) -> Appended | Conflict:
+        """Append *events* to *stream* as one commit, with consecutive seqs.
+
+        An item is an instance of a class marked `@event`, or `NewEvent`. *expected* is the stream's
+        last seq as the caller believes it (0: no such stream), `EXISTS` or `ANY`. On return they are
+        durable and visible to every reader. If cancelled, nothing was stored: once its group is formed
+        the call waits for its answer.
+
+        Raises:
+          Misuse: a bad name, or an event that cannot be encoded; nothing was stored.
+          TooLarge: a name, an event or the commit exceeds its limit; nothing was stored.
+          KeyReused: *key* was used for another content; nothing was stored.
+          Full: the store reached its size limit; nothing was stored.
+          ClockAhead: this machine's clock jumped ahead; nothing was stored.
+          Unavailable: another process writes, or the store is gone; nothing was stored, nothing will be.
+          InDoubt: no answer within `limits.commit_s`; ask again with the same *key*; without one a retry is a new commit.
+          Closed: the runtime was closed before the group was formed; nothing was stored.
+        """
+        answer = await self._streams.commit(stream, self._encoder.append(stream, events, expected, key))
+        return answer.parts[0] if isinstance(answer, Committed) else answer  # type: ignore[return-value]
+
+    async def transact(self, *writes: AnyWrite, key: bytes | None = None) -> Committed | Conflict:
+        """Commit *writes* (`Append`, `Put`, `Delete`, `Check`, `Unless`) whole or not at all.
+
+        `parts` of the answer are those of the appends, puts and deletes, in order. If cancelled,
+        nothing was stored. Raises as `append` does, and:
+          ConditionTooBroad: an `Unless` would examine too much; nothing was stored.
+        """
+        return await self._journal.commit(self._encoder.transact(writes, key))
+
+    async def execute(
+        self,
+        stream: str,
+        fold: Fold[S, D],
+        decide: Callable[..., Sequence[object]],
+        *args: object,
+        key: bytes | None = None,
+        attempts_max: int = 5,
+    ) -> Appended | Conflict:
+        """Fold *stream*, append what `decide(state, *args)` returns with that expectation, again on conflict.
+
+        Payloads none: `Appended` with `first == last + 1`, nothing was stored. After *attempts_max* the
+        last `Conflict` is returned. A known *key* gives its first answer, undecided. Raises as `append`.
+        """
+        return await executing.execute(self, stream, fold, decide, args, key, attempts_max)
+
+    # -- reading -----------------------------------------------------------------------------
+
+    async def fold(self, stream: str, fold: Fold[S, D]) -> tuple[S, int]:
+        """The state of *stream* and its last seq (0 while it has no event).
+
+        Raises:
+          ProjectionFailed: an event could not be read or folded; the cause says why.
+        """
+        return await fold_stream(self.backend, self._codec, self.limits, stream, fold)
+
+    def read(self, stream: str, *, after: int = 0, limit: int | None = None, backward: bool = False) -> AsyncIterator[Event[object]]:
+        """The stream's events with a seq beyond *after*; *backward*: below *after* (0: from the end), newest first.
+
+        Ends at the end it finds. Raises while iterating:
+          Unreadable: an event does not fit its class. Truncated: what was asked for has been cut.
+        """
+        return StreamReader(self.backend, self._codec, self.limits, stream, after=after, limit=limit, backward=backward)
+
+    def read_all(self, events: Selector[D] = EVERYTHING, *, after: Position = START, limit: int | None = None) -> LogReader[D]:
+        """The selected events beyond position *after*, in order, to the head it finds.
+
+        Raises while iterating:
+          Unreadable: an event does not fit its class. Rewound: *after* is beyond the head.
+        """
+        self._register(events)
+        return LogReader(self.backend, self._codec, self.limits, events, after=after, limit=limit)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, events: Selector[D], *, after: Position = HEAD, name: str | None = None
+    ) -> AsyncIterator[Subscription[D]]:
+        """An iterator over the selected events beyond *after* (HEAD: those to come), in order, without a gap, for ever.
+
+        Asking for the next event says that the last one is done. With a *name* its place is kept in the
+        store, at most every second and at the end: the last commit of which all is done; the kept place
+        goes before *after*. The iteration ends when the runtime closes.
+
+        Raises:
+          AlreadyRunning: the name is in use in this runtime, or another process moves its place.
+          Rewound: *after* or the kept place is beyond the head.
+          WrongStore: the kept place belongs to another store.
+        """
+        self._register(events)
+        if name is not None:
+            check_name("subscription name", name, 128, own=False)
+            if any(other.name == name for other in self._subscriptions.values()):
+                raise AlreadyRunning(name)
+        head = await self.backend.head()
+        place, start = None, start_position(after, head)
+        if name is not None:
+            place = Place(f"subscription {name}", self.backend)
+            kept = await place.read()
+            start = start if kept is None else Position(kept.position)
+        if start > head:
+            raise Rewound(head)
+        follower = Follower(self.backend, self._journal.ring, events, start, self.limits)
+        subscription: Subscription[D] = Subscription(
+            follower,
+            self._codec,
+            place=place,
+            commit=self._tree.commit_derived,
+            store=self.backend.id,
+            name=name or "",
+        )
+        token = object()
+        self._subscriptions[token] = subscription
+        try:
+            yield subscription
+        finally:
+            try:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.ask_s):
+                    await subscription.save()
+            except Closed:
+                pass
+            finally:
+                del self._subscriptions[token]
+
+    def kv(self, bucket: str, type: type[V]) -> Bucket[V]:
+        """The bucket of that name, whose values are of *type*.
+
+        Raises:
+          Misuse: a bad name, a type that cannot be stored, or the bucket was opened here with another type.
+        """
+        known = self._buckets.get(bucket)
+        if known is None:
+            check_name("bucket name", bucket, self.limits.bucket_bytes, own=False)
+            known = self._buckets[bucket] = Bucket(
+                bucket,
+                type,
+                backend=self.backend,
+                codec=self._codec,
+                limits=self.limits,
+                propose=lambda writes: self._encoder.transact(writes, None),
+                commit=self._journal.commit,
+            )
+        elif known.type != type:
+            raise Misuse(f"bucket {bucket!r} is of {known.type!r} here, not of {type!r}: a bucket has one type")
+        return known  # type: ignore[no-any-return]
+
+    @overload
+    def model(self, projection: Projection[S, Any]) -> Model[S]: ...
+    @overload
+    def model(self, projection: Keyed[S, Any]) -> KeyedModel[S]: ...
+    def model(self, projection: Projection[Any, Any] | Keyed[Any, Any]) -> AnyModel:
+        """A typed handle that reads the projection's model, wherever it runs.
+
+        One that nobody here runs answers from what is kept: `await model.refresh()` first.
+        """
+        return self._models.handle(projection)
+
+    async def project(
+        self, projection: Projection[Any, Any] | Keyed[Any, Any], *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run *projection* here, in the caller's own nursery: `model = await nursery.start(rt.project, P)`.
+
+        Raises:
+          ProjectionFailed: an event could not be folded; the cause is attached.
+          AlreadyRunning: it runs in this runtime.
+          ModelFaulted: what is stored was made by another version of it.
+        """
+        await self._models.project(projection, task_status)
+
+    async def head(self) -> Position:
+        """The last position; 0 while the log is empty."""
+        return await self.backend.head()
+
+    def view(self) -> AbstractAsyncContextManager[RuntimeView]:
+        """Reads that all stand at one position, for `limits.view_s` at most; then the body is cancelled and `Closed` raised."""
+        return RuntimeView.open(self.backend, self._codec, self.limits, self._register)
+
+    def status(self) -> Status:
+        """The tree of actors, as values."""
+        return self._tree.status(self._streams, self._models, self._subscriptions.values())
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _register(self, events: Selector[Any]) -> None:
+        for cls in events.classes:
+            self._codec.registry.register(cls)

@@ -1,0 +1,185 @@
+"""The supervision tree as one list, its order of closing, and its status as values.
+
+    journal       every commit goes through it; its failure is the runtime's
+    streams       a stream actor per stream in use, ending when idle
+    upkeep        merges and forgets while the journal is idle
+    projections   one child per projection of the app, one_for_one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from perdure.actors.journal import Journal, JournalStatistics, upkeep
+from perdure.actors.mailbox import current_actor
+from perdure.actors.restart import Restart
+from perdure.actors.status import ActorStatus, Hub
+from perdure.actors.stream import Streams
+from perdure.actors.subscription import Subscription
+from perdure.actors.supervisor import Child, Supervisor
+from perdure.backends.commit import Committed, Conflict, Write
+from perdure.backends.environment import Environment
+from perdure.backends.event import Position
+from perdure.backends.limits import Limits
+from perdure.backends.protocol import Backend
+from perdure.runtime.encode import Encoder
+
+if TYPE_CHECKING:
+    from perdure.runtime.models import Models, Running
+
+
+@attrs.frozen
+class Status:
+    """A runtime, as values: where its log ends as far as it knows, its journal's numbers, and the tree."""
+
+    store: str
+    head: Position
+    journal: JournalStatistics
+    ring_bytes: int
+    loop_stall_max_s: float
+    root: ActorStatus
+
+    def find(self, name: str) -> ActorStatus | None:
+        """The actor of that name."""
+        return self.root.find(name)
+
+
+class Tree:
+    """Starts, watches and closes the parts of a runtime."""
+
+    def __init__(self, backend: Backend, journal: Journal, streams: Streams, encoder: Encoder, environment: Environment, limits: Limits, hub: Hub) -> None:
+        self._backend = backend
+        self._journal = journal
+        self._streams = streams
+        self._encoder = encoder
+        self._environment = environment
+        self._limits = limits
+        self._hub = hub
+        self._projections: Supervisor | None = None
+        self._upkeep: Supervisor | None = None
+        self._journal_ended = trio.Event()
+        self._stall_s = 0.0
+        self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+
+    async def commit_derived(self, writes: list[Write]) -> Committed | Conflict:
+        """Commit perdure's own writes."""
+        return await self._journal.commit(self._encoder.own(writes), derived=True)
+
+    # -- starting ----------------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery, models: Models, projections: Iterable[Any]) -> None:
+        """Start everything, in order."""
+        nursery.start_soon(self._guard, self._run_journal, name="journal")
+        await nursery.start(self._streams.run)
+        jitter, publish = self._environment.jitter, self._hub.publish
+        self._upkeep = Supervisor("upkeep", [Child("merge", self._run_upkeep, Restart.PERMANENT)], jitter=jitter, publish=publish)
+        nursery.start_soon(self._guard, self._upkeep.run, name="upkeep")
+        nursery.start_soon(self._watch_loop)
+        children = [models.child(projection) for projection in projections]
+        self._projections = Supervisor("projections", children, jitter=jitter, publish=publish, grace_s=self._limits.close_s)
+        started = trio.Event()
+        nursery.start_soon(self._guard, self._run_projections, started, name="projections")
+        await started.wait()
+
+    async def _guard(self, run: Callable[..., Any], *args: Any) -> None:
+        """What fails here fails the runtime."""
+        try:
+            await run(*args)
+        except Exception as error:
+            self.failure = self.failure or error
+            self.on_failure()
+
+    async def _run_journal(self) -> None:
+        current_actor.set("journal")
+        try:
+            await self._journal.run()
+        finally:
+            self._journal_ended.set()
+
+    async def _run_upkeep(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await upkeep(self._backend, self._journal)
+
+    async def _run_projections(self, started: trio.Event) -> None:
+        assert self._projections is not None
+        try:
+            await self._projections.run(task_status=_Started(started))
+        finally:
+            started.set()
+
+    async def _watch_loop(self) -> None:
+        """The longest time for which the loop did not turn."""
+        while True:
+            due = trio.current_time() + 0.1
+            await trio.sleep_until(due)
+            self._stall_s = max(self._stall_s, trio.current_time() - due)
+
+    # -- closing -----------------------------------------------------------------------------
+
+    async def close(self, models: Models, subscriptions: Iterable[Subscription[Any]]) -> None:
+        """Intake, subscriptions, projections, the journal's last group: each step in order, none without end."""
+        self._streams.close()
+        self._journal.close_intake()
+        for subscription in list(subscriptions):
+            subscription.stop()
+        models.stop()
+        if self._upkeep is not None:
+            await self._upkeep.stop()
+        if self._projections is not None:
+            await self._projections.stop()
+        self._journal.close()
+        await self._journal_ended.wait()
+
+    # -- status ------------------------------------------------------------------------------
+
+    def status(self, streams: Streams, models: Models, subscriptions: Iterable[Subscription[Any]]) -> Status:
+        """See `Runtime.status`."""
+        head = max([self._journal.head, *(running.cell.position for running in models.all())])
+        journal = self._journal.statistics()
+        children = (
+            ActorStatus("journal", "failed" if self._journal.failure else "running", mailbox=journal.waiting, position=head),
+            ActorStatus(
+                "streams", "running", children=tuple(ActorStatus(f"stream {name}", "running", mailbox=depth) for name, depth in streams.depths().items())
+            ),
+            ActorStatus("projections", "running", children=tuple(self._projection(running, head) for running in models.all())),
+            ActorStatus(
+                "subscriptions",
+                "running",
+                children=tuple(
+                    ActorStatus(one.name or "(unnamed)", "running", position=one.done, lag_events=max(0, head - one.done)) for one in subscriptions
+                ),
+            ),
+        )
+        return Status(self._backend.id, head, journal, self._journal.ring.bytes, self._stall_s, ActorStatus("runtime", "running", children=children))
+
+    def _projection(self, running: Running, head: Position) -> ActorStatus:
+        cell, actor, name = running.cell, running.actor, running.projection.name
+        state, restarts, error = ("running" if cell.running else "stopped"), 0, cell.fault
+        if self._projections is not None and name in self._projections.names:
+            state, restarts, last = self._projections.slot(name)
+            error = error or (str(last) if last is not None else None)
+        lag = max(0, head - cell.position)
+        behind_s = max(0.0, (self._environment.clock() - cell.at_us) / 1e6) if lag and cell.at_us else 0.0
+        return ActorStatus(
+            name,
+            "faulted" if cell.fault is not None else state,
+            mailbox=actor.mailbox.depth,
+            position=cell.position,
+            lag_events=lag,
+            lag_s=behind_s,
+            restarts=restarts,
+            last_error=error,
+        )
+
+
+class _Started:
+    def __init__(self, event: trio.Event) -> None:
+        self._event = event
+
+    def started(self, value: Any = None) -> None:
+        self._event.set()

@@ -1,0 +1,389 @@
+"""Backends that are broken on purpose, each in one way: the laws must catch every one of them.
+
+Most stand around an honest store in memory (`FaultyBackend` without faults is a transparent wrapper),
+some change one step of `OrderedBackend`. A store of a liar keeps what it holds by its name, so that
+what is opened again is the same store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from perdure.backends import tables
+from perdure.backends.commit import ANY, Append, Commit, Committed, Delete, Group, Put, Write
+from perdure.backends.engine import Decisions, decide, needs
+from perdure.backends.environment import Environment, InlineThreads
+from perdure.backends.errors import Closed, Conflict, KeyReused, PerdureError
+from perdure.backends.event import Position, Record
+from perdure.backends.faulty import FaultyBackend
+from perdure.backends.memory import MemoryMap
+from perdure.backends.ordered import OrderedBackend, OrderedReads
+from perdure.backends.protocol import Backend, Capabilities, ChangedEntry, Changes, Entry, Page, Snapshot
+from perdure.backends.selector import EVERYTHING, Selector
+from perdure.backends.tables import Writer
+
+
+class LastingMap(MemoryMap):
+    """Memory that outlives its backend, as a disk would."""
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Honest(OrderedBackend):
+    """What the liars are made of; it keeps all laws, durable in that its map outlives it."""
+
+    def __init__(self, rows: MemoryMap) -> None:
+        super().__init__(rows, url="liar:", capabilities=Capabilities(durable=False), environment=Environment(threads=InlineThreads()))
+
+
+class Liar(FaultyBackend):
+    """Around an honest store in memory."""
+
+    def __init__(self, rows: MemoryMap) -> None:
+        super().__init__(Honest(rows))
+
+
+class Durable(Liar):
+    """One that claims to be durable, too."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(durable=True)
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+class AcknowledgesBeforeCommit(Liar):
+    """Answers at once, and stores when the next commit comes."""
+
+    def __init__(self, rows: MemoryMap) -> None:
+        super().__init__(rows)
+        self._owed: list[Commit] = []
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        if self._owed:
+            await self.inner.commit(self._owed)
+        self._owed = list(commits)
+        dry = FaultyBackend(Honest(_copy(self.inner)))
+        return await dry.commit(commits)
+
+
+def _copy(backend: Backend) -> MemoryMap:
+    rows = MemoryMap(backend.id)
+    rows._tables = {name: table.copy() for name, table in backend._store._tables.items()}  # type: ignore[attr-defined]
+    return rows
+
+
+class LosesAtClose(Durable):
+    """Claims durability, and forgets the last commit when it is closed."""
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        self._before = _copy(self.inner)._tables
+        return await super().commit(commits)
+
+    async def aclose(self) -> None:
+        if hasattr(self, "_before"):
+            self.inner._store._tables = self._before  # type: ignore[attr-defined]
+        await super().aclose()
+
+
+class TwoWinners(Liar):
+    """Looks whether the expectations hold, lets others run, then writes without looking again."""
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        dry = await Honest(_copy(self.inner)).commit(commits)
+        await trio.sleep(0)
+        if any(isinstance(answer, Conflict) for answer in dry.answers):
+            return await super().commit(commits)
+        return await super().commit([attrs.evolve(commit, writes=tuple(_careless(write) for write in commit.writes)) for commit in commits])
+
+
+def _careless(write: Write) -> Write:
+    return attrs.evolve(write, expected=ANY) if isinstance(write, Append | Put | Delete) else write
+
+
+class SwallowsConflicts(Liar):
+    """Says that all went well."""
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        group = await super().commit(commits)
+        return attrs.evolve(group, answers=[Committed(None, ()) if isinstance(answer, Conflict) else answer for answer in group.answers])
+
+
+class SwallowsErrors(Liar):
+    """Takes a read that failed for one that found nothing."""
+
+    async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
+        try:
+            return await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
+        except PerdureError:
+            return []
+
+
+class OneBadCommitFailsItsGroup(Honest):
+    """An engine that takes a group for one transaction."""
+
+    def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
+        super()._decide_and_write(commits, out, writer)
+        bad = [answer for answer in out[0].answers if not isinstance(answer, Committed)]
+        if bad:
+            self._forget()
+            out[0].answers[:] = [bad[0]] * len(commits)
+            raise _Undone
+
+    def _commit(self, commits: Sequence[Commit]) -> Group:
+        try:
+            return super()._commit(commits)
+        except _Undone:
+            dry: list[Decisions] = []
+            self._store.write(lambda writer: dry.append(decide(commits, tables.facts(writer, _loaded(writer), needs(commits)))))
+            bad = next(answer for answer in dry[0].answers if not isinstance(answer, Committed))
+            return Group(dry[0].follows, [bad] * len(commits))
+
+
+class _Undone(Exception):  # noqa: N818
+    """Takes the batch back."""
+
+
+def _loaded(writer: Writer) -> tables.Cache:
+    cache = tables.Cache()
+    cache.load(writer)
+    return cache
+
+
+class AnswersKeyForOtherContent(Liar):
+    """Knows a key when it sees one, and looks no further."""
+
+    def __init__(self, rows: MemoryMap) -> None:
+        super().__init__(rows)
+        self._known: dict[bytes, Committed] = {}
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        group = await super().commit(commits)
+        answers = [self._known[commit.key] if isinstance(answer, KeyReused) and commit.key else answer for commit, answer in zip(commits, group.answers, strict=True)]
+        self._known.update({commit.key: answer for commit, answer in zip(commits, answers, strict=True) if commit.key and isinstance(answer, Committed)})
+        return attrs.evolve(group, answers=answers)
+
+
+class KeepsConflicts(Liar):
+    """Remembers a conflict under its key, for ever."""
+
+    def __init__(self, rows: MemoryMap) -> None:
+        super().__init__(rows)
+        self._known: dict[bytes, Conflict] = {}
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        if len(commits) == 1 and commits[0].key in self._known:
+            return Group(await self.inner.head(), [self._known[commits[0].key]])
+        group = await super().commit(commits)
+        self._known.update({commit.key: answer for commit, answer in zip(commits, group.answers, strict=True) if commit.key and isinstance(answer, Conflict)})
+        return group
+
+
+class RevisionsComeBack(Honest):
+    """Counts down when the newest entry is deleted."""
+
+    def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
+        super()._decide_and_write(commits, out, writer)
+        last = out[0].changes[-1] if out[0].changes else None
+        if last is not None and last.value is None:
+            self._cache.revision -= 1
+            tables.write_meta(writer, "revision", self._cache.revision)
+
+
+class TimeGoesBack(Liar):
+    """Takes whatever time is proposed."""
+
+    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where)
+        return attrs.evolve(page, records=[_at(record, record.at_us - record.position) for record in page.records])
+
+
+def _at(record: Record, at_us: int) -> Record:
+    fields = {name: getattr(record, name) for name in Record.__struct_fields__}
+    return Record(**{**fields, "at_us": at_us})
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+class EndsPagesInsideCommits(Liar):
+    """Takes `limit` by the word."""
+
+    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where)
+        if len(page.records) <= limit:
+            return page
+        return Page(page.records[:limit], page.records[limit - 1].position, page.head)
+
+
+class UnorderedPages(Liar):
+    """Gives a page stream by stream."""
+
+    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where)
+        return attrs.evolve(page, records=sorted(page.records, key=lambda record: (record.stream, record.seq)))
+
+
+class SkipsOverTheUnread(Liar):
+    """Says that it looked as far as the head, whatever it read."""
+
+    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where)
+        return attrs.evolve(page, examined=page.head)
+
+
+class StaleSnapshot(Liar):
+    """Remembers the snapshot it read first."""
+
+    def __init__(self, rows: MemoryMap) -> None:
+        super().__init__(rows)
+        self._known: dict[str, Snapshot | None] = {}
+
+    async def read_snapshot(self, name: str, *, at_most: Position | None = None) -> Snapshot | None:
+        found = self._known.get(name) or await super().read_snapshot(name, at_most=at_most)
+        self._known[name] = found
+        return found
+
+
+class ForgetsDeletes(Liar):
+    """Tells watchers only of what is there."""
+
+    async def read_changes(self, bucket: str, *, after: int, limit: int) -> Changes:
+        found = await super().read_changes(bucket, after=after, limit=limit)
+        return attrs.evolve(found, changes=[change for change in found.changes if change.value is not None])
+
+
+class TellsOldRevisions(Liar):
+    """Tells each change with the key's newest value but every revision it ever had."""
+
+    async def read_changes(self, bucket: str, *, after: int, limit: int) -> Changes:
+        found = await super().read_changes(bucket, after=after, limit=limit)
+        return attrs.evolve(found, changes=[ChangedEntry(change.key, max(after + 1, change.revision - 1), change.value) for change in found.changes])
+
+
+class ShowsDeletedEntries(Liar):
+    """Gives the value of a deleted key from a cache that nobody told."""
+
+    def __init__(self, rows: MemoryMap) -> None:
+        super().__init__(rows)
+        self._known: dict[tuple[str, bytes], Entry] = {}
+
+    async def get(self, bucket: str, key: bytes) -> Entry | None:
+        found = await super().get(bucket, key)
+        if found is not None:
+            self._known[bucket, key] = found
+        return found or self._known.get((bucket, key))
+
+
+class MovingView(Liar):
+    """A view that is the store itself."""
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[Any]:
+        async with self.inner.view():
+            yield self.inner
+
+
+class EndlessView(Liar):
+    """A view that nobody cuts."""
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[Any]:
+        with self.inner._store.hold() as reader:  # type: ignore[attr-defined]
+            yield OrderedReads(lambda fn: fn(reader), self.inner._known_types)  # type: ignore[attr-defined]
+
+
+# -- waiting and closing ---------------------------------------------------------------------
+
+
+class LosesWakeUps(Liar):
+    """Looks, lets others run, and only then listens."""
+
+    async def wait_beyond(self, position: Position) -> None:
+        head = await self.head()
+        if head <= position:
+            await trio.sleep(0)
+            await self.inner._news.park()  # type: ignore[attr-defined]
+
+
+class WakesForNothing(Liar):
+    """Wakes followers of the log for anything that is committed."""
+
+    async def wait_beyond(self, position: Position) -> None:
+        if await self.head() <= position:
+            await self.inner._news.park()  # type: ignore[attr-defined]
+
+
+class GoesOnAfterClose(Liar):
+    """Closes nothing."""
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class ClosesOnce(Liar):
+    """Refuses to be closed again."""
+
+    async def aclose(self) -> None:
+        if getattr(self, "_gone", False):
+            raise Closed("this store")
+        self._gone = True
+        await super().aclose()
+
+
+LIARS: dict[str, tuple[Callable[[MemoryMap], Backend], str]] = {
+    "ack before commit": (AcknowledgesBeforeCommit, "what-was-answered-is-seen"),
+    "ack of what closing loses": (LosesAtClose, "all-is-there-again"),
+    "two winners": (TwoWinners, "of-two-appenders-one-wins"),
+    "swallowed conflict": (SwallowsConflicts, "a-stream-is-not-as-expected"),
+    "swallowed error": (SwallowsErrors, "a-closed-store-says-so"),
+    "lost wake-up": (LosesWakeUps, "no-wake-up-is-lost"),
+    "wake-up for nothing": (WakesForNothing, "what-has-no-events-wakes-no-follower"),
+    "a page that ends inside a commit": (EndsPagesInsideCommits, "a-page-holds-whole-commits"),
+    "unordered pages": (UnorderedPages, "pages-give-everything-once"),
+    "a cursor beyond what was read": (SkipsOverTheUnread, "pages-give-everything-once"),
+    "revisions that come back after a delete": (RevisionsComeBack, "a-revision-never-comes-back"),
+    "a key answered for other content": (AnswersKeyForOtherContent, "a-key-is-not-for-other-content"),
+    "a conflict kept under its key": (KeepsConflicts, "conflicts-are-decided-anew"),
+    "a stale snapshot": (StaleSnapshot, "a-snapshot-is-never-stale"),
+    "an engine that lets one bad commit fail its group": (OneBadCommitFailsItsGroup, "one-bad-commit-fails-alone"),
+    "time that goes back": (TimeGoesBack, "time-never-goes-back"),
+    "changes without deletes": (ForgetsDeletes, "changes-are-coalesced"),
+    "changes of other revisions": (TellsOldRevisions, "a-change-has-its-own-value"),
+    "entries that outlive their delete": (ShowsDeletedEntries, "an-entry-has-its-revision"),
+    "a view that moves": (MovingView, "a-view-stands-still"),
+    "a view without an end": (EndlessView, "a-view-ends"),
+    "a store that is never closed": (GoesOnAfterClose, "a-closed-store-says-so"),
+    "a store that is closed only once": (ClosesOnce, "closing-twice-is-closing-once"),
+}
+"""What each does, and the law that must catch it."""
+
+
+class LiarStores:
+    """See `Stores`: each name keeps its rows, for liars that claim to be durable."""
+
+    def __init__(self, make: Callable[[MemoryMap], Backend]) -> None:
+        self._make = make
+        self._kept: dict[str, MemoryMap] = {}
+
+    @asynccontextmanager
+    async def open(self, name: str) -> AsyncIterator[Backend]:
+        rows = self._kept.setdefault(name, MemoryMap(Environment().ids().hex()))
+        backend = self._make(rows)
+        if not backend.capabilities.durable:
+            rows.__init__(Environment().ids().hex())  # type: ignore[misc]
+        try:
+            yield backend
+        finally:
+            try:
+                await backend.aclose()
+            except Closed:
+                pass

@@ -1,0 +1,149 @@
+"""Every deliberate liar is caught by the law that is named for it; the honest store they are made of breaks none."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from perdure.backends.conformance import CHECKS, run_checks
+from perdure.backends.conformance.law import Desk, appending
+from perdure.backends.errors import Corrupt, InDoubt, Misuse, Unavailable
+from perdure.backends.faulty import METHODS, FaultyBackend, in_doubt
+from perdure.backends.memory import open_memory
+
+NAMES = [
+    "ack before commit",
+    "ack of what closing loses",
+    "two winners",
+    "swallowed conflict",
+    "swallowed error",
+    "lost wake-up",
+    "wake-up for nothing",
+    "a page that ends inside a commit",
+    "unordered pages",
+    "a cursor beyond what was read",
+    "revisions that come back after a delete",
+    "a key answered for other content",
+    "a conflict kept under its key",
+    "a stale snapshot",
+    "an engine that lets one bad commit fail its group",
+    "time that goes back",
+    "changes without deletes",
+    "changes of other revisions",
+    "entries that outlive their delete",
+    "a view that moves",
+    "a view without an end",
+    "a store that is never closed",
+    "a store that is closed only once",
+]
+
+
+@pytest.fixture
+def liars(load):
+    return load("tests/backends/liars.py")
+
+
+def test_every_liar_is_tried(liars):
+    assert list(liars.LIARS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_liar_is_caught(name, liars, autojump_clock):
+    make, law = liars.LIARS[name]
+
+    board = await run_checks(liars.LiarStores(make), only=[law])
+
+    assert [score.law.name for score in board.failed] == [law]
+
+
+async def test_what_the_liars_are_made_of_is_honest(liars, autojump_clock):
+    board = await run_checks(liars.LiarStores(liars.Liar))
+
+    assert [(score.law.name, score.broken) for score in board.failed] == []
+
+
+def test_each_law_has_a_name_of_its_own():
+    names = [law.name for law in CHECKS]
+
+    assert len(set(names)) == len(names)
+
+
+# -- the faulty wrapper ----------------------------------------------------------------------
+
+
+@pytest.fixture
+async def faulty():
+    return FaultyBackend(open_memory())
+
+
+async def test_a_fault_before_a_commit_stores_nothing(faulty):
+    faulty.fail("commit", Unavailable("a test"), nth=2)
+
+    await Desk(faulty).append("a")
+    with pytest.raises(Unavailable):
+        await Desk(faulty).append("a")
+    await Desk(faulty).append("b")
+
+    assert [record.stream for record in await Desk(faulty).log()] == ["a", "b"]
+
+
+async def test_a_fault_after_a_commit_loses_only_its_answer(faulty):
+    faulty.fail("commit", in_doubt, after=True)
+
+    with pytest.raises(InDoubt) as caught:
+        await Desk(faulty).ask(appending("a"), key=b"once")
+
+    assert caught.value.key == b"once"
+    assert await faulty.answer(caught.value.id) == await Desk(faulty).ask(appending("a"), key=b"once")
+
+
+async def test_a_fault_for_good_lasts_until_it_is_healed(faulty):
+    faulty.fail("read_log", Corrupt("a frame", "a test"), nth=2, for_good=True)
+
+    assert await Desk(faulty).log() == []
+    for _ in range(3):
+        with pytest.raises(Corrupt):
+            await Desk(faulty).log()
+    faulty.heal()
+
+    assert await Desk(faulty).log() == []
+    assert faulty.calls["read_log"] == 5
+
+
+async def test_a_delay_takes_its_time(faulty, autojump_clock):
+    faulty.delay("commit", 3, nth=1)
+    faulty.delay("commit", 4, nth=1, after=True)
+
+    await Desk(faulty).append("a")
+
+    assert trio.current_time() == pytest.approx(7)
+
+
+@pytest.mark.parametrize(("after", "stored"), [(False, 0), (True, 1)])
+async def test_a_cancellation_strikes_before_or_after(faulty, after, stored):
+    with trio.CancelScope() as scope:
+        faulty.cancel("commit", scope, after=after)
+        await Desk(faulty).append("a")
+
+    assert scope.cancelled_caught
+    assert await faulty.head() == stored
+
+
+async def test_the_reads_of_a_view_go_wrong_too(faulty):
+    faulty.fail("get", Unavailable("a test"))
+
+    async with faulty.view() as view:
+        with pytest.raises(Unavailable):
+            await view.get("k", b"x")
+
+        assert await view.get("k", b"x") is None
+
+
+async def test_a_fault_needs_a_method_and_a_call(faulty):
+    with pytest.raises(Misuse):
+        faulty.fail("append", Unavailable("a test"))
+    with pytest.raises(Misuse):
+        faulty.fail("commit", Unavailable("a test"), nth=0)
+    for method in METHODS:
+        faulty.fail(method, Unavailable("a test"), nth=9)

@@ -114,7 +114,7 @@ def fingerprint(projection: AnyProjection, codec: Codec) -> str:
 
 def step_print(projection: AnyProjection) -> str:
     """A digest of the syntax tree of `step` (and `key`), without docstrings and places; '' where the source is not to be had."""
-    functions = [projection.step, *([projection.key] if isinstance(projection, Keyed) else [])]
+    functions: list[Callable[..., Any]] = [projection.step, *([projection.key] if isinstance(projection, Keyed) else [])]
     try:
         trees = [_tree(function) for function in functions]
     except (OSError, TypeError, SyntaxError):
@@ -146,7 +146,7 @@ def fold_page(codec: Codec, step: Callable[[Any, Event[Any]], Any], state: Any, 
         return _fold_slowly(codec, step, state, records)
     event = None
     try:
-        for event in events:  # noqa: B007 - the one at which it failed is wanted
+        for event in events:
             state = step(state, event)
     except Exception as error:
         assert event is not None

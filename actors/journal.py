@@ -63,7 +63,9 @@ class Journal:
         self._bytes = 0
         self._room = trio.lowlevel.ParkingLot()
         self._task: trio.lowlevel.Task | None = None
-        self._closing = False
+        self._refuses = False
+        """Callers get `Closed`; derived commits still pass."""
+        self._ending = False
         self._in_flight: tuple[float, Sequence[Request]] | None = None
         self._groups = self._commits = 0
         self._flush_s = self._flush_max_s = 0.0
@@ -96,7 +98,7 @@ class Journal:
         Raises:
           Closed: the journal takes no more.
         """
-        if self._closing and not derived:
+        if self._ending or (self._refuses and not derived):
             raise Closed("the runtime")
         (self._derived if derived else self._callers).append(request)
         self._bytes += request.commit.size_bytes
@@ -106,7 +108,7 @@ class Journal:
     async def wait_room(self) -> None:
         """Return when less waits than `limits.journal_bytes`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self.full and not self._closing:
+        while self.full and not self._refuses:
             await self._room.park()
 
     @property
@@ -129,7 +131,7 @@ class Journal:
                     group = batch.next_group(self._callers, self._derived, self._limits, self._take)
                     if group:
                         await self._flush(group)
-                    elif self._closing and not (self._callers or self._derived):
+                    elif self._ending and not (self._callers or self._derived):
                         break
                     if self._room:
                         self._room.unpark_all()
@@ -143,12 +145,12 @@ class Journal:
 
     async def _wait_work(self) -> None:
         """Park while nothing waits; with only derived commits, for about one flush."""
-        if self._callers or self._closing:
+        if self._callers or self._ending:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         if not self._derived:
             await self._park()
-        if self._derived and not self._callers and not self._closing:
+        if self._derived and not self._callers and not self._ending:
             self._rides = True
             with trio.move_on_after(batch.ride_s(self._flush_mean_s)):
                 await self._park()
@@ -228,7 +230,7 @@ class Journal:
 
     def close_intake(self) -> None:
         """Callers get `Closed` from now on, and those in no group yet; derived commits still pass."""
-        self._closing = True
+        self._refuses = True
         for request in self._callers:
             if request.stage is Stage.WAITING:
                 request.answer(outcome.Error(Closed("the runtime")))
@@ -239,11 +241,11 @@ class Journal:
 
     def close(self) -> None:
         """After the last group of what waits, `run` ends."""
-        self._closing = True
+        self._refuses = self._ending = True
         self._wake()
 
     def _refuse_rest(self) -> None:
-        self._closing = True
+        self._refuses = self._ending = True
         for request in (*self._callers, *self._derived):
             request.answer(outcome.Error(Closed("the runtime")))
         self._callers.clear()

@@ -75,7 +75,7 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
 
     def _keys(self, events: Sequence[Event[Any]]) -> tuple[list[tuple[Event[Any], tuple[str, ...]]], Stopped | None]:
         """The keys of each event, up to one where they cannot be told."""
-        keyed = []
+        keyed: list[tuple[Event[Any], tuple[str, ...]]] = []
         for event in events:
             try:
                 keys = keys_of(self.projection, event)

@@ -6,7 +6,8 @@ handle that reads a cell, or, where nobody in this process runs the projection, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -19,9 +20,9 @@ from perdure.actors.fold import Keyed, Projection, Stopped, fold_page, keys_of
 from perdure.actors.mailbox import current_actor
 from perdure.backends.codec import Codec
 from perdure.backends.errors import Misuse, ModelFaulted, ProjectionFailed, TooLarge
-from perdure.backends.event import START, Event, Position, Record, to_us
+from perdure.backends.event import START, Position, Record, to_us
 from perdure.backends.limits import Limits
-from perdure.backends.protocol import Backend, Reads
+from perdure.backends.protocol import Backend, Entry, Reads
 from perdure.backends.selector import Selector
 
 S = TypeVar("S")
@@ -38,17 +39,17 @@ class Cell:
         self.fault: str | None = None
         self.running = False
         self.loaded = False
-        self.touched: dict[str, None] = {}
-        """Keys changed, for those who wait for changes."""
+        self.listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Iterators over touched keys; one that nobody holds any more is forgotten."""
         self._lot = trio.lowlevel.ParkingLot()
-        self.listeners = 0
 
     def publish(self, state: Any, position: Position, at_us: int = 0, touched: tuple[str, ...] = ()) -> None:
         """A new state at *position*."""
         self.state, self.position, self.loaded = state, position, True
         self.at_us = at_us or self.at_us
-        if self.listeners and touched:
-            self.touched.update(dict.fromkeys(touched))
+        if touched:
+            for listener in self.listeners:
+                listener.note(touched)
         if self._lot:
             self._lot.unpark_all()
 
@@ -173,18 +174,13 @@ class Model(_Readable, Generic[S]):
                 self._cell.publish(state, snapshot.position, snapshot.at_us)
         return self
 
-    async def changes(self) -> AsyncIterator[S]:
+    def changes(self) -> AsyncIterator[S]:
         """The state now, then each newer one there is when asked for (conflated).
 
-        Raises:
+        Raises while iterating:
           ModelFaulted: it stands still for good.
         """
-        seen = self.position
-        yield self.state
-        while True:
-            await self._cell.change(seen)
-            seen = self.position
-            yield self.state
+        return _States(self, self._cell)
 
     async def as_of(self, *, position: Position | None = None, time: datetime | None = None) -> S:
         """The state as it was at a *position*, or at a *time* (of commits), from the nearest snapshot.
@@ -198,11 +194,32 @@ class Model(_Readable, Generic[S]):
         decode = self._sources.codec.decoder(self._projection.state_type)
         snapshot = await backend.read_snapshot(self.name, at_most=target)
         state, after = (self._projection.initial, START) if snapshot is None else (decode(snapshot.state), snapshot.position)
-        async for records in pages(backend, self._sources.limits, self._projection.events, after, target):
+        pages = LogPages(backend, self._sources.limits, self._projection.events, after, target)
+        while (records := await pages.next()) is not None:
             state, stopped = fold_page(self._sources.codec, self._projection.step, state, records)
             if stopped is not None:
                 raise failed(self.name, stopped) from stopped.error
         return state
+
+
+class _States(Generic[S]):
+    """A model's states, one after the other."""
+
+    def __init__(self, model: Model[S], cell: Cell) -> None:
+        self._model = model
+        self._cell = cell
+        self._seen: Position | None = None
+
+    def __aiter__(self) -> _States[S]:
+        return self
+
+    async def __anext__(self) -> S:
+        if self._seen is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await self._cell.change(self._seen)
+        self._seen = self._cell.position
+        return self._model.state
 
 
 @attrs.frozen
@@ -250,38 +267,17 @@ class KeyedModel(_Readable, Generic[S]):
         entry = await self._sources.backend.get(self._bucket, key.encode())
         return None if entry is None else self._decode(entry.value)
 
-    async def scan(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> AsyncIterator[KeyedEntry[S]]:
+    def scan(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> AsyncIterator[KeyedEntry[S]]:
         """All keys with *prefix*, in order of their bytes, those beyond *after*."""
-        cursor_ = None if after is None else after.encode()
-        left = limit
-        while left is None or left > 0:
-            page = min(self._sources.limits.page_records, left or self._sources.limits.page_records)
-            entries = await self._sources.backend.scan(self._bucket, prefix=prefix.encode(), after=cursor_, limit=page)
-            for entry in entries:
-                yield KeyedEntry(entry.key.decode(), self._decode(entry.value))
-            if len(entries) < page:
-                return
-            cursor_ = entries[-1].key
-            left = None if left is None else left - len(entries)
+        return _Scan(self._sources, self._bucket, self._decode, prefix.encode(), None if after is None else after.encode(), limit)
 
-    async def changes(self) -> AsyncIterator[tuple[str, ...]]:
-        """The keys touched since the last time it was asked (conflated); the first answer comes with the first change.
+    def changes(self) -> AsyncIterator[tuple[str, ...]]:
+        """The keys touched since the last time it was asked (conflated), from now on.
 
-        Raises:
+        Raises while iterating:
           ModelFaulted: it stands still for good.
         """
-        cell = self._cell
-        cell.listeners += 1
-        try:
-            while True:
-                seen = cell.position
-                while not cell.touched:
-                    await cell.change(seen)
-                    seen = cell.position
-                touched, cell.touched = tuple(cell.touched), {}
-                yield touched
-        finally:
-            cell.listeners -= 1
+        return _Touched(self._cell)
 
     async def as_of(
         self, key: str, *, position: Position | None = None, time: datetime | None = None, limit: int = 1_000_000
@@ -297,7 +293,8 @@ class KeyedModel(_Readable, Generic[S]):
         if target > limit:
             raise TooLarge("fold", f"key {key!r} of {self.name!r}", target, limit, "positions", "raise limit=, or narrow the projection's events")
         state: Any = None
-        async for records in pages(backend, self._sources.limits, self._projection.events, START, target):
+        pages = LogPages(backend, self._sources.limits, self._projection.events, START, target)
+        while (records := await pages.next()) is not None:
             state = self._fold(key, state, records)
         return AsOf(state, target)
 
@@ -307,6 +304,67 @@ class KeyedModel(_Readable, Generic[S]):
             if key in keys_of(projection, event):
                 state = projection.step(projection.initial if state is None else state, event)
         return state
+
+
+class _Scan(Generic[S]):
+    """The entries of a keyed model, a page at a time."""
+
+    def __init__(
+        self, sources: Sources, bucket: str, decode: Callable[[bytes], S], prefix: bytes, after: bytes | None, limit: int | None
+    ) -> None:
+        self._sources = sources
+        self._bucket = bucket
+        self._decode = decode
+        self._prefix = prefix
+        self._after = after
+        self._left = limit
+        self._entries: list[Entry] = []
+        self._ended = limit == 0
+
+    def __aiter__(self) -> _Scan[S]:
+        return self
+
+    async def __anext__(self) -> KeyedEntry[S]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._entries and not self._ended:
+            await self._fetch()
+        if not self._entries:
+            raise StopAsyncIteration
+        entry = self._entries.pop()
+        return KeyedEntry(entry.key.decode(), self._decode(entry.value))
+
+    async def _fetch(self) -> None:
+        most = self._sources.limits.page_records
+        page = most if self._left is None else min(most, self._left)
+        found = await self._sources.backend.scan(self._bucket, prefix=self._prefix, after=self._after, limit=page)
+        self._left = None if self._left is None else self._left - len(found)
+        self._ended = len(found) < page or self._left == 0
+        self._after = found[-1].key if found else self._after
+        self._entries = found[::-1]
+
+
+class _Touched:
+    """The keys of a keyed model that changed, gathered while nobody asks."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._touched: dict[str, None] = {}
+        cell.listeners.add(self)
+
+    def __aiter__(self) -> _Touched:
+        return self
+
+    async def __anext__(self) -> tuple[str, ...]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._touched:
+            await self._cell.change(self._cell.position)
+        touched = tuple(self._touched)
+        self._touched.clear()
+        return touched
+
+    def note(self, keys: tuple[str, ...]) -> None:
+        """*keys* have changed."""
+        self._touched.update(dict.fromkeys(keys))
 
 
 AnyModel = Model[Any] | KeyedModel[Any]
@@ -322,17 +380,25 @@ def failed(name: str, stopped: Stopped) -> ProjectionFailed:
     return ProjectionFailed(name, stopped.record.position, stopped.record.stream, stopped.record.seq)
 
 
-async def pages(backend: Reads, limits: Limits, where: Selector[Any], after: Position, until: Position) -> AsyncIterator[list[Record]]:
+class LogPages:
     """Selected records from beyond *after* up to *until*, in pages."""
-    while after < until:
-        page = await backend.read_log(after=after, limit=limits.page_records, bytes_max=limits.page_bytes, where=where)
-        records = page.records
-        if page.examined > until:
-            records = [record for record in records if record.position <= until]
-        yield records
-        if page.examined <= after:
-            return
-        after = page.examined
+
+    def __init__(self, backend: Reads, limits: Limits, where: Selector[Any], after: Position, until: Position) -> None:
+        self._backend = backend
+        self._limits = limits
+        self._where = where
+        self._after = after
+        self._until = until
+
+    async def next(self) -> list[Record] | None:
+        """The next page, which may be empty; None at the end."""
+        if self._after >= self._until:
+            return None
+        page = await self._backend.read_log(
+            after=self._after, limit=self._limits.page_records, bytes_max=self._limits.page_bytes, where=self._where
+        )
+        self._after = page.examined if page.examined > self._after else self._until
+        return [record for record in page.records if record.position <= self._until]
 
 
 async def position_of(backend: Reads, position: Position | None, time: datetime | None) -> Position:
@@ -359,8 +425,3 @@ async def _last_at(backend: Reads, moment_us: int, head: Position) -> Position:
         else:
             high = middle
     return Position(low)
-
-
-def events_of(codec: Codec, records: list[Record]) -> list[Event[Any]]:
-    """Decoded."""
-    return codec.events(records)

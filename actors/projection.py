@@ -14,7 +14,7 @@ import attrs
 import outcome
 import trio
 
-from perdure.actors import cursor, snapshots
+from perdure.actors import snapshots
 from perdure.actors.cursor import Checkpoint, Progress
 from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fingerprint, fold_page, step_print
 from perdure.actors.follower import Follower
@@ -23,8 +23,9 @@ from perdure.actors.model import Cell, failed
 from perdure.actors.ring import Ring
 from perdure.actors.subscription import Place
 from perdure.backends.codec import Codec, check_stable
-from perdure.backends.commit import Committed, Conflict, SaveSnapshot, Stored, Write
+from perdure.backends.commit import Committed, SaveSnapshot, Stored, Write
 from perdure.backends.errors import (
+    Conflict,
     Corrupt,
     Misuse,
     ModelFaulted,

@@ -12,8 +12,8 @@ import trio
 
 from perdure.actors.journal import Journal, Request
 from perdure.actors.mailbox import current_actor
-from perdure.backends.commit import Commit, Committed, Conflict
-from perdure.backends.errors import Closed
+from perdure.backends.commit import Commit, Committed
+from perdure.backends.errors import Closed, Conflict
 from perdure.backends.limits import Limits
 
 IDLE_S = 2.0

@@ -15,8 +15,8 @@ from perdure.actors import cursor
 from perdure.actors.cursor import CHECKPOINTS, Checkpoint
 from perdure.actors.follower import Follower
 from perdure.backends.codec import Codec
-from perdure.backends.commit import Commit, Committed, Conflict, Put, Write
-from perdure.backends.errors import AlreadyRunning, Closed, Unreadable
+from perdure.backends.commit import Commit, Committed, Put, Write
+from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Unreadable
 from perdure.backends.event import HEAD, Event, Position, Record
 from perdure.backends.protocol import Backend
 

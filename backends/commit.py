@@ -362,7 +362,7 @@ def check_append(write: Append[Draft], limits: Limits, own: bool = False) -> int
 
 def _check_extra(draft: Draft, stream: str, limits: Limits) -> int:
     if len(draft.extra) > limits.extra_bytes:
-        raise TooLarge("meta", f"an event of stream {stream!r}", len(draft.extra), limits.extra_bytes, remedy="put it in the payload")
+        raise TooLarge("meta", f"an event of stream {stream!r}", len(draft.extra), limits.extra_bytes, "bytes", "put it in the payload")
     if len(draft.tags) > limits.tags:
         raise TooLarge("tag list", f"an event of stream {stream!r}", len(draft.tags), limits.tags, "tags")
     for tag in draft.tags:

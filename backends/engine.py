@@ -57,7 +57,9 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def of(cls, digest: bytes, at_us: int, answer: Committed) -> Kept:
         """The row for *answer*."""
-        parts = [part.revision if isinstance(part, Stored) else (part.first, part.last, part.position) for part in answer.parts]
+        parts: list[tuple[int, int, int | None] | int] = [
+            part.revision if isinstance(part, Stored) else (part.first, part.last, part.position) for part in answer.parts
+        ]
         return cls(digest, at_us, answer.position, parts)
 
     def answer(self) -> Committed:

@@ -227,7 +227,7 @@ class Rewound(PerdureError):
     head: int
 
     def __str__(self) -> str:
-        return f"the log ends at position {self.head}, before the position asked for: the store lost its end or the cursor is wrong; start from a cursor below the head"
+        return f"the log ends at position {self.head}, before the position asked for: its end was lost, or the cursor is wrong; start from one below the head"
 
 
 @_define

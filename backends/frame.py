@@ -40,6 +40,7 @@ _IDENTITY = struct.Struct("<16sq")
 _SEQ_STEP = 0x9E3779B1
 _POSITION_STEP = 0x85EBCA77
 _ORDINAL_STEP = 0xC2B2AE3D
+_EXTRA_STEP = 0x27D4EB2F
 _MASK = 0xFFFFFFFF
 
 FRAME_COMMITS_MAX = 60_000
@@ -70,6 +71,11 @@ def context(stream: bytes, commit: bytes, at_us: int) -> int:
 def seed(context: int, type_crc: int, seq: int, position: int, ordinal: int) -> int:
     """Where a record's checksum starts. All steps are odd, so any one change of seq, position or ordinal changes it."""
     return (context + type_crc + seq * _SEQ_STEP + position * _POSITION_STEP + ordinal * _ORDINAL_STEP) & _MASK
+
+
+def _begun(extra: bytes, start: int) -> int:
+    """The checksum after *extra*: its size counts, so that none of its bytes is taken for the payload's."""
+    return crc32(extra, (start + len(extra) * _EXTRA_STEP) & _MASK)
 
 
 @attrs.frozen
@@ -134,7 +140,7 @@ def _records_of(piece: Piece, id: bytes, at_us: int) -> Iterator[Record]:
     for place, draft in enumerate(piece.events):
         seq, position, ordinal = piece.first_seq + place, piece.first_position + place, piece.first_ordinal + place
         check = seed(shared, crc32(draft.type.encode(), draft.version), seq, position, ordinal)
-        crc = crc32(draft.payload, crc32(draft.extra, check))
+        crc = crc32(draft.payload, _begun(draft.extra, check))
         yield Record(
             piece.stream, seq, Position(position), draft.type, draft.version, at_us, id, ordinal, draft.extra, draft.payload, crc
         )
@@ -164,7 +170,7 @@ class _RunBuilder:
             crc = (start + type_crc) & _MASK
             if extra:
                 body(extra)
-                crc = crc32(extra, crc)
+                crc = _begun(extra, crc)
             body(payload)
             end += len(extra) + len(payload)
             entry(pack(delta, crc32(payload, crc), end, place, ordinal, number, len(extra)))
@@ -379,9 +385,9 @@ def _read_records(
         if wanted is None or wanted(type_.name, lambda: _tags(extra, frame[middle:end], check, crc)):  # noqa: B023 - called at once
             payload = bytes(frame[middle:end])
             check &= _MASK
-            if crc32(payload, crc32(extra, check) if extra else check) != crc:
+            if crc32(payload, _begun(extra, check) if extra else check) != crc:
                 raise Corrupt(f"the record of stream {stream!r}, seq {seq}, position {position}", "its checksum does not fit")
-            made(Record(stream, seq, position, type_.name, type_.version, at_us, commit, ordinal, extra, payload, crc))  # type: ignore[arg-type]
+            made(Record(stream, seq, position, type_.name, type_.version, at_us, commit, ordinal, extra, payload, crc))
         seq += 1
 
 
@@ -389,7 +395,7 @@ def _tags(extra: bytes, payload: bytes | memoryview, check: int, crc: int) -> tu
     """The tags in *extra*, which a filter may rely on: the record is checked first."""
     if not extra:
         return ()
-    if crc32(payload, crc32(extra, check & _MASK)) != crc:
+    if crc32(payload, _begun(extra, check)) != crc:
         raise Corrupt("a record that was asked for by its tags", "its checksum does not fit")
     return unpack_extra(extra).tags
 

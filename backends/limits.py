@@ -12,11 +12,11 @@ MIB = 1 << 20
 
 
 def _limit(default: int, most: int) -> int:
-    return attrs.field(default=default, validator=[validators.instance_of(int), validators.ge(1), validators.le(most)])  # type: ignore[no-any-return]
+    return attrs.field(default=default, validator=[validators.instance_of(int), validators.ge(1), validators.le(most)])
 
 
 def _seconds(default: float, most: float) -> float:
-    return attrs.field(default=default, converter=float, validator=[validators.gt(0), validators.le(most)])  # type: ignore[no-any-return]
+    return attrs.field(default=default, converter=float, validator=[validators.gt(0), validators.le(most)])
 
 
 @attrs.frozen(kw_only=True)

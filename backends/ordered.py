@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import trio
 
-from perdure.backends import frame, tables
+from perdure.backends import frame, tables, upkeep
+from perdure.backends.apply import apply
 from perdure.backends.commit import Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
@@ -90,7 +91,7 @@ class OrderedMap(Protocol):
     async def aclose(self) -> None: ...
 
 
-class _NothingToWrite(Exception):  # noqa: N818 - a way out, not an error
+class _NothingToWrite(Exception):
     """Ends a batch that turned out empty: no flush is owed."""
 
 
@@ -105,7 +106,10 @@ class OrderedReads:
     async def _now(self, fn: Callable[[Reader], T]) -> T:
         """A small read: every sixteenth one lets other tasks run, all see a cancellation."""
         self._turns = (self._turns + 1) & 15
-        await (trio.lowlevel.checkpoint_if_cancelled() if self._turns else trio.lowlevel.checkpoint())
+        if self._turns:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
         result: T = self._read(fn)
         return result
 
@@ -225,7 +229,7 @@ class OrderedBackend(OrderedReads):
         out.append(done)
         if not (done.pieces or done.changes or done.snapshots or done.kept):
             raise _NothingToWrite
-        tables.apply(writer, self._cache, done)
+        apply(writer, self._cache, done)
 
     def _forget(self) -> None:
         """What the cache says may not have been written."""
@@ -276,7 +280,7 @@ class OrderedBackend(OrderedReads):
         self._check_open()
         with self._store.hold() as reader:
             types = self._known_types(reader)
-            with trio.move_on_after(self.limits.view_s) as scope:
+            with trio.move_on_after(self.limits.view_s) as scope:  # noqa: ASYNC100 - the body is what it bounds
                 yield OrderedReads(lambda fn: fn(reader), lambda _: types)
         if scope.cancelled_caught:
             raise Closed(f"the view (open for {self.limits.view_s:g} s)")
@@ -303,11 +307,11 @@ class OrderedBackend(OrderedReads):
 
     def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int) -> bool:
         before = tables.read_meta(writer, "merged")
-        forgotten = tables.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
-        merged = tables.merge_some(writer)
+        forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
+        merged = upkeep.merge_some(writer)
         if not (forgotten or merged or before != tables.read_meta(writer, "merged")):
             raise _NothingToWrite
-        return merged or forgotten == tables.FORGET_ROWS
+        return merged or forgotten == upkeep.FORGET_ROWS
 
     async def verify(self) -> list[str]:
         """See `Backend.verify`."""

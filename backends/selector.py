@@ -54,7 +54,7 @@ class Selector(Generic[D]):
       Misuse: no item.
     """
 
-    items: tuple[Item, ...] = attrs.field(converter=tuple)
+    items: tuple[Item, ...] = attrs.field()
     classes: tuple[type, ...] = attrs.field(default=(), eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

@@ -15,8 +15,8 @@ import attrs
 import msgspec
 
 from perdure.backends import frame, keys
-from perdure.backends.commit import LEASES, Appended, Committed, SaveSnapshot, Unless
-from perdure.backends.engine import Change, Decisions, Facts, Kept, Needs, TooBroad
+from perdure.backends.commit import LEASES, Appended, Committed, Unless
+from perdure.backends.engine import Facts, Kept, Needs, TooBroad
 from perdure.backends.errors import Compacted, Corrupt, Rewound, Truncated
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName, type_name
@@ -287,7 +287,8 @@ _ENTRY = struct.Struct(">QIB")
 """revision, checksum of key, revision and value, whether it is a tombstone."""
 
 
-def _pack_entry(key: bytes, revision: int, value: bytes | None) -> bytes:
+def pack_entry(key: bytes, revision: int, value: bytes | None) -> bytes:
+    """A row of `kv`; without a value a tombstone."""
     gone, body = (1, b"") if value is None else (0, value)
     return _ENTRY.pack(revision, crc32(body, crc32(key, revision & 0xFFFFFFFF)), gone) + body
 
@@ -357,20 +358,22 @@ def read_changes(reader: Reader, bucket: str, *, after: int, limit: int) -> Chan
 # -- snapshots -------------------------------------------------------------------------------
 
 
-class _SnapshotRow(msgspec.Struct, array_like=True, frozen=True):
+class SnapshotRow(msgspec.Struct, array_like=True, frozen=True):
+    """Value in `snapshots`."""
+
     fingerprint: str
     at_us: int
     state: bytes
 
 
-_pack = msgspec.msgpack.Encoder().encode
-_unpack_snapshot = msgspec.msgpack.Decoder(_SnapshotRow).decode
+_unpack_snapshot = msgspec.msgpack.Decoder(SnapshotRow).decode
 _unpack_kept = msgspec.msgpack.Decoder(Kept).decode
 _unpack_drawn = msgspec.msgpack.Decoder(list[tuple[bytes, Kept]]).decode
-_DRAWN = b"drawn"
+DRAWN = b"drawn"
 
 
-def _sealed(key: bytes, body: bytes) -> bytes:
+def sealed(key: bytes, body: bytes) -> bytes:
+    """A row's value with the checksum of its key and itself before it."""
     return crc32(body, crc32(key)).to_bytes(4, "big") + body
 
 
@@ -442,8 +445,8 @@ def read_kept(reader: Reader, id: bytes) -> Kept | None:
 
 def read_drawn(reader: Reader) -> dict[bytes, Kept]:
     """What is kept, of the last group that had such, of commits without a key whose events do not tell their answer."""
-    raw = reader.get("meta", _DRAWN)
-    return {} if raw is None else dict(_unpack_drawn(_unseal("the row of the last group's ids", _DRAWN, raw)))
+    raw = reader.get("meta", DRAWN)
+    return {} if raw is None else dict(_unpack_drawn(_unseal("the row of the last group's ids", DRAWN, raw)))
 
 
 def answer(reader: Reader, types: Sequence[TypeName], id: bytes) -> Committed | None:
@@ -521,165 +524,3 @@ def record_at(reader: Reader, types: Sequence[TypeName], position: Position) -> 
         for record in frame.read_frame(bytes(value), types, first=position, last=position):
             return record
     raise Corrupt(f"position {position}", "an index leads to it, but no frame holds it")
-
-
-# -- writing ---------------------------------------------------------------------------------
-
-_UNWATCHED = ("$checkpoints", "$models ")
-"""Reserved buckets without change rows or tombstones (a prefix of the name)."""
-
-
-def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
-    """Write what was decided. The cache is brought up to date with it: drop the cache if the transaction then fails."""
-    if done.pieces:
-        _write_events(writer, cache, done)
-    for change in done.changes:
-        _write_change(writer, change, done.at_us)
-    if done.changes:
-        write_meta(writer, "revision", done.revision)
-    if not done.pieces and done.at_us > cache.at_us and (done.changes or done.kept or done.snapshots):
-        write_meta(writer, "at", done.at_us)
-    for snapshot, at_us in done.snapshots:
-        _write_snapshot(writer, snapshot, at_us)
-    for id, kept in done.kept:
-        writer.put("keys", id, _sealed(id, _pack(kept)))
-        writer.put("ages", keys.aged(kept.at_us, "key", id), b"")
-    if done.drawn:
-        writer.put("meta", _DRAWN, _sealed(_DRAWN, _pack(done.drawn)))
-    cache.head, cache.at_us, cache.revision = done.head, done.at_us, done.revision
-
-
-def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
-    for type in {(draft.type, draft.version) for piece in done.pieces for draft in piece.events} - cache.numbers.keys():
-        _new_type(writer, cache, *type)
-    built = frame.build(done.commits, done.pieces, cache.numbers)
-    writer.put("frames", keys.number(built.first), built.value)
-    for run in built.runs:
-        number = _stream_number(writer, cache, run.stream)
-        writer.put("runs", keys.run(number, run.first_seq), keys.run_row(built.first, run.offset, run.count))
-        cache.streams[run.stream] = (number, run.first_seq + run.count - 1)
-    for piece in done.pieces:
-        for position, draft in enumerate(piece.events, piece.first_position):
-            for tag in draft.tags:
-                writer.put("tags", keys.tag(tag, position), b"")
-
-
-def _new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
-    number = len(cache.types)
-    writer.put("types", number.to_bytes(2, "big"), _pack((version, name)))
-    type = type_name(name, version)
-    cache.types.append(type)
-    cache.numbers[name, version] = (number, type.crc)
-
-
-def _stream_number(writer: Writer, cache: Cache, stream: str) -> int:
-    remembered = cache.streams.get(stream)
-    if remembered is not None:
-        return remembered[0]
-    cache.streams_made += 1
-    writer.put("streams", stream.encode(), keys.stream_row(cache.streams_made, 1))
-    write_meta(writer, "streams", cache.streams_made)
-    return cache.streams_made
-
-
-def _write_change(writer: Writer, change: Change, at_us: int) -> None:
-    row = keys.entry(change.bucket, change.key)
-    if change.bucket.startswith(_UNWATCHED):
-        if change.value is None:
-            writer.delete("kv", row)
-        else:
-            writer.put("kv", row, _pack_entry(row, change.revision, change.value))
-        return
-    before = writer.get("kv", row)
-    if before is not None:
-        revision, _ = read_entry(row, before)
-        writer.delete("changes", keys.change(change.bucket, revision, change.key))
-    writer.put("kv", row, _pack_entry(row, change.revision, change.value))
-    writer.put("changes", keys.change(change.bucket, change.revision, change.key), b"")
-    if change.value is None:
-        writer.put("ages", keys.aged(at_us, "tombstone", row), keys.number(change.revision))
-
-
-def _write_snapshot(writer: Writer, snapshot: SaveSnapshot, at_us: int) -> None:
-    for position in snapshot.drop:
-        writer.delete("snapshots", keys.snapshot(snapshot.name, position))
-    key = keys.snapshot(snapshot.name, snapshot.position)
-    writer.put("snapshots", key, _sealed(key, _pack(_SnapshotRow(snapshot.fingerprint, at_us, snapshot.state))))
-
-
-# -- upkeep ----------------------------------------------------------------------------------
-
-MERGE_BYTES = 64 << 10
-"""Small frames are merged into frames of about this size; those of half of it are left alone."""
-MERGE_FRAMES = 512
-"""So many frames are looked at in one step."""
-FORGET_ROWS = 1_000
-"""So many aged rows are forgotten in one step."""
-
-
-def merge_some(writer: Writer) -> bool:
-    """Merge the oldest small frames that fill a larger one; whether anything was done."""
-    start = read_meta(writer, "merged")
-    batch: list[bytes] = []
-    size = 0
-    for key, value in writer.scan("frames", keys.number(start), None, MERGE_FRAMES):
-        if len(value) >= MERGE_BYTES // 2 or size + len(value) > 2 * MERGE_BYTES:
-            if len(batch) > 1:
-                return _merge(writer, batch)
-            batch, size = [], 0
-            write_meta(writer, "merged", keys.read_number(key))
-            if len(value) >= MERGE_BYTES // 2:
-                write_meta(writer, "merged", keys.read_number(key) + 1)
-                continue
-        batch.append(bytes(value))
-        size += len(value)
-        if size >= MERGE_BYTES or len(batch) == MERGE_FRAMES:
-            return _merge(writer, batch)
-    return False
-
-
-def _merge(writer: Writer, frames: list[bytes]) -> bool:
-    for value in frames:
-        head = frame.read_head(value)
-        writer.delete("frames", keys.number(head.first))
-        for run in frame.runs_of(value, head):
-            row = writer.get("streams", run.stream.encode())
-            if row is None:
-                raise Corrupt(f"stream {run.stream!r}", "it has events and no row")
-            writer.delete("runs", keys.run(keys.read_stream_row(row)[0], run.first_seq))
-    built = frame.merge(frames)
-    writer.put("frames", keys.number(built.first), built.value)
-    for run in built.runs:
-        row = writer.get("streams", run.stream.encode())
-        assert row is not None
-        writer.put("runs", keys.run(keys.read_stream_row(row)[0], run.first_seq), keys.run_row(built.first, run.offset, run.count))
-    write_meta(writer, "merged", built.first if len(built.value) < MERGE_BYTES // 2 else built.last + 1)
-    return True
-
-
-def forget_some(writer: Writer, *, keys_before_us: int, tombstones_before_us: int) -> int:
-    """Forget keys and tombstones that are old enough; how many (`FORGET_ROWS`: there may be more)."""
-    rows = writer.scan("ages", b"", keys.number(max(keys_before_us, tombstones_before_us, 0)), FORGET_ROWS)
-    aged = [(bytes(key), bytes(value)) for key, value in rows]
-    gone = 0
-    for key, value in aged:
-        at_us, kind, name = keys.read_aged(key)
-        if kind == "key" and at_us < keys_before_us:
-            writer.delete("keys", name)
-        elif kind == "tombstone" and at_us < tombstones_before_us:
-            _forget_tombstone(writer, name, keys.read_number(value))
-        else:
-            continue
-        writer.delete("ages", key)
-        gone += 1
-    return gone
-
-
-def _forget_tombstone(writer: Writer, row: bytes, revision: int) -> None:
-    bucket, _, key = row.partition(b"\0")
-    name = bucket.decode()
-    raw = writer.get("kv", row)
-    if raw is not None and read_entry(row, raw) == (revision, None):
-        writer.delete("kv", row)
-        writer.delete("changes", keys.change(name, revision, key))
-        write_meta(writer, f"compacted {name}", max(revision, read_meta(writer, f"compacted {name}")))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.actors.fold import Fold
-from perdure.backends.commit import Appended, Conflict, key_id
-from perdure.backends.errors import Misuse
+from perdure.backends.commit import Appended, key_id
+from perdure.backends.errors import Conflict, Misuse
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime

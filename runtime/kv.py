@@ -9,8 +9,8 @@ import attrs
 import trio
 
 from perdure.backends.codec import Codec
-from perdure.backends.commit import ANY, Commit, Committed, Conflict, Delete, Expected, Put, Stored
-from perdure.backends.errors import Misuse
+from perdure.backends.commit import ANY, Commit, Committed, Delete, Expected, Put, Stored
+from perdure.backends.errors import Conflict, Misuse
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, Reads
 from perdure.runtime.encode import AnyWrite, to_key

@@ -96,7 +96,7 @@ class Models:
             final=final,
         )
 
-    async def project(self, projection: AnyProjection, task_status: trio.TaskStatus[AnyModel]) -> None:
+    async def project(self, projection: AnyProjection, task_status: trio.TaskStatus[AnyModel]) -> None:  # noqa: ASYNC128 - handed on to the actor
         """See `Runtime.project`."""
         running = self.make(projection)
         try:

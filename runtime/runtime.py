@@ -17,8 +17,8 @@ from perdure.actors.status import Hub
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
 from perdure.backends.codec import Codec
-from perdure.backends.commit import ANY, Appended, Committed, Conflict, Expect, Expected, check_name
-from perdure.backends.errors import AlreadyRunning, Closed, Misuse, Rewound
+from perdure.backends.commit import ANY, Appended, Committed, Expect, Expected, check_name
+from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, Rewound
 from perdure.backends.event import HEAD, START, Event, Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
@@ -206,7 +206,8 @@ class Runtime:
             )
         elif known.type != type:
             raise Misuse(f"bucket {bucket!r} is of {known.type!r} here, not of {type!r}: a bucket has one type")
-        return known  # type: ignore[no-any-return]
+        bucket_: Bucket[V] = known
+        return bucket_
 
     @overload
     def model(self, projection: Projection[S, Any]) -> Model[S]: ...
@@ -219,7 +220,7 @@ class Runtime:
         """
         return self._models.handle(projection)
 
-    async def project(
+    async def project(  # noqa: ASYNC128 - handed on to the actor
         self, projection: Projection[Any, Any] | Keyed[Any, Any], *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Run *projection* here, in the caller's own nursery: `model = await nursery.start(rt.project, P)`.

@@ -21,8 +21,9 @@ from perdure.actors.status import ActorStatus, Hub
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Subscription
 from perdure.actors.supervisor import Child, Supervisor
-from perdure.backends.commit import Committed, Conflict, Write
+from perdure.backends.commit import Committed, Write
 from perdure.backends.environment import Environment
+from perdure.backends.errors import Conflict
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend

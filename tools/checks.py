@@ -20,6 +20,10 @@ FLAKE8_ASYNC_OFF = {
 }
 
 
+STARTABLE = "run,project,_run_upkeep"
+"""Functions that say when they have started, and are waited for until then."""
+
+
 def command(name: str, *paths: str) -> list[str]:
     """The arguments that run check *name* over *paths* (over all it is for, if none are given)."""
     program = str(Path(sys.executable).parent / name)
@@ -31,7 +35,7 @@ def command(name: str, *paths: str) -> list[str]:
         case "flake8-async":
             # As a plugin: flake8 spreads the files over the cores. A prefix selects the optional rules too.
             flake8 = str(Path(program).with_name("flake8"))
-            return [flake8, "--isolated", "--select", "ASYNC", "--ignore", ",".join(FLAKE8_ASYNC_OFF), *(paths or LAYERS)]
+            return [flake8, "--isolated", "--select", "ASYNC", "--ignore", ",".join(FLAKE8_ASYNC_OFF), f"--startable-in-context-manager={STARTABLE}", *(paths or LAYERS)]
     raise ValueError(f"no check is called {name!r}: links, mypy, ruff, flake8-async")
 
 

@@ -1,0 +1,94 @@
+"""Writing what was decided: the one place that puts events, entries, snapshots and kept answers into tables."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.backends import frame, keys
+from perdure.backends.commit import SaveSnapshot
+from perdure.backends.engine import Change, Decisions
+from perdure.backends.frame import type_name
+from perdure.backends.tables import DRAWN, Cache, SnapshotRow, Writer, pack_entry, read_entry, sealed, write_meta
+
+_pack = msgspec.msgpack.Encoder().encode
+
+_UNWATCHED = ("$checkpoints", "$models ")
+"""Reserved buckets without change rows or tombstones (a prefix of the name)."""
+
+
+def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
+    """Write what was decided. The cache is brought up to date with it: drop the cache if the transaction then fails."""
+    if done.pieces:
+        _write_events(writer, cache, done)
+    for change in done.changes:
+        _write_change(writer, change, done.at_us)
+    if done.changes:
+        write_meta(writer, "revision", done.revision)
+    if not done.pieces and done.at_us > cache.at_us and (done.changes or done.kept or done.snapshots):
+        write_meta(writer, "at", done.at_us)
+    for snapshot, at_us in done.snapshots:
+        _write_snapshot(writer, snapshot, at_us)
+    for id, kept in done.kept:
+        writer.put("keys", id, sealed(id, _pack(kept)))
+        writer.put("ages", keys.aged(kept.at_us, "key", id), b"")
+    if done.drawn:
+        writer.put("meta", DRAWN, sealed(DRAWN, _pack(done.drawn)))
+    cache.head, cache.at_us, cache.revision = done.head, done.at_us, done.revision
+
+
+def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
+    for type in {(draft.type, draft.version) for piece in done.pieces for draft in piece.events} - cache.numbers.keys():
+        _new_type(writer, cache, *type)
+    built = frame.build(done.commits, done.pieces, cache.numbers)
+    writer.put("frames", keys.number(built.first), built.value)
+    for run in built.runs:
+        number = _stream_number(writer, cache, run.stream)
+        writer.put("runs", keys.run(number, run.first_seq), keys.run_row(built.first, run.offset, run.count))
+        cache.streams[run.stream] = (number, run.first_seq + run.count - 1)
+    for piece in done.pieces:
+        for position, draft in enumerate(piece.events, piece.first_position):
+            for tag in draft.tags:
+                writer.put("tags", keys.tag(tag, position), b"")
+
+
+def _new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
+    number = len(cache.types)
+    writer.put("types", number.to_bytes(2, "big"), _pack((version, name)))
+    type = type_name(name, version)
+    cache.types.append(type)
+    cache.numbers[name, version] = (number, type.crc)
+
+
+def _stream_number(writer: Writer, cache: Cache, stream: str) -> int:
+    remembered = cache.streams.get(stream)
+    if remembered is not None:
+        return remembered[0]
+    cache.streams_made += 1
+    writer.put("streams", stream.encode(), keys.stream_row(cache.streams_made, 1))
+    write_meta(writer, "streams", cache.streams_made)
+    return cache.streams_made
+
+
+def _write_change(writer: Writer, change: Change, at_us: int) -> None:
+    row = keys.entry(change.bucket, change.key)
+    if change.bucket.startswith(_UNWATCHED):
+        if change.value is None:
+            writer.delete("kv", row)
+        else:
+            writer.put("kv", row, pack_entry(row, change.revision, change.value))
+        return
+    before = writer.get("kv", row)
+    if before is not None:
+        revision, _ = read_entry(row, before)
+        writer.delete("changes", keys.change(change.bucket, revision, change.key))
+    writer.put("kv", row, pack_entry(row, change.revision, change.value))
+    writer.put("changes", keys.change(change.bucket, change.revision, change.key), b"")
+    if change.value is None:
+        writer.put("ages", keys.aged(at_us, "tombstone", row), keys.number(change.revision))
+
+
+def _write_snapshot(writer: Writer, snapshot: SaveSnapshot, at_us: int) -> None:
+    for position in snapshot.drop:
+        writer.delete("snapshots", keys.snapshot(snapshot.name, position))
+    key = keys.snapshot(snapshot.name, snapshot.position)
+    writer.put("snapshots", key, sealed(key, _pack(SnapshotRow(snapshot.fingerprint, at_us, snapshot.state))))

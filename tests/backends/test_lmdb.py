@@ -1,0 +1,443 @@
+"""`lmdb:` as files: what cannot be opened says why, what is damaged never gives wrong data, what is killed loses nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+
+import lmdb
+import pytest
+
+from perdure.backends.commit import Delete, Put, SaveSnapshot
+from perdure.backends.conformance.law import Desk, appending, is_a
+from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable
+from perdure.backends.event import Position
+from perdure.backends.limits import Limits
+from perdure.backends.lmdb import files
+from perdure.backends.urls import open_backend
+
+PRELUDE = """
+import json, os, sys
+import trio
+from perdure.backends.commit import *
+from perdure.backends.conformance.law import Desk, appending
+from perdure.backends.errors import *
+from perdure.backends.event import *
+from perdure.backends.limits import Limits
+from perdure.backends.urls import open_backend
+"""
+
+
+def run(code, *args):
+    """Run *code* in a process of its own; what it printed."""
+    done = subprocess.run([sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, args)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def start(code, *args):
+    """The same, in the background; killed at the end, if it is still there."""
+    process = subprocess.Popen([sys.executable, "-u", "-c", PRELUDE + textwrap.dedent(code), *map(str, args)], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def url(folder):
+    return f"lmdb:{folder}"
+
+
+async def refused(url, kind, **more):
+    """The error of opening *url*."""
+    with pytest.raises(kind) as caught:
+        async with open_backend(url, **more):
+            pass
+    return caught.value
+
+
+async def fill(url, commits=5):
+    async with open_backend(url) as backend:
+        for number in range(commits):
+            await Desk(backend).done(appending(f"s-{number % 3}", 2), Put("k", b"%d" % (number % 4), b"%d" % number), SaveSnapshot("s", Position(number), "f", b"x" * 30))
+
+
+# -- what cannot be opened -------------------------------------------------------------------
+
+
+async def test_a_missing_parent_is_named(tmp_path):
+    error = await refused(f"lmdb:{tmp_path}/no/store", Misuse)
+
+    assert f"{tmp_path}/no does not exist" in str(error)
+    assert not (tmp_path / "no").exists()
+
+
+async def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+
+    assert "is a file" in str(await refused(f"lmdb:{file}", Misuse))
+    assert file.read_text() == "mine"
+
+
+async def test_an_empty_name_is_misuse():
+    await refused("lmdb:", Misuse)
+
+
+async def test_nothing_is_made_when_nothing_may_be(folder, url):
+    assert "there is no store" in str(await refused(url, Misuse, create=False))
+    assert not folder.exists()
+
+
+async def test_what_is_no_store_is_corrupt_and_stays(folder, url):
+    folder.mkdir()
+    (folder / "data.mdb").write_bytes(b"something else" * 1000)
+
+    await refused(url, Corrupt)
+
+    assert (folder / "data.mdb").read_bytes() == b"something else" * 1000
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 8192])
+async def test_a_file_that_was_cut_short_is_corrupt(folder, url, size):
+    await fill(url)
+    (folder / "clean").unlink()
+    os.truncate(folder / "data.mdb", size)
+
+    await refused(url, Corrupt)
+
+
+async def test_a_newer_format_is_too_new_and_changes_nothing(folder, url):
+    await fill(url)
+    env = lmdb.open(str(folder / "data.mdb"), subdir=False, max_dbs=20)
+    with env.begin(write=True) as txn:
+        txn.put(b"readable_from", (9).to_bytes(8, "big"), db=env.open_db(b"meta", txn=txn))
+    env.close()
+    before = (folder / "data.mdb").read_bytes()
+
+    error = await refused(url, TooNew)
+
+    assert (error.format, error.known) == (9, 1)
+    assert (folder / "data.mdb").read_bytes() == before
+
+
+async def test_a_store_whose_making_was_cut_is_made_anew(folder, url):
+    folder.mkdir()
+    (folder / "data.mdb.new").write_bytes(b"half")
+
+    await fill(url)
+
+    assert not list(folder.glob("*.new*"))
+
+
+async def test_a_store_is_made_in_an_empty_folder_that_exists(folder, url):
+    folder.mkdir()
+
+    await fill(url)
+
+    async with open_backend(url, create=False) as backend:
+        assert await backend.head() == 10
+
+
+# -- processes -------------------------------------------------------------------------------
+
+
+async def test_a_second_opener_in_this_process_shares(url):
+    async with open_backend(url) as one, open_backend(url) as other:
+        await Desk(one).append("a", 1, 0)
+        await Desk(other).append("a", 1, 1)
+
+        assert one.id == other.id
+        assert len(await Desk(one).stream("a")) == 2
+
+
+async def test_a_second_opener_by_another_name_shares(tmp_path, folder, url):
+    await fill(url, 1)
+    (tmp_path / "link").symlink_to(folder)
+
+    async with open_backend(url) as one, open_backend(f"lmdb:{tmp_path}/link") as other:
+        await Desk(one).append("a")
+
+        assert await Desk(other).append("a", 1, 1)
+
+
+def test_a_forked_child_is_refused_and_the_parent_goes_on(url):
+    out = run(
+        """
+        async def main():
+            async with open_backend(sys.argv[1]) as backend:
+                await Desk(backend).append("a")
+                child = os.fork()
+                if not child:
+                    said = []
+                    for call in (backend.head, lambda: Desk(backend).append("a"), lambda: backend.get("k", b"x"), backend.view().__aenter__):
+                        try:
+                            await call()
+                        except Misuse as error:
+                            said.append("inherited by a fork" in str(error))
+                    print(json.dumps(said), flush=True)
+                    os._exit(0)
+                os.waitpid(child, 0)
+                await Desk(backend).append("a", 1, 1)
+                print(await backend.head())
+        trio.run(main)
+        """,
+        url,
+    )
+
+    assert out.split("\n")[:2] == ["[true, true, true, true]", "2"]
+
+
+WRITER = """
+    async def main():
+        async with open_backend(sys.argv[1]) as backend:
+            await Desk(backend).append("a")
+            print("ready")
+            await trio.to_thread.run_sync(sys.stdin.readline)
+            await Desk(backend).append("a")
+    trio.run(main)
+"""
+
+
+async def test_a_second_writing_process_is_refused_with_the_pid_of_the_first_and_may_read(url):
+    with start(WRITER, url) as first:
+        assert first.stdout.readline() == "ready\n"
+        async with open_backend(url, limits=Limits(gate_s=0.1)) as backend:
+            assert await Desk(backend).payloads("a") == [b"1"]
+            with pytest.raises(Unavailable) as caught:
+                await Desk(backend).append("a")
+            assert f"process {first.pid} " in str(caught.value)
+
+            first.stdin.write("\n")
+            first.stdin.flush()
+            await backend.wait_beyond(Position(1))
+            assert len(await Desk(backend).stream("a")) == 2
+            assert first.wait(10) == 0
+            assert (await Desk(backend).append("a", 1, 2)).last == 3
+
+
+# -- full ------------------------------------------------------------------------------------
+
+
+async def test_a_full_store_says_so_takes_deletes_and_goes_on(folder):
+    url = f"lmdb:{folder}?size=1MiB"
+    async with open_backend(url) as backend:
+        desk, stored = Desk(backend), 0
+        while not isinstance(answer := await desk.ask(Put("k", b"%03d" % stored, b"x" * 9_000)), Full):
+            stored += 1
+        assert is_a(answer, Full).limit_bytes == 1 << 20
+        before = await backend.scan("k", limit=999)
+        assert len(before) == stored > 20
+
+        for number in range(stored // 2):
+            await desk.done(Delete("k", b"%03d" % number))
+        await desk.done(Put("k", b"again", b"x" * 9_000))
+        assert await backend.verify() == []
+    async with open_backend(url) as backend:
+        assert [entry.key for entry in await backend.scan("k", limit=999)] == [*(b"%03d" % number for number in range(stored // 2, stored)), b"again"]
+
+
+async def test_events_are_refused_too_and_nothing_is_lost(folder):
+    async with open_backend(f"lmdb:{folder}?size=1MiB") as backend:
+        desk, stored = Desk(backend), 0
+        while not isinstance(await desk.ask(appending("a", 100)), Full):
+            stored += 100
+        for _ in range(3):
+            assert isinstance(await desk.ask(appending("a", 100)), Full)
+
+        assert len(await desk.stream("a")) == stored
+        assert await backend.verify() == []
+
+
+async def test_a_larger_size_helps(folder):
+    async with open_backend(f"lmdb:{folder}?size=1MiB") as backend:
+        while not isinstance(await Desk(backend).ask(Put("k", b"%d" % await backend.revision(), b"x" * 9_000)), Full):
+            pass
+    async with open_backend(f"lmdb:{folder}?size=2MiB") as backend:
+        await Desk(backend).done(Put("k", b"more", b"x" * 9_000))
+
+
+# -- the clean mark --------------------------------------------------------------------------
+
+
+async def test_the_mark_is_there_only_after_a_clean_close(folder, url):
+    async with open_backend(url) as backend:
+        assert not (folder / "clean").exists()
+        async with open_backend(url):
+            pass
+        assert not (folder / "clean").exists()
+        assert (await backend.store_status()).verified
+    assert files.left_clean(folder)
+
+
+async def test_the_mark_of_another_boot_does_not_count(folder, url):
+    await fill(url)
+    (folder / "clean").write_text("another boot")
+
+    assert not files.left_clean(folder)
+    async with open_backend(url) as backend:
+        assert (await backend.store_status()).verified == "all pages, at opening"
+
+
+async def test_a_reader_in_another_process_leaves_no_mark_while_this_one_goes_on(folder, url):
+    async with open_backend(url) as backend:
+        await Desk(backend).append("a")
+        run(
+            """
+            async def main():
+                async with open_backend(sys.argv[1]) as backend:
+                    assert await backend.head() == 1
+            trio.run(main)
+            """,
+            url,
+        )
+        assert not (folder / "clean").exists()
+
+
+# -- killed ----------------------------------------------------------------------------------
+
+KILLED = """
+    async def main():
+        async with open_backend(sys.argv[1]) as backend:
+            desk = Desk(backend)
+            number = await backend.revision()
+            while True:
+                number += 1
+                value = b"%d" % number
+                await desk.group([appending("a", 2), appending("b", 1), Put("k", b"x", value)], [SaveSnapshot("s", Position(number), "f", value)])
+                print(number)
+                if number % 20 == 0:
+                    await backend.maintain()
+    trio.run(main)
+"""
+
+
+async def test_kill_loses_nothing_acknowledged_and_shows_no_half(url, folder):
+    last = 0
+    for round in range(5):
+        with start(KILLED, url) as process:
+            for _ in range(random.Random(round).randrange(1, 60)):
+                last = int(process.stdout.readline())
+            process.kill()
+            rest = process.stdout.read().split("\n")[:-1]
+        last = int(rest[-1]) if rest else last
+
+        assert not (folder / "clean").exists()
+        async with open_backend(url) as backend:
+            revision = await backend.revision()
+            assert revision in (last, last + 1)
+            assert (len(await Desk(backend).stream("a")), len(await Desk(backend).stream("b"))) == (2 * revision, revision)
+            assert (await backend.get("k", b"x")).value == b"%d" % revision
+            assert (await backend.read_snapshot("s")).state == b"%d" % revision
+            assert await backend.verify() == []
+            last = revision
+
+
+# -- damage ----------------------------------------------------------------------------------
+
+READ_ALL = """
+    import hashlib, shutil
+    
+    async def everything(backend):
+        said = [await Desk(backend).log(), await backend.streams(limit=999), await backend.scan("k", limit=999), await backend.snapshots("s")]
+        said += [await Desk(backend).stream(f"s-{number}") for number in range(3)]
+        said += [await Desk(backend).stream(f"s-{number}", backward=True) for number in range(3)]
+        said += [await Desk(backend).log(where=EVERYTHING.within(streams=["s-1"])), await Desk(backend).log(where=EVERYTHING.within(tags=["t"]))]
+        said += [await backend.read_snapshot("s"), await backend.read_changes("k", after=0, limit=999), await backend.revision(), await backend.head()]
+        return hashlib.sha256(repr(said).encode()).hexdigest()
+
+    async def ask(folder):
+        try:
+            async with open_backend(f"lmdb:{folder}") as backend:
+                return await everything(backend)
+        except PerdureError as error:
+            return type(error).__name__
+
+    from perdure.backends.selector import EVERYTHING
+
+    async def main(good, data, tries):
+        right = await ask(good)
+        for place, mask in tries:
+            damaged = Path(good).parent / "damaged"
+            shutil.rmtree(damaged, ignore_errors=True)
+            damaged.mkdir()
+            raw = bytearray(data)
+            raw[place] ^= mask
+            (damaged / "data.mdb").write_bytes(raw)
+            said = await ask(damaged)
+            print("right" if said == right else said if len(said) < 64 else "WRONG", place, mask)
+
+    good, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    import random
+    data = (Path(good) / "data.mdb").read_bytes()
+    chance = random.Random(seed)
+    trio.run(main, good, data, [(chance.randrange(len(data)), 1 << chance.randrange(8)) for _ in range(count)])
+"""
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_damage_is_corrupt_or_harmless_and_never_wrong(url, folder, seed):
+    async with open_backend(url) as backend:
+        for number in range(60):
+            await Desk(backend).done(
+                appending(f"s-{number % 3}", 1 + number % 4, tags=["t"] if number % 5 == 0 else []),
+                Put("k", b"%d" % (number % 20), b"%d" % number),
+                SaveSnapshot("s", Position(number), "f", b"state %d" % number, (Position(number - 3),) if number > 3 else ()),
+            )
+
+    lines = [line.split() for line in run(READ_ALL, folder, seed, 150).splitlines()]
+
+    assert len(lines) == 150
+    assert [line for line in lines if line[0] not in ("right", "Corrupt", "TooNew")] == []
+    assert [line for line in lines if line[0] == "Corrupt"]
+
+
+def records_of(folder):
+    """Where the payloads of stream s-1 lie in the file."""
+    data = (folder / "data.mdb").read_bytes()
+    return [place for place in range(len(data)) if data.startswith(b"needle", place)]
+
+
+async def test_verify_finds_planted_damage(folder, url):
+    async with open_backend(url) as backend:
+        await Desk(backend).done(appending("a", 3), Put("k", b"x", b"needle in kv"), SaveSnapshot("s", Position(1), "f", b"needle in a state"))
+        assert await backend.verify() == []
+    places = records_of(folder)
+    assert len(places) >= 2
+    with (folder / "data.mdb").open("r+b") as file:
+        for place in places:
+            file.seek(place)
+            file.write(b"noodle")
+
+    async with open_backend(url) as backend:
+        problems = await backend.verify()
+
+        assert any("kv entry" in problem for problem in problems)
+        assert any("snapshot 's'" in problem for problem in problems)
+        with pytest.raises(Corrupt):
+            await backend.get("k", b"x")
+        with pytest.raises(Corrupt):
+            await backend.read_snapshot("s")
+
+
+async def test_verify_full_refuses_what_is_damaged(folder, url):
+    async with open_backend(url) as backend:
+        await Desk(backend).done(Put("k", b"x", b"needle"))
+    with (folder / "data.mdb").open("r+b") as file:
+        for place in records_of(folder):
+            file.seek(place)
+            file.write(b"noodle")
+
+    await refused(f"{url}?verify=full", Corrupt)

@@ -1,7 +1,7 @@
 """Which of the waiting commits become the next group: pure policy beside the journal.
 
-Callers' commits go first, in order of arrival; derived ones (projections, checkpoints) ride along as
-far as there is room. A group is bounded in commits and bytes, or is one commit.
+Callers' commits go first, in order of arrival, then derived ones (projections, checkpoints). Each kind
+is bounded by itself in commits and bytes, or is one commit: so neither keeps the other out.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ W = TypeVar("W", bound=Waiting)
 def next_group(callers: deque[W], derived: deque[W], limits: Limits, take: Callable[[W], bool]) -> list[W]:
     """Take the next group out of both queues; *take* says of each whether it still wants to be committed."""
     group: list[W] = []
-    room = limits.group_bytes
     for queue in (callers, derived):
-        while queue and len(group) < limits.group_commits:
+        begun, room = len(group), limits.group_bytes
+        while queue and len(group) - begun < limits.group_commits:
             size = queue[0].commit.size_bytes
-            if size > room and group:
+            if size > room and len(group) > begun:
                 break
             request = queue.popleft()
             if take(request):

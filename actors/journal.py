@@ -66,6 +66,7 @@ class Journal:
         self._refuses = False
         """Callers get `Closed`; derived commits still pass."""
         self._ending = False
+        self._flushing: trio.CancelScope | None = None
         self._in_flight: tuple[float, Sequence[Request]] | None = None
         self._groups = self._commits = 0
         self._flush_s = self._flush_max_s = 0.0
@@ -150,7 +151,7 @@ class Journal:
             return
         if not self._derived:
             await self._park()
-        if self._derived and not self._callers and not self._ending:
+        if self._derived and not self._callers and not self._refuses:
             self._rides = True
             with trio.move_on_after(batch.ride_s(self._flush_mean_s)):
                 await self._park()
@@ -173,8 +174,9 @@ class Journal:
     async def _flush(self, requests: list[Request]) -> None:
         began = trio.current_time()
         self._in_flight = (began, requests)
+        group: Group | None = None
         try:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True) as self._flushing:
                 group = await self._backend.commit([request.commit for request in requests])
         except InDoubt as error:
             self._answer_all(requests, error)
@@ -186,18 +188,24 @@ class Journal:
             self._answer_all(requests, error)
             raise
         else:
+            if group is None:
+                self._answer_all(requests, Closed("the journal"))
+                return
             self._note(trio.current_time() - began, len(requests))
             self._sweep(requests, group)
         finally:
-            self._in_flight = None
+            self._in_flight = self._flushing = None
 
     def _sweep(self, requests: list[Request], group: Group) -> None:
         """Wake every caller with its own answer, then hand the group to the ring."""
         last = group.follows
         for request, answer in zip(requests, group.answers, strict=True):
-            request.answer(_outcome_of(answer))
-            if type(answer) is Committed and answer.position is not None and answer.position > last:
-                last = answer.position
+            if type(answer) is Committed:
+                request.answer(outcome.Value(answer))
+                if answer.position is not None and answer.position > last:
+                    last = answer.position
+            else:
+                request.answer(_outcome_of(answer))
         if last > group.follows:
             self.head = max(self.head, last)
             if group.records is None:
@@ -244,12 +252,19 @@ class Journal:
         self._refuses = self._ending = True
         self._wake()
 
+    def cut(self) -> None:
+        """Wait no longer for the flush under way: its callers are in doubt."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+
     def _refuse_rest(self) -> None:
         self._refuses = self._ending = True
         for request in (*self._callers, *self._derived):
             request.answer(outcome.Error(Closed("the runtime")))
         self._callers.clear()
         self._derived.clear()
+        self._bytes = 0
+        self._room.unpark_all()
 
     def statistics(self) -> JournalStatistics:
         """Numbers, now."""

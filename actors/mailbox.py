@@ -81,8 +81,23 @@ class Slot(Generic[A]):
         self._task = None
         return True
 
+    def abandon(self) -> None:
+        """Wait no longer, whatever its stage: an answer that comes later is dropped."""
+        self.stage = Stage.WITHDRAWN
+        self._task = None
+
     def _abort(self, _: Any) -> trio.lowlevel.Abort:
         return trio.lowlevel.Abort.SUCCEEDED if self.withdraw() else trio.lowlevel.Abort.FAILED
+
+
+class _Impatient(Slot[A]):
+    """A slot whose caller may leave at any time: what was asked of an actor changes nothing in the store."""
+
+    __slots__ = ()
+
+    def _abort(self, _: Any) -> trio.lowlevel.Abort:
+        self.abandon()
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Question(Generic[Q, A]):
@@ -92,7 +107,7 @@ class Question(Generic[Q, A]):
 
     def __init__(self, what: Q) -> None:
         self.what = what
-        self.slot: Slot[A] = Slot()
+        self.slot: Slot[A] = _Impatient()
 
 
 class Mailbox(Generic[Q, A]):

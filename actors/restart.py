@@ -67,6 +67,8 @@ class History:
 
     failures: int = 0
     last_delay_s: float = 0.0
+    troubles: int = 0
+    """Of the store, in a row: not counted against the child, but waited out ever longer."""
 
     def note(self, cause: Cause, restart: Restart, *, ran_s: float, progressed: bool, jitter: float) -> tuple[Decision, float]:
         """What to do about a child that ended, and after which delay in seconds; *jitter* is in [0, 1)."""
@@ -74,11 +76,12 @@ class History:
             return Decision.LEAVE, 0.0
         if progressed or (self.last_delay_s and ran_s >= FORGIVEN_AFTER_DELAYS * self.last_delay_s):
             self.failures = 0
+        self.troubles = self.troubles + 1 if cause is Cause.STORE else 0
         if cause is Cause.FAILED:
             self.failures += 1
             if self.failures > GIVE_UP_AFTER:
                 return Decision.GIVE_UP, 0.0
-        self.last_delay_s = delay_s(max(0, self.failures - 1), jitter)
+        self.last_delay_s = delay_s(max(0, (self.troubles or self.failures) - 1), jitter)
         return Decision.RESTART, self.last_delay_s
 
 

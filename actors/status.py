@@ -70,6 +70,11 @@ class Hub:
         for listener in self._listeners:
             listener.put(event)
 
+    def close(self) -> None:
+        """Nothing more will happen: listeners get what they have not fetched yet, then they end."""
+        for listener in self._listeners:
+            listener.close()
+
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Listener]:
         """What happens from now on."""
@@ -100,8 +105,15 @@ class Listener:
             else:
                 return
 
+    def close(self) -> None:
+        """End the iteration after what has not been fetched yet."""
+        self._send.close()
+
     def __aiter__(self) -> Listener:
         return self
 
     async def __anext__(self) -> Lifecycle:
-        return await self._receive.receive()
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None

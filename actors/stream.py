@@ -23,7 +23,7 @@ IDLE_S = 2.0
 class StreamActor:
     """One stream's mailbox and its task."""
 
-    __slots__ = ("_journal", "busy", "name", "receive", "send")
+    __slots__ = ("_holding", "_journal", "busy", "name", "receive", "send")
 
     def __init__(self, name: str, journal: Journal, mailbox: int) -> None:
         self.name = name
@@ -31,25 +31,32 @@ class StreamActor:
         self.send, self.receive = trio.open_memory_channel[Request](mailbox)
         self.busy = True
         """Whether it worked since the reaper last looked."""
+        self._holding = False
+        """Whether it holds a request for which the journal has no room yet."""
 
     async def run(self) -> None:
         """Hand requests on until the mailbox is closed."""
         current_actor.set(f"stream {self.name}")
         journal = self._journal
         async for request in self.receive:
-            if journal.full:
-                await journal.wait_room()
             self.busy = True
             try:
+                if journal.full:
+                    self._holding = True
+                    await journal.wait_room()
+                    self._holding = False
                 journal.enqueue(request)
             except Closed as error:
                 request.fail(error)
+            except trio.Cancelled:
+                request.fail(Closed("the runtime"))
+                raise
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits, in the mailbox or before it."""
+        """Whether nothing waits: in the actor's hand, in the mailbox, or before it."""
         found = self.send.statistics()
-        return not found.current_buffer_used and not found.tasks_waiting_send
+        return not self._holding and not found.current_buffer_used and not found.tasks_waiting_send
 
 
 class Streams:

@@ -15,7 +15,7 @@ import trio
 
 from perdure.actors.restart import GIVE_UP_AFTER, Cause, Decision, History, Restart, Strategy, to_restart
 from perdure.actors.status import Lifecycle, What
-from perdure.backends.errors import InDoubt, TooManyRestarts, Unavailable
+from perdure.backends.errors import Full, InDoubt, TooManyRestarts, Unavailable
 
 log = logging.getLogger("perdure.supervisor")
 
@@ -55,7 +55,12 @@ class _Slot:
     history: History = attrs.field(factory=History)
     errors: list[BaseException] = attrs.field(factory=list)
     began: float = 0.0
-    began_progress: int = 0
+    best_progress: int = 0
+    """The furthest it had got before it was started: what it does again after a restart is no progress."""
+    left: bool = False
+    """It has ended and is not started again."""
+    restart: object = None
+    """The restart that is going to start it; a later one may take it over."""
     scope: trio.CancelScope | None = None
     started: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
@@ -104,7 +109,8 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for slot in self._slots.values():
-                await self._start(slot)
+                if not self._stopping:
+                    await self._start(slot)
             task_status.started()
             await self._all_stopped.wait()
             nursery.cancel_scope.cancel()
@@ -129,11 +135,12 @@ class Supervisor:
     async def _live(self, slot: _Slot) -> None:
         child = slot.child
         error: Exception | None = None
-        slot.state, slot.began, slot.began_progress = "running", trio.current_time(), child.progress()
+        slot.state, slot.began, slot.best_progress = "running", trio.current_time(), max(slot.best_progress, child.progress())
         self._tell(slot, What.STARTED)
         with trio.CancelScope() as slot.scope:
             try:
-                await child.run(task_status=_Status(slot.started))
+                if not self._stopping:
+                    await child.run(task_status=_Status(slot.started))
             except Exception as caught:
                 error = caught
         slot.scope = None
@@ -150,7 +157,7 @@ class Supervisor:
 
     async def _decide(self, slot: _Slot, error: Exception | None) -> None:
         child = slot.child
-        progressed = child.progress() != slot.began_progress
+        progressed = child.progress() > slot.best_progress
         ran_s = trio.current_time() - slot.began
         decision, delay_s = slot.history.note(
             self._cause(child, error), child.restart, ran_s=ran_s, progressed=progressed, jitter=self._jitter()
@@ -158,6 +165,7 @@ class Supervisor:
         slot.errors = [*(slot.errors if not progressed else []), *([error] if error is not None else [])][-GIVE_UP_AFTER - 1 :]
         match decision:
             case Decision.LEAVE:
+                slot.left = True
                 self._tell(slot, What.LEFT, error)
             case Decision.GIVE_UP:
                 self._give_up(slot)
@@ -167,25 +175,39 @@ class Supervisor:
     def _cause(self, child: Child, error: Exception | None) -> Cause:
         if error is None:
             return Cause.DONE
-        if isinstance(error, Unavailable | InDoubt):
+        if isinstance(error, Unavailable | InDoubt | Full):
             return Cause.STORE
         return Cause.FINAL if child.final(error) else Cause.FAILED
 
     async def _restart(self, failed: _Slot, delay_s: float) -> None:
+        failed.state = "waiting"
+        if failed.restart is not None:
+            return  # one that is under way starts it too
         names = to_restart(list(self._slots), failed.child.name, self._strategy)
-        affected = [self._slots[name] for name in names]
+        affected = [slot for slot in map(self._slots.__getitem__, names) if slot is failed or not slot.left]
+        this = object()
+        for slot in affected:
+            slot.restart = this
         for slot in reversed(affected):
             if slot is not failed and slot.state == "running":
                 slot.state = "replaced"
                 await self._stop(slot)
-        failed.state = "waiting"
         await trio.sleep(delay_s)
         for slot in affected:
             if self._stopping:
                 return
-            slot.restarts += 1
-            self._tell(slot, What.RESTARTED, failed.last_error)
-            await self._start(slot)
+            if slot.restart is this:
+                slot.restart = None
+                await self._again(slot, failed)
+
+    async def _again(self, slot: _Slot, failed: _Slot) -> None:
+        if slot is not failed and slot.child.restart is Restart.TEMPORARY:
+            slot.left = True
+            self._tell(slot, What.LEFT)
+            return
+        slot.restarts += 1
+        self._tell(slot, What.RESTARTED, failed.last_error)
+        await self._start(slot)
 
     async def _stop(self, slot: _Slot) -> None:
         if slot.scope is None:
@@ -200,11 +222,12 @@ class Supervisor:
 
     def _give_up(self, slot: _Slot) -> None:
         self._stopping = True
-        error = TooManyRestarts(slot.child.name, slot.restarts)
+        error = TooManyRestarts(slot.child.name, slot.history.failures - 1)
         error.__cause__ = ExceptionGroup(f"failures of {slot.child.name}", [e for e in slot.errors if isinstance(e, Exception)])
         self._gave_up = error
         self._tell(slot, What.GAVE_UP, error)
-        self._all_stopped.set()
+        assert self._nursery is not None
+        self._nursery.start_soon(self.stop, name=f"{self.name} stops")
 
     def _tell(self, slot: _Slot, what: What, error: BaseException | None = None) -> None:
         self._publish(Lifecycle(f"{self.name}/{slot.child.name}", what, str(error) if error is not None else None, trio.current_time()))

@@ -7,6 +7,7 @@ it: which class a type name means, upcasting, the envelope, and the translation 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import cattrs
@@ -176,6 +177,9 @@ class Codec:
         """
         readers = self._current()
         try:
+            kinds = set(map(_kind, records))
+            if len(kinds) == 1:  # column by column
+                return list(map(Event, records, map(readers[kinds.pop()], map(_payload, records))))
             return [Event(record, readers[record.type, record.version](record.payload)) for record in records]
         except Exception:  # a type not met before, or an unreadable payload: one by one finds out which
             return [self.event(record) for record in records]
@@ -213,6 +217,10 @@ class Codec:
         except Exception as broken:
             return fault(broken)
         return self.form(mark.cls).explain(tree, error)
+
+
+_kind = attrgetter("type", "version")
+_payload = attrgetter("payload")
 
 
 # -- parts of it -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 import attrs
@@ -339,22 +340,22 @@ def _check_write(write: Write, limits: Limits, own: bool) -> int:
 
 def check_append(write: Append[Draft], limits: Limits, own: bool = False) -> int:
     """The size of an append, its names and events checked."""
-    check_stream(write.stream, limits, own)
-    check_expected(write.expected, write.stream)
-    size = 0
-    most = limits.event_bytes
-    for type_name in {draft.type for draft in write.events}:
-        check_name("type name", type_name, limits.type_bytes)
-    for draft in write.events:
+    events, most, size = write.events, limits.event_bytes, 0
+    _check_known("stream name", write.stream, limits.stream_name_bytes, own)
+    if write.expected is not ANY:
+        check_expected(write.expected, write.stream)
+    for type_name in {draft.type for draft in events}:
+        _check_known("type name", type_name, limits.type_bytes, True)
+    for draft in events:
         weight = len(draft.payload)
         if weight > most:
             raise TooLarge("event", f"stream {write.stream!r}", weight, most)
         size += weight
         if draft.extra:
             size += _check_extra(draft, write.stream, limits)
-    size += 24 * len(write.events) + 100
-    if len(write.events) > limits.commit_events:
-        raise TooLarge("commit", f"stream {write.stream!r}", len(write.events), limits.commit_events, "events")
+    size += 24 * len(events) + 100
+    if len(events) > limits.commit_events:
+        raise TooLarge("commit", f"stream {write.stream!r}", len(events), limits.commit_events, "events")
     if size > limits.commit_bytes:
         raise TooLarge("commit", f"stream {write.stream!r}", size, limits.commit_bytes)
     return size
@@ -368,6 +369,19 @@ def _check_extra(draft: Draft, stream: str, limits: Limits) -> int:
     for tag in draft.tags:
         check_name("tag", tag, limits.tag_bytes)
     return len(draft.extra)
+
+
+@lru_cache(maxsize=8_192)
+def _check_text(what: str, name: str, limit: int, own: bool) -> None:
+    check_name(what, name, limit, own)
+
+
+def _check_known(what: str, name: object, limit: int, own: bool) -> None:
+    """`check_name`, remembering names that passed: a stream's is checked with every append."""
+    if type(name) is str:
+        _check_text(what, name, limit, own)
+    else:
+        check_name(what, name, limit, own)
 
 
 def check_name(what: str, name: object, limit: int, own: bool = True) -> None:

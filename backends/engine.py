@@ -28,6 +28,8 @@ from perdure.backends.commit import (
     Commit,
     Committed,
     Delete,
+    Draft,
+    Expect,
     Expected,
     Fence,
     Put,
@@ -108,13 +110,12 @@ class Facts:
 
 @attrs.frozen
 class Change:
-    """An entry put (*value*) or deleted (None) at *revision*; *before* is its revision until then."""
+    """An entry put (*value*) or deleted (None) at *revision*."""
 
     bucket: str
     key: bytes
     revision: int
     value: bytes | None
-    before: int
 
 
 @attrs.define
@@ -148,11 +149,17 @@ def needs(commits: Sequence[Commit]) -> Needs:
         if commit.key is not None:
             ids[commit.id] = None
         for write in commit.writes:
+            if type(write) is Append:  # nearly all are
+                streams[write.stream] = None
+                continue
             match write:
-                case Append(stream=stream) | Check(stream=str() as stream):
-                    streams[stream] = None
-                case Put(bucket=bucket, key=bytes() as key) | Delete(bucket=bucket, key=bytes() as key) | Check(bucket=str() as bucket, key=bytes() as key):
+                case Put(bucket=bucket, key=bytes() as key, expected=expected) | Delete(bucket=bucket, key=bytes() as key, expected=expected):
+                    if expected is not ANY:
+                        entries[bucket, key] = None
+                case Check(bucket=str() as bucket, key=bytes() as key):
                     entries[bucket, key] = None
+                case Check(stream=str() as stream):
+                    streams[stream] = None
                 case Unless():
                     conditions[write] = None
                 case Fence(name=name):
@@ -178,11 +185,10 @@ def _decide_one(commit: Commit, facts: Facts, done: Decisions) -> Answer:
     for write in writes if facts.conditions else ():
         if isinstance(write, Unless) and isinstance(facts.conditions[write], TooBroad):
             return ConditionTooBroad(describe(write), CONDITION_ROWS)
-    if len(writes) == 1 and type(write := writes[0]) is Append and write.expected is ANY:
-        failed = None
-    else:
-        failed = _judge(writes, facts, done)
-    return failed or _accept(commit, facts, done)
+    if len(writes) == 1 and type(write := writes[0]) is Append and commit.key is None and write.events:
+        failed = None if write.expected is ANY else _compare("stream", write.stream, write.expected, facts.streams[write.stream])
+        return failed or _accept_append(commit, write, facts, done)
+    return _judge(writes, facts, done) or _accept(commit, facts, done)
 
 
 # -- judging ---------------------------------------------------------------------------------
@@ -198,6 +204,8 @@ def _judge(writes: Sequence[Write], facts: Facts, done: Decisions) -> Conflict |
 
 def _failure(write: Write, facts: Facts, done: Decisions) -> Conflict | None:
     match write:
+        case Append(expected=Expect.ANY) | Put(expected=Expect.ANY) | Delete(expected=Expect.ANY) | SaveSnapshot():
+            return None
         case Append(stream=stream, expected=expected) | Check(stream=str() as stream, expected=expected):
             return _compare("stream", stream, expected, facts.streams[stream])
         case Put(bucket=bucket, key=bytes() as key, expected=expected):
@@ -256,6 +264,15 @@ def _describe_item(item: object) -> Iterator[str]:
 # -- accepting -------------------------------------------------------------------------------
 
 
+def _accept_append(commit: Commit, write: Append[Draft], facts: Facts, done: Decisions) -> Committed:
+    """What `_accept` does, for the commit that nearly all are: one append, no key."""
+    if commit.at_us > done.at_us:
+        done.at_us = commit.at_us
+    part = _append(write.stream, write.events, len(done.commits), 0, facts, done)
+    done.commits.append((commit.id, done.at_us))
+    return Committed(part.position, (part,))
+
+
 def _accept(commit: Commit, facts: Facts, done: Decisions) -> Committed:
     at_us = max(commit.at_us, done.at_us)
     revision = facts.revision + 1
@@ -270,10 +287,10 @@ def _accept(commit: Commit, facts: Facts, done: Decisions) -> Committed:
                 ordinal += len(events)
                 position = part.position or position
             case Put(bucket, bytes() as key, bytes() as value, _):
-                _change(Change(bucket, key, revision, value, facts.entries[bucket, key]), facts, done)
+                _change(Change(bucket, key, revision, value), facts, done)
                 parts.append(Stored(revision))
             case Delete(bucket, bytes() as key, _):
-                _change(Change(bucket, key, revision, None, facts.entries[bucket, key]), facts, done)
+                _change(Change(bucket, key, revision, None), facts, done)
                 parts.append(Stored(revision))
             case SaveSnapshot():
                 done.snapshots.append((write, at_us))
@@ -291,12 +308,12 @@ def _accept(commit: Commit, facts: Facts, done: Decisions) -> Committed:
     return answer
 
 
-def _append(stream: str, events: Sequence[object], commit: int, ordinal: int, facts: Facts, done: Decisions) -> Appended:
+def _append(stream: str, events: Sequence[Draft], commit: int, ordinal: int, facts: Facts, done: Decisions) -> Appended:
     last = facts.streams[stream]
     count = len(events)
     if not count:
         return Appended(last + 1, last, None)
-    done.pieces.append(Piece(stream, last + 1, done.head + 1, commit, ordinal, events))  # type: ignore[arg-type]
+    done.pieces.append(Piece(stream, last + 1, done.head + 1, commit, ordinal, events))
     done.head = facts.head = Position(done.head + count)
     facts.streams[stream] = last + count
     return Appended(last + 1, last + count, done.head)

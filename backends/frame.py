@@ -16,6 +16,8 @@ import bisect
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Final
 from zlib import crc32
 
 import attrs
@@ -361,6 +363,10 @@ def _read_records(
     wanted: Callable[[str, Callable[[], tuple[str, ...]]], bool] | None,
 ) -> None:
     """Append the wanted records from the *start*th of *run* to before the *stop*th."""
+    if stop - start >= _UNIFORM_MIN:
+        start = _read_uniform(frame, run, base, types, start, stop, records, wanted)
+        if start == stop:
+            return
     stream, name, bodies = run.stream, run.name, run.bodies
     seq = run.first_seq + start
     if seq >> 32:
@@ -389,6 +395,69 @@ def _read_records(
                 raise Corrupt(f"the record of stream {stream!r}, seq {seq}, position {position}", "its checksum does not fit")
             made(Record(stream, seq, position, type_.name, type_.version, at_us, commit, ordinal, extra, payload, crc))
         seq += 1
+
+
+_UNIFORM_MIN: Final = 16
+"""From so many records on it pays to look whether they are all alike."""
+
+
+def _read_uniform(
+    frame: bytes | memoryview,
+    run: _Run,
+    base: int,
+    types: Sequence[TypeName],
+    start: int,
+    stop: int,
+    records: list[Record],
+    wanted: Callable[[str, Callable[[], tuple[str, ...]]], bool] | None,
+) -> int:
+    """The same for records that one commit appended, all of one type and without extras; returns how far that holds.
+
+    What is read most is what was written many at once: column by column it costs half as much as record by record.
+    """
+    first, last = run.entry(frame, start), run.entry(frame, stop - 1)
+    if first[3] != last[3]:  # of several commits: up to the end of the first
+        stop = bisect.bisect_right(range(stop), first[3], lo=start, key=lambda place: run.entry(frame, place)[3])
+    if stop - start < _UNIFORM_MIN:
+        return start
+    entries = _ENTRY.iter_unpack(frame[run.entries + start * _ENTRY.size : run.entries + stop * _ENTRY.size])
+    deltas, crcs, ends, numbers, ordinals, type_numbers, extras = zip(*entries, strict=True)
+    count = stop - start
+    if any(extras) or set(type_numbers) != {type_numbers[0]} or set(numbers) != {numbers[0]}:
+        return start
+    if deltas != tuple(range(deltas[0], deltas[0] + count)) or ordinals != tuple(range(ordinals[0], ordinals[0] + count)):
+        return start
+    type_ = types[type_numbers[0]]
+    if wanted is not None and not wanted(type_.name, tuple):
+        return stop
+    commit, at_us, _ = _COMMIT.unpack_from(frame, _HEADER.size + numbers[0] * _COMMIT.size)
+    seq, position = run.first_seq + start, base + deltas[0]
+    begins = (run.entry(frame, start - 1)[2] if start else 0, *ends[:-1])
+    bodies = bytes(frame[run.bodies + begins[0] : run.bodies + ends[-1]])
+    shift = begins[0]
+    payloads = [bodies[a - shift : b - shift] for a, b in zip(begins, ends, strict=True)]
+    if seq >> 32:
+        run.check(frame)  # the records' checksums tell seqs apart by 32 bits
+    lead = context(run.name, commit, at_us) + type_.crc + seq * _SEQ_STEP + position * _POSITION_STEP + ordinals[0] * _ORDINAL_STEP
+    step = _SEQ_STEP + _POSITION_STEP + _ORDINAL_STEP
+    seeds = [check & _MASK for check in range(lead, lead + count * step, step)]
+    if tuple(map(crc32, payloads, seeds)) != crcs:
+        return start  # the slow way finds out which
+    records += map(
+        Record,
+        repeat(run.stream),
+        range(seq, seq + count),
+        range(position, position + count),
+        repeat(type_.name),
+        repeat(type_.version),
+        repeat(at_us),
+        repeat(commit),
+        ordinals,
+        repeat(b""),
+        payloads,
+        crcs,
+    )
+    return stop
 
 
 def _tags(extra: bytes, payload: bytes | memoryview, check: int, crc: int) -> tuple[str, ...]:

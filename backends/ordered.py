@@ -21,7 +21,7 @@ from perdure.backends.apply import apply
 from perdure.backends.commit import Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Full
+from perdure.backends.errors import Closed, Corrupt, Full
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName
 from perdure.backends.limits import LIMITS, Limits
@@ -215,6 +215,9 @@ class OrderedBackend(OrderedReads):
         except MapFull:
             self._forget()
             return self._halve(commits)
+        except tables.DAMAGE as error:
+            self._forget()
+            raise self._damaged(error) from error
         except BaseException:
             self._forget()
             raise
@@ -281,7 +284,7 @@ class OrderedBackend(OrderedReads):
         with self._store.hold() as reader:
             types = self._known_types(reader)
             with trio.move_on_after(self.limits.view_s) as scope:  # noqa: ASYNC100 - the body is what it bounds
-                yield OrderedReads(lambda fn: fn(reader), lambda _: types)
+                yield OrderedReads(partial(self._read_held, reader), lambda _: types)
         if scope.cancelled_caught:
             raise Closed(f"the view (open for {self.limits.view_s:g} s)")
 
@@ -353,7 +356,19 @@ class OrderedBackend(OrderedReads):
 
     def _read_open(self, fn: Callable[[Reader], T]) -> T:
         self._check_open()
-        return self._store.read(fn)
+        try:
+            return self._store.read(fn)
+        except tables.DAMAGE as error:
+            raise self._damaged(error) from error
+
+    def _read_held(self, reader: Reader, fn: Callable[[Reader], T]) -> T:
+        try:
+            return fn(reader)
+        except tables.DAMAGE as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> Corrupt:
+        return Corrupt(f"the store {self.url}", f"a row cannot be read ({error})")
 
     def _known_types(self, reader: Reader) -> Sequence[TypeName]:
         """The table of types as this reader sees it, at least."""

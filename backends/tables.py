@@ -27,6 +27,8 @@ from perdure.backends.selector import EVERYTHING, Item, Selector
 Buffer = bytes | memoryview
 Row = tuple[Buffer, Buffer]
 
+DAMAGE = (struct.error, UnicodeDecodeError, msgspec.DecodeError)
+"""What unpacking a row raises that is not as it was written."""
 FRAMES_A_STEP = 256
 """Frames looked at in one scan step."""
 RECENT_FRAMES = 1_000
@@ -201,8 +203,10 @@ def read_stream(
         if frame_ is None:
             raise Corrupt(f"stream {stream!r} at seq {first_seq}", f"its frame at position {place} is missing")
         part = _part(frame_, place, offset, types, skip, count, limit - len(records), backward)
-        if part and (part[0].stream != stream or part[0].seq < first_seq):
-            raise Corrupt(f"stream {stream!r} at seq {first_seq}", f"the index leads to stream {part[0].stream!r}, seq {part[0].seq}")
+        if part:
+            wanted = records[-1].seq + (-1 if backward else 1) if records else part[0].seq if backward else after + 1
+            if part[0].stream != stream or part[0].seq != wanted:
+                raise Corrupt(f"stream {stream!r} at seq {wanted}", f"the index leads to stream {part[0].stream!r}, seq {part[0].seq}")
         for record in part:
             records.append(record)
             room -= len(record.payload) + 100
@@ -210,6 +214,8 @@ def read_stream(
                 return records
         if len(records) >= limit:
             break
+    if not (records or after):
+        last_seq(reader, number)
     return records
 
 
@@ -259,7 +265,7 @@ def last_seq(reader: Reader, number: int) -> int:
     """The last seq of the stream with that number."""
     for key, value in reader.scan_back("runs", keys.run(number, 0), keys.run(number + 1, 0), 1):
         return keys.last_number(key) + keys.read_run_row(value)[2] - 1
-    return 0
+    raise Corrupt(f"stream number {number}", "it has a row and no events")
 
 
 def stream_info(reader: Reader, name: str, row: Buffer) -> StreamInfo:
@@ -271,7 +277,7 @@ def stream_info(reader: Reader, name: str, row: Buffer) -> StreamInfo:
         if frame_ is None:
             raise Corrupt(f"stream {name!r}", f"its frame at position {base} is missing")
         return StreamInfo(name, first, keys.last_number(key) + count - 1, frame.run_end(frame_, base, offset))
-    return StreamInfo(name, first, 0, Position(0))
+    raise Corrupt(f"stream {name!r}", "it has a row and no events")
 
 
 def streams(reader: Reader, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:

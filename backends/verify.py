@@ -18,10 +18,13 @@ def verify_tables(reader: Reader, types: Sequence[TypeName]) -> list[str]:
     """Check frames, run index, kv, changes and snapshots of a store at one moment."""
     found: list[str] = []
     for check in (_frames, _entries, _changes, _snapshots):
-        for problem in check(reader, types):
-            found.append(problem)
-            if len(found) >= PROBLEMS_MAX:
-                return [*found, "more problems follow"]
+        try:
+            for problem in check(reader, types):
+                found.append(problem)
+                if len(found) >= PROBLEMS_MAX:
+                    return [*found, "more problems follow"]
+        except tables.DAMAGE as error:
+            found.append(f"a row cannot be read ({error})")
     return found
 
 

@@ -148,6 +148,8 @@ class LmdbMap:
         self._shared.held += 1
         try:
             yield _Reader(txn, self._shared.tables)
+        except lmdb.Error as error:
+            self._translate(error)
         finally:
             self._shared.held -= 1
             txn.abort()

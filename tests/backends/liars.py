@@ -8,7 +8,7 @@ what is opened again is the same store.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
@@ -148,7 +148,7 @@ class OneBadCommitFailsItsGroup(Honest):
             return Group(dry[0].follows, [bad] * len(commits))
 
 
-class _Undone(Exception):  # noqa: N818
+class _Undone(Exception):
     """Takes the batch back."""
 
 
@@ -167,7 +167,8 @@ class AnswersKeyForOtherContent(Liar):
 
     async def commit(self, commits: Sequence[Commit]) -> Group:
         group = await super().commit(commits)
-        answers = [self._known[commit.key] if isinstance(answer, KeyReused) and commit.key else answer for commit, answer in zip(commits, group.answers, strict=True)]
+        answered = list(zip(commits, group.answers, strict=True))
+        answers = [self._known[commit.key] if isinstance(answer, KeyReused) and commit.key else answer for commit, answer in answered]
         self._known.update({commit.key: answer for commit, answer in zip(commits, answers, strict=True) if commit.key and isinstance(answer, Committed)})
         return attrs.evolve(group, answers=answers)
 
@@ -383,7 +384,5 @@ class LiarStores:
         try:
             yield backend
         finally:
-            try:
+            with suppress(Closed):
                 await backend.aclose()
-            except Closed:
-                pass

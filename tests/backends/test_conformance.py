@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from perdure.backends.conformance import CHECKS, Broken, Law, run_checks, stores_of
+from perdure.backends.conformance import CHECKS, Broken, Law, Score, run_checks, stores_of
 from perdure.backends.conformance.law import LAW_S, Part, same
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Misuse, Unsupported
@@ -136,7 +136,7 @@ async def test_a_broken_law_names_itself(autojump_clock):
 
 
 async def test_only_what_is_named_is_run_and_progress_is_told(autojump_clock):
-    told = []
+    told: list[Score] = []
 
     with stores_of("memory:", threads=InlineThreads()) as stores:
         board = await run_checks(stores, only=["a-store-has-an-id", "conflicts"], progress=told.append)

@@ -96,7 +96,7 @@ def test_a_later_commit_sees_the_earlier_ones():
     done = decide(group, facts(revision=7, streams={"a": 0}, entries={("k", b"x"): 0}))
 
     assert [type(answer) for answer in done.answers] == [Committed] * 3
-    assert done.changes == [Change("k", b"x", 8, b"1", 0), Change("k", b"x", 9, None, 8), Change("k", b"x", 10, b"2", 0)]
+    assert done.changes == [Change("k", b"x", 8, b"1"), Change("k", b"x", 9, None), Change("k", b"x", 10, b"2")]
     assert done.revision == 10
 
 

@@ -20,7 +20,10 @@ NUMBERS = {(type.name, type.version): (number, type.crc) for number, type in enu
 
 extras = st.builds(Extra, tags=st.lists(st.sampled_from(["x", "y", "ä"]), max_size=2, unique=True).map(tuple), id=st.none() | st.just("given"))
 drafts = st.builds(
-    lambda type, payload, extra: Draft(type[0], type[1], payload, pack_extra(extra), extra.tags), st.sampled_from(list(NUMBERS)), st.binary(max_size=30), extras
+    lambda type, payload, extra: Draft(type[0], type[1], payload, pack_extra(extra), extra.tags),
+    st.sampled_from(list(NUMBERS)),
+    st.binary(max_size=30),
+    extras,
 )
 appends = st.lists(st.tuples(st.sampled_from(["a", "b-1", "ä"]), st.lists(drafts, min_size=1, max_size=4)), min_size=1, max_size=3, unique_by=lambda one: one[0])
 groups = st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(-(2**40), 2**60), appends), min_size=1, max_size=5)

@@ -42,7 +42,8 @@ def run(code, *args):
 @contextmanager
 def start(code, *args):
     """The same, in the background; killed at the end, if it is still there."""
-    process = subprocess.Popen([sys.executable, "-u", "-c", PRELUDE + textwrap.dedent(code), *map(str, args)], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    command = [sys.executable, "-u", "-c", PRELUDE + textwrap.dedent(code), *map(str, args)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     with process:
         try:
             yield process
@@ -71,7 +72,8 @@ async def refused(url, kind, **more):
 async def fill(url, commits=5):
     async with open_backend(url) as backend:
         for number in range(commits):
-            await Desk(backend).done(appending(f"s-{number % 3}", 2), Put("k", b"%d" % (number % 4), b"%d" % number), SaveSnapshot("s", Position(number), "f", b"x" * 30))
+            save = SaveSnapshot("s", Position(number), "f", b"x" * 30)
+            await Desk(backend).done(appending(f"s-{number % 3}", 2), Put("k", b"%d" % (number % 4), b"%d" % number), save)
 
 
 # -- what cannot be opened -------------------------------------------------------------------
@@ -170,7 +172,7 @@ async def test_a_second_opener_by_another_name_shares(tmp_path, folder, url):
     async with open_backend(url) as one, open_backend(f"lmdb:{tmp_path}/link") as other:
         await Desk(one).append("a")
 
-        assert await Desk(other).append("a", 1, 1)
+        assert (await Desk(other).append("a", 1, 1)).last == 2
 
 
 def test_a_forked_child_is_refused_and_the_parent_goes_on(url):
@@ -339,8 +341,9 @@ async def test_kill_loses_nothing_acknowledged_and_shows_no_half(url, folder):
             revision = await backend.revision()
             assert revision in (last, last + 1)
             assert (len(await Desk(backend).stream("a")), len(await Desk(backend).stream("b"))) == (2 * revision, revision)
-            assert (await backend.get("k", b"x")).value == b"%d" % revision
-            assert (await backend.read_snapshot("s")).state == b"%d" % revision
+            entry, snapshot = await backend.get("k", b"x"), await backend.read_snapshot("s")
+            assert entry and snapshot
+            assert entry.value == snapshot.state == b"%d" % revision
             assert await backend.verify() == []
             last = revision
 
@@ -348,8 +351,10 @@ async def test_kill_loses_nothing_acknowledged_and_shows_no_half(url, folder):
 # -- damage ----------------------------------------------------------------------------------
 
 READ_ALL = """
-    import hashlib, shutil
-    
+    import hashlib, random, shutil
+    from pathlib import Path
+    from perdure.backends.selector import EVERYTHING
+
     async def everything(backend):
         said = [await Desk(backend).log(), await backend.streams(limit=999), await backend.scan("k", limit=999), await backend.snapshots("s")]
         said += [await Desk(backend).stream(f"s-{number}") for number in range(3)]
@@ -365,8 +370,6 @@ READ_ALL = """
         except PerdureError as error:
             return type(error).__name__
 
-    from perdure.backends.selector import EVERYTHING
-
     async def main(good, data, tries):
         right = await ask(good)
         for place, mask in tries:
@@ -380,7 +383,6 @@ READ_ALL = """
             print("right" if said == right else said if len(said) < 64 else "WRONG", place, mask)
 
     good, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    import random
     data = (Path(good) / "data.mdb").read_bytes()
     chance = random.Random(seed)
     trio.run(main, good, data, [(chance.randrange(len(data)), 1 << chance.randrange(8)) for _ in range(count)])

@@ -55,7 +55,7 @@ items = st.builds(
     categories=st.lists(st.sampled_from(["a", "b", "c"]), max_size=1),
     tags=st.lists(st.sampled_from(TAGS), unique=True, max_size=2),
 )
-selectors = st.lists(items, min_size=1, max_size=2).map(tuple).map(Selector)
+selectors: st.SearchStrategy[Selector] = st.lists(items, min_size=1, max_size=2).map(tuple).map(Selector)
 writes = st.one_of(
     st.builds(Append, st.sampled_from(STREAMS), st.lists(drafts, max_size=3), expected),
     st.builds(Append, st.sampled_from(STREAMS), st.lists(drafts, min_size=1, max_size=3)),

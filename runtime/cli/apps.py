@@ -1,0 +1,56 @@
+"""Loading an App by the name `module:app`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+from perdure.backends.errors import Misuse
+from perdure.runtime.app import App
+from perdure.runtime.cli.exits import AppFailed
+
+
+def load_app(name: str) -> App:
+    """The App that *name* leads to, looked for in the current folder first. Its module is imported, nothing of it is run.
+
+    Raises:
+      Misuse: there is no such module, or no App of that name in it.
+      AppFailed: the module raised.
+    """
+    module_name, colon, path = name.partition(":")
+    if not (module_name and colon and path):
+        raise Misuse(f"--app {name!r}: write module:name, as in shop:app")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    found: object = _import(module_name, folder)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise Misuse(f"--app {name!r}: module {module_name!r} has no {path!r}{_apps_of(sys.modules[module_name])}")
+        found = getattr(found, part)
+    if not isinstance(found, App):
+        raise Misuse(f"--app {name!r} is a {type(found).__name__}, not an App{_apps_of(sys.modules[module_name])}")
+    return found
+
+
+def _import(name: str, folder: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise Misuse(f"there is no module {name!r}: looked in {folder} and where Python looks") from error
+        raise AppFailed(f"module {name!r} cannot be imported: {error}{_where(error)}") from error
+    except Exception as error:
+        raise AppFailed(f"module {name!r} cannot be imported: {type(error).__name__}: {error}{_where(error)}") from error
+
+
+def _where(error: Exception) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+
+
+def _apps_of(module: object) -> str:
+    names = [name for name, value in vars(module).items() if isinstance(value, App)]
+    return f"; it has: {', '.join(names)}" if names else ""

@@ -1,0 +1,99 @@
+"""`stats`, `verify`: a store as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from perdure.backends.protocol import Backend, StoreStatus
+from perdure.runtime.cli import out
+from perdure.runtime.cli.exits import Exit
+from perdure.runtime.cli.log import BATCH
+from perdure.runtime.cli.options import AsJson, Url
+from perdure.runtime.cli.run import run_async
+from perdure.runtime.cli.stores import reading
+
+
+def stats(url: Url, /, *, json: AsJson = False) -> int:
+    """Print what a store says of itself.
+
+    Its id, where its log ends, its size, and how far it has been checked.
+    """
+
+    async def command() -> int:
+        async with reading(url) as backend:
+            status, streams = await backend.store_status(), await _count_streams(backend)
+        if json:
+            out.document({**attrs.asdict(status), "streams": streams})
+        else:
+            out.facts(_lines(status, streams))
+        return Exit.DONE
+
+    return run_async(command)
+
+
+async def _count_streams(backend: Backend) -> int:
+    count, after = 0, None
+    with out.bar("counting streams", None) as step:
+        while page := await backend.streams(after=after, limit=BATCH):
+            count, after = count + len(page), page[-1].name
+            step(len(page))
+    return count
+
+
+def _lines(status: StoreStatus, streams: int) -> list[tuple[str, object]]:
+    limit = f" of at most {_told_bytes(status.bytes_limit)}" if status.bytes_limit else ""
+    return [
+        ("store", status.url),
+        ("id", status.id),
+        ("head", f"position {status.head}"),
+        ("streams", f"{streams:,}"),
+        ("kv revision", f"{status.revision:,}"),
+        ("in use", f"{_told_bytes(status.bytes_used)}{limit}"),
+        ("verified", status.verified),
+        *((name.replace("_", " "), _told(name, value)) for name, value in status.details.items()),
+    ]
+
+
+def _told(name: str, value: Any) -> object:
+    if name.endswith("_bytes"):
+        return _told_bytes(value)
+    if name.endswith("_s"):
+        return f"{value * 1e3:.2f} ms"
+    return ", ".join(" ".join(part.split()) for part in value.splitlines()) if isinstance(value, str) else value
+
+
+def _told_bytes(size_bytes: float) -> str:
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(int(size_bytes).bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{size_bytes / (1 << 10 * power):,.{1 if power else 0}f} {units[power]}"
+
+
+def verify(url: Url, /, *, json: AsJson = False) -> int:
+    """Read everything and check it.
+
+    Checksums, seqs, indexes, revisions, snapshots, pages. The problems found are printed.
+    """
+
+    async def command() -> int:
+        async with reading(_walked(url)) as backend:
+            with out.busy(f"verifying {url}"):
+                problems = await backend.verify()
+                head = await backend.head()
+        if json:
+            out.document({"url": url, "head": head, "problems": problems})
+        else:
+            for problem in problems:
+                out.line(problem)
+            out.line(f"{len(problems)} problems found" if problems else f"no problem found up to position {head}")
+        return Exit.NO if problems else Exit.DONE
+
+    return run_async(command)
+
+
+def _walked(url: str) -> str:
+    """The URL, asking for the pages to be walked before LMDB reads them: it would crash on some kinds of damage."""
+    if not url.startswith("lmdb:") or "verify=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}verify=tree"

@@ -140,6 +140,18 @@ class Stopped:
 
 def fold_page(codec: Codec, step: Callable[[Any, Event[Any]], Any], state: Any, records: Sequence[Record]) -> tuple[Any, Stopped | None]:
     """The state after *records*, or after those before one that cannot be read or folded."""
+    for start in range(0, len(records), FEW):
+        state, stopped = _fold_few(codec, step, state, records[start : start + FEW])
+        if stopped is not None:
+            return state, stopped
+    return state, None
+
+
+FEW = 256
+"""So many events are alive at once: the cyclic garbage collector begins to look at what lives with 700 objects."""
+
+
+def _fold_few(codec: Codec, step: Callable[[Any, Event[Any]], Any], state: Any, records: Sequence[Record]) -> tuple[Any, Stopped | None]:
     try:
         events: Sequence[Event[Any]] = codec.events(records)
     except Unreadable:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
+
 from perdure.actors.ring import Ring
 from perdure.backends.errors import Rewound
 from perdure.backends.event import Position, Record
@@ -27,6 +29,8 @@ class Follower:
         self._where = where
         self._choose = None if where.everything else where
         self._limits = limits
+        self._unyielded = 0
+        """Records handed out since other tasks had their turn."""
 
     @property
     def caught_up(self) -> bool:
@@ -41,10 +45,15 @@ class Follower:
         Raises:
           Rewound: the log ends before the cursor.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
+            if self._unyielded >= self._limits.page_records:
+                await trio.lowlevel.checkpoint()
+                self._unyielded = 0
             taken = self._ring.take(self.cursor, self._limits.page_records, self._choose)
             if taken is not None:
                 records, self.cursor = taken
+                self._unyielded += len(records)
                 self.head = max(self.head, self._ring.last or self.cursor)
                 return records
             page = await self._backend.read_log(

@@ -49,6 +49,11 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         while entries := await services.backend.scan(self._bucket, limit=1_000):
             await services.commit([Delete(self._bucket, entry.key) for entry in entries])
 
+    def _drop(self) -> None:
+        self._dirty.clear()
+        self._recent.clear()
+        self._recent_bytes, self._whole = 0, False
+
     async def _show_kept(self, kept: Checkpoint) -> None:
         self.cell.publish(None, Position(kept.position))
 
@@ -59,7 +64,9 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         keyed, stopped_at_key = self._keys(events)
         stopped = stopped_at_key or stopped
         await self._load(keyed)
-        return self._fold(keyed) or stopped
+        stopped = self._fold(keyed) or stopped
+        self._shrink()
+        return stopped
 
     def _decode(self, records: list[Record]) -> tuple[Sequence[Event[Any]], Stopped | None]:
         try:
@@ -97,7 +104,7 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
             for key in keys:
                 if key not in self._dirty and key not in self._recent:
                     entry = await self._services.backend.get(self._bucket, key.encode())
-                    if entry is not None:
+                    if entry is not None:  # all the page needs stays until it is folded
                         self._remember(key, decode(entry.value), len(entry.value))
 
     def _fold(self, keyed: Sequence[tuple[Event[Any], tuple[str, ...]]]) -> Stopped | None:
@@ -147,6 +154,7 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
             self._dirty.clear()
             for key, size in sizes.items():
                 self._remember(key, dirty[key], size)
+            self._shrink()
             self.cell.publish(None, position, 0, tuple(sizes))
 
         return writes, done
@@ -155,6 +163,9 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         before = self._recent.pop(key, None)
         self._recent[key] = (state, size)
         self._recent_bytes += size + 200 - (before[1] + 200 if before is not None else 0)
+
+    def _shrink(self) -> None:
+        """Forget what was touched longest ago, down to the budget."""
         while self._recent_bytes > self._services.limits.keyed_memory_bytes and len(self._recent) > 1:
             oldest = next(iter(self._recent))
             self._recent_bytes -= self._recent.pop(oldest)[1] + 200

@@ -6,6 +6,7 @@ handle that reads a cell, or, where nobody in this process runs the projection, 
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -15,17 +16,19 @@ import attrs
 import trio
 
 from perdure.actors import cursor
-from perdure.actors.cursor import CHECKPOINTS
-from perdure.actors.fold import Keyed, Projection, Stopped, fold_page, keys_of
+from perdure.actors.cursor import CHECKPOINTS, Checkpoint
+from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of
 from perdure.actors.mailbox import current_actor
 from perdure.backends.codec import Codec
-from perdure.backends.errors import Misuse, ModelFaulted, ProjectionFailed, TooLarge
+from perdure.backends.errors import Corrupt, Misuse, ModelFaulted, ProjectionFailed, TooLarge, Unreadable
 from perdure.backends.event import START, Position, Record, to_us
 from perdure.backends.limits import Limits
-from perdure.backends.protocol import Backend, Entry, Reads
+from perdure.backends.protocol import Backend, Entry, Reads, Snapshot
 from perdure.backends.selector import Selector
 
 S = TypeVar("S")
+
+log = logging.getLogger("perdure.projection")
 
 
 class Cell:
@@ -158,20 +161,16 @@ class Model(_Readable, Generic[S]):
         """Load the last snapshot, where nobody here runs the projection; else nothing. The model itself.
 
         Raises:
-          ModelFaulted: the snapshot is of another version of the projection.
+          ModelFaulted: what is kept was made by another version of the projection.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._cell.running:
-            backend = self._sources.backend
-            snapshot = await backend.read_snapshot(self.name)
-            entry = await backend.get(CHECKPOINTS, self.name.encode())
-            if entry is not None:
-                self._cell.fault = cursor.unpack(self.name, entry.value, backend.id).fault or None
-            if snapshot is None:
-                self._cell.publish(self._projection.initial, START)
-            else:
-                state = self._sources.codec.decoder(self._projection.state_type)(snapshot.state)
-                self._cell.publish(state, snapshot.position, snapshot.at_us)
+            kept = await kept_of(self._sources, self._projection, self._cell)
+            found = await newest_snapshot(self._sources, self._projection)
+            state, position, at_us = (self._projection.initial, START, 0) if found is None else (found[0], found[1].position, found[1].at_us)
+            if kept is not None and kept.durable == position:
+                position = Position(kept.position)  # what came after the snapshot was not wanted
+            self._cell.publish(state, position, at_us)
         return self
 
     def changes(self) -> AsyncIterator[S]:
@@ -191,9 +190,8 @@ class Model(_Readable, Generic[S]):
         """
         backend = self._sources.backend
         target = await position_of(backend, position, time)
-        decode = self._sources.codec.decoder(self._projection.state_type)
-        snapshot = await backend.read_snapshot(self.name, at_most=target)
-        state, after = (self._projection.initial, START) if snapshot is None else (decode(snapshot.state), snapshot.position)
+        found = await newest_snapshot(self._sources, self._projection, at_most=target)
+        state, after = (self._projection.initial, START) if found is None else (found[0], found[1].position)
         pages = LogPages(backend, self._sources.limits, self._projection.events, after, target)
         while (records := await pages.next()) is not None:
             state, stopped = fold_page(self._sources.codec, self._projection.step, state, records)
@@ -254,12 +252,8 @@ class KeyedModel(_Readable, Generic[S]):
         """Read the durable position, where nobody here runs the projection; else nothing. The model itself."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._cell.running:
-            backend = self._sources.backend
-            entry = await backend.get(CHECKPOINTS, self.name.encode())
-            if entry is not None:
-                kept = cursor.unpack(self.name, entry.value, backend.id)
-                self._cell.fault = kept.fault or None
-                self._cell.publish(None, Position(kept.position))
+            kept = await kept_of(self._sources, self._projection, self._cell)
+            self._cell.publish(None, START if kept is None else Position(kept.position))
         return self
 
     async def get(self, key: str) -> S | None:
@@ -370,6 +364,51 @@ class _Touched:
 AnyModel = Model[Any] | KeyedModel[Any]
 
 
+async def kept_of(sources: Sources, projection: Projection[Any, Any] | Keyed[Any, Any], cell: Cell) -> Checkpoint | None:
+    """The checkpoint that is kept, its fault noted in *cell*.
+
+    Raises:
+      ModelFaulted: another version of the projection made it.
+    """
+    entry = await sources.backend.get(CHECKPOINTS, projection.name.encode())
+    if entry is None:
+        return None
+    kept = cursor.unpack(projection.name, entry.value, sources.backend.id)
+    if kept.fingerprint != fingerprint(projection, sources.codec):
+        raise ModelFaulted(projection.name, other_version(kept))
+    cell.fault = kept.fault or None
+    return kept
+
+
+def other_version(kept: Checkpoint) -> str:
+    """Why what is kept cannot be used."""
+    return (
+        f"what is stored was made by another version of it (at position {kept.position}): raise its version and open with "
+        'changed="rebuild", or undo the change'
+    )
+
+
+async def newest_snapshot(
+    sources: Sources, projection: Projection[Any, Any], *, at_most: Position | None = None, warn: Callable[[str, str], None] | None = None
+) -> tuple[Any, Snapshot] | None:
+    """The state of the newest snapshot that this version of *projection* made and that verifies, not beyond *at_most*."""
+    print_, decode = fingerprint(projection, sources.codec), sources.codec.decoder(projection.state_type)
+    for position in reversed(await sources.backend.snapshots(projection.name)):
+        if at_most is not None and position > at_most:
+            continue
+        try:
+            snapshot = await sources.backend.read_snapshot(projection.name, at_most=position)
+            if snapshot is not None and snapshot.position == position and snapshot.fingerprint == print_:
+                return decode(snapshot.state), snapshot
+        except (Corrupt, Unreadable) as error:
+            (warn or _warn)(projection.name, f"its snapshot at position {position} does not verify, an older one is used: {error}")
+    return None
+
+
+def _warn(name: str, text: str) -> None:
+    log.warning("%s: %s", name, text)
+
+
 def bucket_of(name: str) -> str:
     """The reserved bucket of a keyed projection's states."""
     return f"$models {name}"
@@ -405,6 +444,8 @@ async def position_of(backend: Reads, position: Position | None, time: datetime 
     """The position asked for: given, or that of the last commit at or before *time*."""
     if (position is None) == (time is None):
         raise Misuse("as_of takes either position= or time=")
+    if position is not None and (isinstance(position, bool) or not isinstance(position, int) or position < 0):
+        raise Misuse(f"as_of(position=...) takes a position from 0, not {position!r}")
     head = await backend.head()
     if position is not None:
         return min(position, head)

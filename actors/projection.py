@@ -19,27 +19,27 @@ from perdure.actors.cursor import Checkpoint, Progress
 from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fingerprint, fold_page, step_print
 from perdure.actors.follower import Follower
 from perdure.actors.mailbox import Mailbox, current_actor
-from perdure.actors.model import Cell, failed
+from perdure.actors.model import Cell, Sources, failed, newest_snapshot, other_version
 from perdure.actors.ring import Ring
 from perdure.actors.subscription import Place
 from perdure.backends.codec import Codec, check_stable
 from perdure.backends.commit import Committed, SaveSnapshot, Stored, Write
 from perdure.backends.errors import (
     Conflict,
-    Corrupt,
     Misuse,
     ModelFaulted,
     PerdureError,
     ProjectionFailed,
     Rewound,
     StateTooLarge,
+    TooLarge,
     Unreadable,
     UnstableState,
     WrongStore,
 )
 from perdure.backends.event import START, Position, Record
 from perdure.backends.limits import Limits
-from perdure.backends.protocol import Backend, Snapshot
+from perdure.backends.protocol import Backend
 
 P = TypeVar("P", bound=AnyProjection)
 
@@ -82,6 +82,8 @@ class ProjectionActor(Generic[P]):
         self._progress = Progress(START, START)
         self._waiting: trio.CancelScope | None = None
         self._stopping = False
+        self._standing_by = False
+        """Another process owns the projection: nothing is kept from here."""
         self._failure: Exception | None = None
         self._checked = False
 
@@ -95,8 +97,9 @@ class ProjectionActor(Generic[P]):
           ModelFaulted: what is stored is of another version of the projection.
           StateTooLarge, UnstableState: the state cannot be kept.
         """
-        current_actor.set(f"projection {self.name}")
+        token = current_actor.set(f"projection {self.name}")
         self.cell.running = True
+        self._stopping = self._standing_by = False
         self._progress = Progress(START, START)
         try:
             await self._restore()
@@ -108,7 +111,7 @@ class ProjectionActor(Generic[P]):
                 self.cell.stand_still(f"{error}: {error.__cause__!r}" if error.__cause__ is not None else str(error))
             raise
         finally:
-            self.cell.stopped()
+            current_actor.reset(token)
             self.mailbox.refuse()
 
     async def _follow(self, follower: Follower) -> None:
@@ -118,10 +121,12 @@ class ProjectionActor(Generic[P]):
                 raise failure
             records = await self._next_page(follower)
             if records is None:
-                await self.save()
+                owned = await self.save()
                 for question in self.mailbox.waiting():
                     question.slot.answer(outcome.Value(self._progress.written))
-            elif not await self._deal_with(records, follower):
+            else:
+                owned = await self._deal_with(records, follower)
+            if not owned:
                 await self._stand_by()
         await self.save()
 
@@ -141,6 +146,7 @@ class ProjectionActor(Generic[P]):
         stopped = await self._apply(records) if records else None
         if stopped is not None:
             before = Position(stopped.record.position - 1)
+            records = [record for record in records if record.position <= before]
             self._progress.looked(max(before, self._progress.position), len(records), bytes_of(records))
             self._show(records, stopped)
             error = failed(self.name, stopped)
@@ -175,11 +181,7 @@ class ProjectionActor(Generic[P]):
         if kept is not None and kept.fingerprint != self._fingerprint:
             if self._services.changed == "refuse":
                 await self._show_kept(kept)
-                raise ModelFaulted(
-                    self.name,
-                    f"what is stored was made by another version of it (at position {kept.position}): raise its version and open with "
-                    'changed="rebuild", or undo the change',
-                )
+                raise ModelFaulted(self.name, other_version(kept))
             kept = None
             await self._discard()
         elif kept is not None and kept.step and self._step_print and kept.step != self._step_print:
@@ -215,6 +217,8 @@ class ProjectionActor(Generic[P]):
     async def save(self, fault: str = "") -> bool:
         """Keep state and cursor in one commit, if there is anything to keep; False when another process has done so meanwhile."""
         progress = self._progress
+        if self._standing_by:
+            return True
         had_fault = bool(self._place.kept and self._place.kept.fault)
         if progress.position == progress.written and not fault and not had_fault:
             return True
@@ -249,23 +253,33 @@ class ProjectionActor(Generic[P]):
     # -- another process owns it -------------------------------------------------------------
 
     async def _stand_by(self) -> None:
-        """Show what the owner keeps, until stopped."""
+        """Drop what is in memory and show what the owner keeps, until stopped."""
         self._services.warn(self.name, "another process runs it: this one shows what that one keeps")
+        self._standing_by = True
+        self._drop()
         backend = self._services.backend
-        while not self._stopping:
+        while not self._stopping and self._failure is None:
             revision = await backend.revision()
             kept = await self._place.read()
             if kept is not None:
                 await self._show_kept(kept)
+                self.cell.fault = kept.fault or None
+                if kept.fault:
+                    self.cell.stand_still(kept.fault)
+            for question in self.mailbox.waiting():
+                question.slot.answer(outcome.Value(START if kept is None else Position(kept.position)))
             with trio.CancelScope() as self._waiting:
-                if not self._stopping:
+                if not self._stopping and self._failure is None and not self.mailbox.depth:
                     await backend.wait_changed(revision)
-        self._progress.wrote()
+
+    def _drop(self) -> None:
+        """Forget what is in memory."""
+        raise NotImplementedError
 
 
 def final(error: BaseException) -> bool:
     """Whether restarting cannot help: the projection's own decision, or a fault of the program."""
-    return isinstance(error, ProjectionFailed | ModelFaulted | StateTooLarge | UnstableState | Misuse | WrongStore | Rewound)
+    return isinstance(error, ProjectionFailed | ModelFaulted | StateTooLarge | TooLarge | UnstableState | Misuse | WrongStore | Rewound)
 
 
 class SingleActor(ProjectionActor[Projection[Any, Any]]):
@@ -276,36 +290,32 @@ class SingleActor(ProjectionActor[Projection[Any, Any]]):
         self.state = projection.initial
         self._snapshot_bytes = 0
         self._snapshots: list[Position] = []
+        self._stale: list[Position] = []
+        """Snapshots of another version, to be dropped with the next one."""
 
     async def _begin(self, kept: Checkpoint | None) -> None:
         self._snapshots = await self._services.backend.snapshots(self.name)
+        self._stale, self._snapshot_bytes = (list(self._snapshots) if kept is None else []), 0
         self.state, position, at_us = self.projection.initial, START, 0
         if kept is not None:
-            for candidate in reversed(self._snapshots):
-                found = await self._try(candidate)
-                if found is not None:
-                    state, snapshot = found
-                    self.state, position, at_us = state, snapshot.position, snapshot.at_us
-                    self._snapshot_bytes = len(snapshot.state)
-                    break
+            found = await newest_snapshot(self._sources, self.projection, warn=self._services.warn)
+            if found is not None:
+                self.state, position, at_us = found[0], found[1].position, found[1].at_us
+                self._snapshot_bytes = len(found[1].state)
             if position == kept.durable and kept.position > position:
                 position = Position(kept.position)  # what came after the snapshot was not wanted
         self._progress = Progress(position, position)
         self.cell.publish(self.state, position, at_us)
 
-    async def _try(self, position: Position) -> tuple[Any, Snapshot] | None:
-        """The state of the snapshot at *position*, unless it does not verify: then an older one does."""
-        try:
-            snapshot = await self._services.backend.read_snapshot(self.name, at_most=position)
-            if snapshot is None or snapshot.position != position or snapshot.fingerprint != self._fingerprint:
-                return None
-            return self._codec.decoder(self.projection.state_type)(snapshot.state), snapshot
-        except (Corrupt, Unreadable) as error:
-            self._services.warn(self.name, f"its snapshot at position {position} does not verify, an older one is used: {error}")
-            return None
+    @property
+    def _sources(self) -> Sources:
+        return Sources(self._services.backend, self._codec, self._services.limits)
 
     async def _discard(self) -> None:
-        self._snapshots = await self._services.backend.snapshots(self.name)
+        """What is there goes with the first snapshot: see `_begin`."""
+
+    def _drop(self) -> None:
+        self.state = self.projection.initial
 
     async def _show_kept(self, kept: Checkpoint) -> None:
         snapshot = await self._services.backend.read_snapshot(self.name)
@@ -328,22 +338,28 @@ class SingleActor(ProjectionActor[Projection[Any, Any]]):
         return snapshots.due(events=self._progress.events, folded_bytes=self._progress.bytes, last_bytes=self._snapshot_bytes)
 
     def _durable(self, progress: Progress) -> int:
-        if progress.events or self._place.kept is None:
+        if self._new_snapshot:
             return progress.position
-        return self._place.kept.durable
+        return START if self._place.kept is None else self._place.kept.durable
+
+    @property
+    def _new_snapshot(self) -> bool:
+        return bool(self._progress.events or self._stale)
 
     async def _writes(self) -> tuple[list[Write], Callable[[], None]]:
-        if not self._progress.events:
+        if not self._new_snapshot:
             return [], lambda: None
         raw = self._encode(self.state)
         limit = self._services.limits.state_bytes
         if len(raw) > limit:
             raise StateTooLarge(self.name, len(raw), limit)
         position = self._progress.position
-        drop = snapshots.to_drop(self._snapshots, position)
+        stale = [older for older in self._stale if older != position]
+        kept = [older for older in self._snapshots if older not in self._stale]
+        drop = (*stale, *snapshots.to_drop(kept, position))
 
         def done() -> None:
-            self._snapshot_bytes = len(raw)
-            self._snapshots = sorted({*(kept for kept in self._snapshots if kept not in drop), position})
+            self._snapshot_bytes, self._stale = len(raw), []
+            self._snapshots = sorted({*(older for older in self._snapshots if older not in drop), position})
 
         return [SaveSnapshot(self.name, position, self._fingerprint, raw, drop)], done

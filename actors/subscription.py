@@ -5,8 +5,8 @@ Asking for the next event says that the last one is done.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -15,8 +15,8 @@ from perdure.actors import cursor
 from perdure.actors.cursor import CHECKPOINTS, Checkpoint
 from perdure.actors.follower import Follower
 from perdure.backends.codec import Codec
-from perdure.backends.commit import Commit, Committed, Put, Write
-from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Unreadable
+from perdure.backends.commit import Commit, Committed, Put, Stored, Write
+from perdure.backends.errors import AlreadyRunning, Closed, Full, InDoubt, Misuse, Unavailable, Unreadable
 from perdure.backends.event import HEAD, Event, Position, Record
 from perdure.backends.protocol import Backend
 
@@ -81,6 +81,11 @@ class Subscription(Generic[D]):
         self.done = follower.cursor
         """The last commit of which all is done."""
         self._saved_at = trio.current_time()
+        self._saving = trio.Lock()
+        self._moved = False
+        """Whether an event is done that the kept place does not know of."""
+        self._lost = False
+        """Whether another process moves the place: nothing is kept from here any more."""
         self._waiting: trio.CancelScope | None = None
         self._stopped = False
 
@@ -95,58 +100,73 @@ class Subscription(Generic[D]):
           Unreadable: the event's payload cannot be read; asking again gives the one after it.
           AlreadyRunning: another process moves the place of this name.
         """
-        if self._next < len(self._events):
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._finished(self._records[self._next - 1], self._records[self._next])
-            self._next += 1
-            return self._given(self._events[self._next - 1])
-        self.done = self._page_end
-        while True:
-            await self._maybe_save()
-            records = await self._page_or_stop()
-            if records:
-                break
-            self.done = self._page_end = self._follower.cursor
-        self._records, self._events, self._next = records, self._decoded(records), 1
-        self._page_end = self._follower.cursor
-        return self._given(self._events[0])
-
-    def _given(self, event: Event[Any] | Unreadable) -> Event[D]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._finished()
+        if self._place is not None and self._due_s <= 0:
+            await self._keep()
+        if self._stopped:
+            raise StopAsyncIteration
+        if self._next == len(self._events):
+            await self._fetch()
+        event = self._events[self._next]
+        self._next += 1
         if isinstance(event, Unreadable):
             raise event
         return event
 
-    def _finished(self, last: Record, following: Record) -> None:
-        if last.commit != following.commit:
-            self.done = last.position
+    def _finished(self) -> None:
+        """The event in hand is done, and so is its commit if it was the last of it."""
+        last, records = self._next - 1, self._records
+        if self._next == len(records):
+            self._moved = self._moved or (last >= 0 and self.done != self._page_end)
+            self.done = self._page_end
+        elif last >= 0 and records[last].commit != records[self._next].commit:
+            self._moved, self.done = True, records[last].position
 
-    async def _page_or_stop(self) -> list[Record]:
-        """The follower's next page; ends the iteration when the runtime stops."""
-        if not self._stopped:
-            with trio.CancelScope() as self._waiting, suppress(Closed):
-                return await self._follower.page()
-        raise StopAsyncIteration
+    async def _fetch(self) -> None:
+        """The next page with events in it; ends the iteration when the runtime stops. Meanwhile the place is kept when it is time."""
+        while True:
+            records = await self._page()
+            if self._stopped and records is None:
+                raise StopAsyncIteration
+            if records is not None:
+                self._page_end = self._follower.cursor
+                if records:
+                    self._records, self._events, self._next = records, decoded(self._codec, records), 0
+                    return
+                self.done = self._page_end
+            if self._due_s <= 0:
+                await self._keep()
 
-    def _decoded(self, records: list[Record]) -> list[Event[Any] | Unreadable]:
-        """The page's events; in the place of one that cannot be read, why not."""
-        try:
-            return list(self._codec.events(records))
-        except Unreadable:
-            return [self._try(record) for record in records]
-
-    def _try(self, record: Record) -> Event[Any] | Unreadable:
-        try:
-            return self._codec.event(record)
-        except Unreadable as error:
-            return error
+    async def _page(self) -> list[Record] | None:
+        """The follower's next page; None when the place should be kept first, or the runtime stops."""
+        with trio.move_on_after(max(0.0, self._due_s)) as self._waiting:
+            try:
+                return None if self._stopped else await self._follower.page()
+            except Closed:
+                self._stopped = True
+        return None
 
     # -- its place ---------------------------------------------------------------------------
 
-    async def _maybe_save(self) -> None:
-        if self._place is not None and self._place.kept is not None and self.done <= self._place.kept.position:
-            return
-        if self._place is not None and trio.current_time() - self._saved_at >= cursor.CHECKPOINT_EVERY_S:
+    @property
+    def _due_s(self) -> float:
+        """How long until the place should be kept; for ever while there is nothing new to keep."""
+        if self._place is None or self._lost:
+            return math.inf
+        kept = 0 if self._place.kept is None else self._place.kept.position
+        if not self._moved and self.done - kept < cursor.EXAMINED_MAX:
+            return math.inf
+        return self._saved_at + cursor.CHECKPOINT_EVERY_S - trio.current_time()
+
+    async def _keep(self) -> None:
+        """Keep the place; while the store cannot, the iteration goes on, and it is tried again in a second."""
+        try:
             await self.save()
+        except (Unavailable, InDoubt, Full):
+            self._saved_at = trio.current_time()
+        except Closed:
+            self._stopped = True
 
     async def save(self) -> None:
         """Keep the place of a named subscription now: the last commit of which all is done.
@@ -155,16 +175,25 @@ class Subscription(Generic[D]):
           AlreadyRunning: another process moves it too.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        place = self._place
-        if place is None or self._commit is None or (place.kept is not None and place.kept.position == self.done):
-            return
-        checkpoint = Checkpoint(self._store, self.done)
-        match await self._commit([place.put(checkpoint)]):
-            case Committed(parts=(stored,)):
-                place.wrote(checkpoint, stored.revision)  # type: ignore[union-attr]
-                self._saved_at = trio.current_time()
-            case Conflict():
-                raise AlreadyRunning(self.name)
+        async with self._saving:
+            place = self._place
+            if place is None or self._commit is None or self._lost or (place.kept is not None and place.kept.position == self.done):
+                self._moved = False
+                return
+            checkpoint = Checkpoint(self._store, self.done)
+            try:
+                answer = await self._commit([place.put(checkpoint)])
+            except InDoubt:
+                if await place.read() != checkpoint:
+                    raise
+            else:
+                if isinstance(answer, Committed) and isinstance(stored := answer.parts[0], Stored):
+                    place.wrote(checkpoint, stored.revision)
+                elif await place.read() != checkpoint:  # it may be ours, from when the store was in doubt
+                    self._lost = True
+                    raise AlreadyRunning(self.name)
+            self._saved_at = trio.current_time()
+            self._moved = self._moved and self.done != checkpoint.position
 
     def stop(self) -> None:
         """End the iteration after the event in hand."""
@@ -175,4 +204,21 @@ class Subscription(Generic[D]):
 
 def start_position(after: Position, head: Position) -> Position:
     """Where a subscription begins that asked for *after* (-1: the head)."""
+    if isinstance(after, bool) or not isinstance(after, int) or after < HEAD:
+        raise Misuse(f"subscribe(after=...) takes a position, START or HEAD, not {after!r}")
     return head if after == HEAD else after
+
+
+def decoded(codec: Codec, records: Sequence[Record]) -> list[Event[Any] | Unreadable]:
+    """The events of *records*; in the place of one that cannot be read, why not."""
+    try:
+        return list(codec.events(records))
+    except Unreadable:
+        return [_try(codec, record) for record in records]
+
+
+def _try(codec: Codec, record: Record) -> Event[Any] | Unreadable:
+    try:
+        return codec.event(record)
+    except Unreadable as error:
+        return error

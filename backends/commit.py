@@ -328,13 +328,18 @@ def _check_write(write: Write, limits: Limits, own: bool) -> int:
                 assert bucket is not None and key is not None
                 check_entry(bucket, key, limits, own)
             check_expected(expected, str(stream or key))
-        case Unless(_, after=after):
+        case Unless(query, after=after):
+            for tag in (tag for item in query.items for tag in item.tags):
+                check_name("tag", tag, limits.tag_bytes)
             if isinstance(after, bool) or not isinstance(after, int) or after < 0:
                 raise Misuse(f"Unless(after=...) takes a position, not {after!r}")
-        case SaveSnapshot(state=state):
+        case SaveSnapshot(name, position, _, state):
+            check_name("snapshot name", name, limits.stream_name_bytes)
+            if isinstance(position, bool) or not isinstance(position, int) or position < 0:
+                raise Misuse(f"snapshot {name!r} stands at a position, not at {position!r}")
             return len(state) + 200
-        case Fence():
-            pass
+        case Fence(name):
+            check_name("lease name", name, limits.key_bytes)
     return 100
 
 

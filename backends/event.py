@@ -92,7 +92,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return unpack_extra(self.extra).tags if self.extra else ()
 
 
-class Event(msgspec.Struct, Generic[D], frozen=True, weakref=True):
+class Event(msgspec.Struct, Generic[D], frozen=True, gc=False):
     """An event as a program sees it: the envelope around *data*.
 
     *seq* is its place in *stream*, *position* its place in the log. `at` is when it was committed
@@ -101,6 +101,8 @@ class Event(msgspec.Struct, Generic[D], frozen=True, weakref=True):
 
     record: Record
     data: D
+
+    # gc=False: an event is only in a cycle if its data were made to refer to it, and a replay makes a million of them
 
     @property
     def stream(self) -> str:

@@ -1,7 +1,8 @@
 """The frame: one stored value for the events of a group. Drawn byte by byte in ARCHITECTURE.md.
 
 A frame is a header, a table of its commits, and its runs. A run is one stream's consecutive seqs: a
-header with the name, an index entry per event, then the bodies (extra and payload) back to back. So
+header with the name, an index entry per event, then the bodies (extra and payload) back to back; where
+one commit appended many events of one type the index is two columns instead (a uniform run). So
 one event is read by slicing a run out of the frame; the log is read run by run and put in order of
 position. All numbers are little end first.
 
@@ -16,7 +17,7 @@ import bisect
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Final
 from zlib import crc32
 
@@ -37,7 +38,14 @@ _RUN = struct.Struct("<QIHI")
 """first seq, events, bytes of the name, checksum of these, the name and the entries; then the name."""
 _ENTRY = struct.Struct("<IIIHHHH")
 """position after the frame's first, checksum, end of its body in the run's bodies, commit, ordinal in it, type number, extra bytes."""
+_UNIFORM = struct.Struct("<IHHHH")
+"""Of a uniform run: position of its first event after the frame's first, commit, first ordinal, type number, zero; then the
+checksums, then the ends of the bodies, 4 bytes each."""
 _IDENTITY = struct.Struct("<16sq")
+UNIFORM_MIN: Final = 16
+"""From so many events on a uniform run is made."""
+_UNIFORM_FLAG = 0x8000
+"""In a run's bytes of the name."""
 
 _SEQ_STEP = 0x9E3779B1
 _POSITION_STEP = 0x85EBCA77
@@ -148,20 +156,55 @@ def _records_of(piece: Piece, id: bytes, at_us: int) -> Iterator[Record]:
         )
 
 
+@attrs.frozen
+class _Columns:
+    """The index of a uniform run."""
+
+    delta: int
+    commit: int
+    ordinal: int
+    type_number: int
+    crcs: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    def packed(self) -> bytes:
+        """Its bytes."""
+        columns = struct.Struct(f"<{2 * len(self.crcs)}I")
+        return _UNIFORM.pack(self.delta, self.commit, self.ordinal, self.type_number, 0) + columns.pack(*self.crcs, *self.ends)
+
+    def entries(self, start: int, stop: int) -> Iterator[tuple[int, ...]]:
+        """The same as entries."""
+        for place in range(start, stop):
+            yield self.delta + place, self.crcs[place], self.ends[place], self.commit, self.ordinal + place, self.type_number, 0
+
+
+def _seeds(lead: int, count: int) -> list[int]:
+    """Where the checksums of consecutive records of one commit, stream and type start, from that of the first."""
+    step = _SEQ_STEP + _POSITION_STEP + _ORDINAL_STEP
+    return [check & _MASK for check in range(lead, lead + count * step, step)]
+
+
 class _RunBuilder:
     """The bytes of one run, growing."""
 
-    __slots__ = ("bodies", "end", "entries", "first_seq", "name")
+    __slots__ = ("bodies", "count", "end", "entries", "first_seq", "name", "uniform")
 
     def __init__(self, name: bytes, first_seq: int) -> None:
         self.name = name
         self.first_seq = first_seq
+        self.count = 0
         self.end = 0
+        self.uniform: _Columns | None = None
         self.entries: list[bytes] = []
         self.bodies: list[bytes] = []
 
     def add(self, piece: Piece, commit: tuple[bytes, int], base: int, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> None:
         """Append the piece's events, each with its checksum."""
+        if self.uniform is not None:
+            self._spread()
+        self.count += len(piece.events)
+        if self.count == len(piece.events) >= UNIFORM_MIN and self._add_uniform(piece, commit, base, numbers):
+            return
         pack, place, ordinal, end = _ENTRY.pack, piece.commit, piece.first_ordinal, self.end
         entry, body = self.entries.append, self.bodies.append
         delta = piece.first_position - base
@@ -181,27 +224,53 @@ class _RunBuilder:
             start += _SEQ_STEP + _POSITION_STEP + _ORDINAL_STEP
         self.end = end
 
+    def _add_uniform(self, piece: Piece, commit: tuple[bytes, int], base: int, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> bool:
+        """Append them as columns, if they are all of one type and without extras."""
+        events = piece.events
+        kind = events[0].type, events[0].version
+        if any(draft.extra or draft.type != kind[0] or draft.version != kind[1] for draft in events):
+            return False
+        number, type_crc = numbers[kind]
+        lead = seed(context(self.name, *commit), type_crc, piece.first_seq, piece.first_position, piece.first_ordinal)
+        self.bodies = [draft.payload for draft in events]
+        crcs = tuple(map(crc32, self.bodies, _seeds(lead, len(events))))
+        ends = tuple(accumulate(map(len, self.bodies)))
+        self.uniform = _Columns(piece.first_position - base, piece.commit, piece.first_ordinal, number, crcs, ends)
+        self.end = ends[-1]
+        return True
+
+    def _spread(self) -> None:
+        """Turn the columns into entries: another piece follows."""
+        assert self.uniform is not None
+        self.entries = [_ENTRY.pack(*entry) for entry in self.uniform.entries(0, self.count)]
+        self.uniform = None
+
+    def index(self) -> bytes:
+        """The entries, or the columns."""
+        return b"".join(self.entries) if self.uniform is None else self.uniform.packed()
+
     def copy(self, delta: int, crc: int, commit: int, ordinal: int, type_number: int, extra_size: int, body: bytes) -> None:
         """Take over a record as it is, its checksum untouched."""
         self.end += len(body)
+        self.count += 1
         self.entries.append(_ENTRY.pack(delta, crc, self.end, commit, ordinal, type_number, extra_size))
         self.bodies.append(body)
 
 
 def _assemble(base: int, last: int, commits: Sequence[bytes], by_stream: Mapping[str, _RunBuilder]) -> Built:
     table = b"".join(commits)
-    records = sum([len(run.entries) for run in by_stream.values()])
+    records = sum([run.count for run in by_stream.values()])
     head = _HEADER.pack(MAGIC, FORMAT, 0, base, last, len(commits), len(by_stream), records, 0)[:-4]
     parts = [head, crc32(table, crc32(head)).to_bytes(4, "little"), table]
     offset = _HEADER.size + len(table)
     runs = []
     for stream, run in by_stream.items():
-        count = len(run.entries)
-        runs.append(RunPlace(stream, run.first_seq, offset, count))
-        index = run.name + b"".join(run.entries)
-        lead = _RUN.pack(run.first_seq, count, len(run.name), 0)[:-4]
+        runs.append(RunPlace(stream, run.first_seq, offset, run.count))
+        index = run.name + run.index()
+        flag = 0 if run.uniform is None else _UNIFORM_FLAG
+        lead = _RUN.pack(run.first_seq, run.count, len(run.name) | flag, 0)[:-4]
         parts += (lead, crc32(index, crc32(lead)).to_bytes(4, "little"), index, *run.bodies)
-        offset += _RUN.size + len(run.name) + _ENTRY.size * count + run.end
+        offset += _RUN.size + len(index) + run.end
     return Built(Position(base), Position(last), b"".join(parts), runs)
 
 
@@ -316,10 +385,11 @@ def read_run(frame: bytes | memoryview, base: int, offset: int, types: Sequence[
 class _Run:
     """A run's header, and where its parts lie in the frame."""
 
-    __slots__ = ("bodies", "count", "crc", "end", "entries", "first_seq", "name", "stream")
+    __slots__ = ("bodies", "count", "crc", "end", "entries", "first_seq", "name", "stream", "uniform")
 
-    def __init__(self, first_seq: int, count: int, crc: int, name: bytes, entries: int, bodies: int, end: int) -> None:
+    def __init__(self, first_seq: int, count: int, crc: int, name: bytes, entries: int, bodies: int, end: int, uniform: bool) -> None:
         self.first_seq = first_seq
+        self.uniform = uniform
         self.crc = crc
         self.count = count
         self.name = name
@@ -329,7 +399,27 @@ class _Run:
         self.end = end
 
     def entry(self, frame: bytes | memoryview, place: int) -> tuple[int, ...]:
+        """The entry of its *place*th record."""
+        if self.uniform:
+            return next(self.columns(frame, place, place + 1))
         return _ENTRY.unpack_from(frame, self.entries + place * _ENTRY.size)
+
+    def columns(self, frame: bytes | memoryview, start: int, stop: int) -> Iterator[tuple[int, ...]]:
+        """The entries from *start* to before *stop*."""
+        if not self.uniform:
+            return _ENTRY.iter_unpack(frame[self.entries + start * _ENTRY.size : self.entries + stop * _ENTRY.size])
+        delta, commit, ordinal, number, _ = _UNIFORM.unpack_from(frame, self.entries)
+        crcs, ends = self.column(frame, 0, start, stop), self.column(frame, 1, start, stop)
+        count = stop - start
+        return zip(
+            range(delta + start, delta + stop), crcs, ends, repeat(commit, count), range(ordinal + start, ordinal + stop), repeat(number), repeat(0),
+            strict=False,
+        )
+
+    def column(self, frame: bytes | memoryview, which: int, start: int, stop: int) -> tuple[int, ...]:
+        """Checksums (0) or ends (1) of a uniform run."""
+        place = self.entries + _UNIFORM.size + 4 * (which * self.count + start)
+        return struct.unpack_from(f"<{stop - start}I", frame, place)
 
     def check(self, frame: bytes | memoryview) -> None:
         """Whether name and entries are those that were written."""
@@ -346,10 +436,15 @@ class _Run:
 
 def _open_run(frame: bytes | memoryview, offset: int) -> _Run:
     first_seq, count, name_size, crc = _RUN.unpack_from(frame, offset)
-    entries = offset + _RUN.size + name_size
-    bodies = entries + count * _ENTRY.size
-    size = _ENTRY.unpack_from(frame, bodies - _ENTRY.size)[2]
-    return _Run(first_seq, count, crc, bytes(frame[offset + _RUN.size : entries]), entries, bodies, bodies + size)
+    uniform = name_size >= _UNIFORM_FLAG
+    entries = offset + _RUN.size + (name_size & ~_UNIFORM_FLAG)
+    if uniform:
+        bodies = entries + _UNIFORM.size + 8 * count
+        size = int.from_bytes(frame[bodies - 4 : bodies], "little")
+    else:
+        bodies = entries + count * _ENTRY.size
+        size = _ENTRY.unpack_from(frame, bodies - _ENTRY.size)[2]
+    return _Run(first_seq, count, crc, bytes(frame[offset + _RUN.size : entries]), entries, bodies, bodies + size, uniform)
 
 
 def _read_records(
@@ -363,10 +458,8 @@ def _read_records(
     wanted: Callable[[str, Callable[[], tuple[str, ...]]], bool] | None,
 ) -> None:
     """Append the wanted records from the *start*th of *run* to before the *stop*th."""
-    if stop - start >= _UNIFORM_MIN:
-        start = _read_uniform(frame, run, base, types, start, stop, records, wanted)
-        if start == stop:
-            return
+    if run.uniform and _read_uniform(frame, run, base, types, start, stop, records, wanted):
+        return
     stream, name, bodies = run.stream, run.name, run.bodies
     seq = run.first_seq + start
     if seq >> 32:
@@ -374,9 +467,7 @@ def _read_records(
     body = bodies + (run.entry(frame, start - 1)[2] if start else 0)
     known, at_us, commit, shared = -1, 0, b"", 0
     made = records.append
-    for delta, crc, size, number, ordinal, type_number, extra_size in _ENTRY.iter_unpack(
-        frame[run.entries + start * _ENTRY.size : run.entries + stop * _ENTRY.size]
-    ):
+    for delta, crc, size, number, ordinal, type_number, extra_size in run.columns(frame, start, stop):
         if number != known:
             known = number
             commit, at_us, _ = _COMMIT.unpack_from(frame, _HEADER.size + number * _COMMIT.size)
@@ -397,10 +488,6 @@ def _read_records(
         seq += 1
 
 
-_UNIFORM_MIN: Final = 16
-"""From so many records on it pays to look whether they are all alike."""
-
-
 def _read_uniform(
     frame: bytes | memoryview,
     run: _Run,
@@ -410,39 +497,24 @@ def _read_uniform(
     stop: int,
     records: list[Record],
     wanted: Callable[[str, Callable[[], tuple[str, ...]]], bool] | None,
-) -> int:
-    """The same for records that one commit appended, all of one type and without extras; returns how far that holds.
-
-    What is read most is what was written many at once: column by column it costs half as much as record by record.
-    """
-    first, last = run.entry(frame, start), run.entry(frame, stop - 1)
-    if first[3] != last[3]:  # of several commits: up to the end of the first
-        stop = bisect.bisect_right(range(stop), first[3], lo=start, key=lambda place: run.entry(frame, place)[3])
-    if stop - start < _UNIFORM_MIN:
-        return start
-    entries = _ENTRY.iter_unpack(frame[run.entries + start * _ENTRY.size : run.entries + stop * _ENTRY.size])
-    deltas, crcs, ends, numbers, ordinals, type_numbers, extras = zip(*entries, strict=True)
-    count = stop - start
-    if any(extras) or set(type_numbers) != {type_numbers[0]} or set(numbers) != {numbers[0]}:
-        return start
-    if deltas != tuple(range(deltas[0], deltas[0] + count)) or ordinals != tuple(range(ordinals[0], ordinals[0] + count)):
-        return start
-    type_ = types[type_numbers[0]]
+) -> bool:
+    """The same for a uniform run, column by column, which costs half; False if a checksum does not fit: record by record finds out which."""
+    first_delta, number, first_ordinal, type_number, _ = _UNIFORM.unpack_from(frame, run.entries)
+    type_ = types[type_number]
     if wanted is not None and not wanted(type_.name, tuple):
-        return stop
-    commit, at_us, _ = _COMMIT.unpack_from(frame, _HEADER.size + numbers[0] * _COMMIT.size)
-    seq, position = run.first_seq + start, base + deltas[0]
-    begins = (run.entry(frame, start - 1)[2] if start else 0, *ends[:-1])
-    bodies = bytes(frame[run.bodies + begins[0] : run.bodies + ends[-1]])
-    shift = begins[0]
-    payloads = [bodies[a - shift : b - shift] for a, b in zip(begins, ends, strict=True)]
+        return True
+    commit, at_us, _ = _COMMIT.unpack_from(frame, _HEADER.size + number * _COMMIT.size)
+    count = stop - start
+    crcs, ends = run.column(frame, 0, start, stop), run.column(frame, 1, start, stop)
+    begin = run.column(frame, 1, start - 1, start)[0] if start else 0
+    bodies = bytes(frame[run.bodies : run.bodies + ends[-1]])
+    payloads = [bodies[a:b] for a, b in zip((begin, *ends[:-1]), ends, strict=True)]
+    seq, position, ordinal = run.first_seq + start, base + first_delta + start, first_ordinal + start
     if seq >> 32:
         run.check(frame)  # the records' checksums tell seqs apart by 32 bits
-    lead = context(run.name, commit, at_us) + type_.crc + seq * _SEQ_STEP + position * _POSITION_STEP + ordinals[0] * _ORDINAL_STEP
-    step = _SEQ_STEP + _POSITION_STEP + _ORDINAL_STEP
-    seeds = [check & _MASK for check in range(lead, lead + count * step, step)]
-    if tuple(map(crc32, payloads, seeds)) != crcs:
-        return start  # the slow way finds out which
+    lead = seed(context(run.name, commit, at_us), type_.crc, seq, position, ordinal)
+    if tuple(map(crc32, payloads, _seeds(lead, count))) != crcs:
+        return False
     records += map(
         Record,
         repeat(run.stream),
@@ -452,12 +524,12 @@ def _read_uniform(
         repeat(type_.version),
         repeat(at_us),
         repeat(commit),
-        ordinals,
+        range(ordinal, ordinal + count),
         repeat(b""),
         payloads,
         crcs,
     )
-    return stop
+    return True
 
 
 def _tags(extra: bytes, payload: bytes | memoryview, check: int, crc: int) -> tuple[str, ...]:
@@ -495,10 +567,12 @@ def _copy_run(frame: bytes, offset: int, shift: int, commits: int, by_stream: di
     run = by_stream.get(source.stream)
     if run is None:
         run = by_stream[source.stream] = _RunBuilder(source.name, source.first_seq)
-    elif run.first_seq + len(run.entries) != source.first_seq:
-        raise Corrupt(f"stream {source.stream!r}", f"seq {source.first_seq} follows seq {run.first_seq + len(run.entries) - 1}")
+    elif run.first_seq + run.count != source.first_seq:
+        raise Corrupt(f"stream {source.stream!r}", f"seq {source.first_seq} follows seq {run.first_seq + run.count - 1}")
     body = source.bodies
-    for delta, crc, size, commit, ordinal, type_number, extra_size in _ENTRY.iter_unpack(frame[source.entries : source.bodies]):
+    if run.uniform is not None:
+        run._spread()
+    for delta, crc, size, commit, ordinal, type_number, extra_size in source.columns(frame, 0, source.count):
         end = source.bodies + size
         run.copy(delta + shift, crc, commit + commits, ordinal, type_number, extra_size, frame[body:end])
         body = end

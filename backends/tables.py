@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -133,9 +134,11 @@ def read_log(reader: Reader, types: Sequence[TypeName], *, after: Position, limi
             while cursor < head.last and budget > 0 and room > 0 and len(records) < limit:
                 last = head.commit_end(min(head.last, cursor + min(limit - len(records), budget)))
                 found = frame.read_frame(value, types, head=head, first=cursor + 1, last=last, where=choose)
-                found, last = _cut_to_bytes(found, last, head, room)
+                size = bytes_of(found)
+                if size >= room:
+                    found, last = _cut_to_bytes(found, last, head, room)
                 records += found
-                room -= _bytes_of(found)
+                room -= size
                 budget -= last - cursor
                 cursor = last
             if budget <= 0 or room <= 0 or len(records) >= limit:
@@ -158,8 +161,12 @@ def _frames_beyond(reader: Reader, after: Position) -> Iterator[tuple[bytes, fra
             yield bytes(value), head
 
 
-def _bytes_of(records: Sequence[Record]) -> int:
-    return sum([len(record.payload) for record in records]) + 100 * len(records)
+_payload = attrgetter("payload")
+
+
+def bytes_of(records: Sequence[Record]) -> int:
+    """What *records* weigh in a page: their payloads, and 100 bytes each."""
+    return sum(map(len, map(_payload, records))) + 100 * len(records)
 
 
 def _cut_to_bytes(records: list[Record], last: Position, head: frame.Head, room: int) -> tuple[list[Record], Position]:
@@ -207,16 +214,27 @@ def read_stream(
             wanted = records[-1].seq + (-1 if backward else 1) if records else part[0].seq if backward else after + 1
             if part[0].stream != stream or part[0].seq != wanted:
                 raise Corrupt(f"stream {stream!r} at seq {wanted}", f"the index leads to stream {part[0].stream!r}, seq {part[0].seq}")
-        for record in part:
-            records.append(record)
-            room -= len(record.payload) + 100
-            if room <= 0:
-                return records
+        size = bytes_of(part)
+        if size >= room:
+            return records + _first_bytes(part, room)
+        records += part
+        room -= size
         if len(records) >= limit:
             break
     if not (records or after):
         last_seq(reader, number)
     return records
+
+
+def _first_bytes(records: Sequence[Record], room: int) -> list[Record]:
+    """The records in which *room* bytes are used up."""
+    found = []
+    for record in records:
+        found.append(record)
+        room -= len(record.payload) + 100
+        if room <= 0:
+            break
+    return found
 
 
 def _part(

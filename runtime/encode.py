@@ -26,6 +26,8 @@ class Encoder:
         self._environment = environment
         self._limits = limits
         self._ids = environment.ids
+        self.buckets: dict[str, Any] = {}
+        """The type of each bucket that was opened: its values are written as that."""
         self._store_us = last_us
         self._seen_us = environment.clock()
         self._seen_s = environment.elapsed()
@@ -68,7 +70,9 @@ class Encoder:
             case Append(stream, events, expected):
                 return Append(stream, self.codec.drafts(_listed(events), traceparent=traceparent.get()), expected)
             case Put(bucket, key, value, expected):
-                return Put(name_of(bucket), to_key(key), self.codec.encoder(type(value))(value), expected)
+                name = name_of(bucket)
+                kind = self.buckets.get(name, type(value))
+                return Put(name, to_key(key), self.codec.encoder(kind)(value), expected)
             case Delete(bucket, key, expected):
                 return Delete(name_of(bucket), to_key(key), expected)
             case Check():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +11,7 @@ import trio
 
 from perdure.backends.codec import Codec
 from perdure.backends.commit import ANY, Commit, Committed, Delete, Expected, Put, Stored
-from perdure.backends.errors import Conflict, Misuse
+from perdure.backends.errors import Conflict, Misuse, Unreadable
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, Reads
 from perdure.runtime.encode import AnyWrite, to_key
@@ -62,7 +63,7 @@ class Bucket(Generic[V]):
         self.type = type
         self._backend = backend
         self._limits = limits
-        self._encode = codec.encoder(type)
+        codec.encoder(type)  # a type that cannot be stored is refused here
         self._decode = codec.decoder(type)
         self._commit = commit
         self._propose = propose
@@ -84,7 +85,6 @@ class Bucket(Generic[V]):
 
         If cancelled, nothing was stored. Raises as `Runtime.append` does.
         """
-        self._encode(value)  # of another type it is refused here, before anything is asked
         return await self._write(Put(self.name, key, value, expected))
 
     async def delete(self, key: str, *, expected: Expected = ANY) -> Stored | Conflict:
@@ -140,7 +140,7 @@ class Watch(Generic[V]):
         self._prefix = prefix
         self._decode = decode
         self._page = page
-        self._changes: list[Changed[V]] = []
+        self._changes: deque[Changed[V] | Unreadable] = deque()
 
     def __aiter__(self) -> AsyncIterator[Changed[V]]:
         return self
@@ -156,7 +156,13 @@ class Watch(Generic[V]):
                 self.revision = found.examined
             else:
                 await self._backend.wait_changed(self.revision)
-        return self._changes.pop(0)
+        found_next = self._changes.popleft()
+        if isinstance(found_next, Unreadable):
+            raise found_next  # asking again gives the one after it
+        return found_next
 
-    def _changed(self, key: str, revision: int, value: bytes | None) -> Changed[V]:
-        return Changed(key, revision, None if value is None else KvEntry(key, self._decode(value), revision))
+    def _changed(self, key: str, revision: int, value: bytes | None) -> Changed[V] | Unreadable:
+        try:
+            return Changed(key, revision, None if value is None else KvEntry(key, self._decode(value), revision))
+        except Unreadable as error:
+            return error

@@ -9,13 +9,15 @@ import trio
 
 from perdure.actors.fold import Fold, fold_page
 from perdure.actors.model import failed
+from perdure.actors.subscription import decoded
 from perdure.backends.codec import Codec
 from perdure.backends.commit import check_stream
-from perdure.backends.errors import Misuse, ProjectionFailed
+from perdure.backends.errors import Misuse, ProjectionFailed, Unreadable
 from perdure.backends.event import Event, Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Reads
 from perdure.backends.selector import Selector
+from perdure.backends.tables import bytes_of
 
 S = TypeVar("S")
 D = TypeVar("D")
@@ -29,7 +31,7 @@ class _Pages(Generic[D]):
             raise Misuse(f"limit is a number from 0, or None, not {limit!r}")
         self._codec = codec
         self._left = limit
-        self._events: Sequence[Event[Any]] = ()
+        self._events: Sequence[Event[Any] | Unreadable] = ()
         self._next = 0
 
     def __aiter__(self) -> _Pages[D]:
@@ -40,13 +42,15 @@ class _Pages(Generic[D]):
             records = await self._fetch() if self._left != 0 else []
             if not records:
                 raise StopAsyncIteration
-            self._events, self._next = self._codec.events(records), 0
+            self._events, self._next = decoded(self._codec, records), 0
             if self._left is not None:
                 self._left -= len(records)
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         event = self._events[self._next]
         self._next += 1
+        if isinstance(event, Unreadable):
+            raise event  # asking again gives the one after it
         return event
 
     async def _fetch(self) -> list[Record]:
@@ -120,5 +124,5 @@ async def fold_stream(reads: Reads, codec: Codec, limits: Limits, stream: str, f
             error: ProjectionFailed = failed(f"fold of {stream}", stopped)
             raise error from stopped.error
         last = records[-1].seq
-        if len(records) < most and sum([len(record.payload) for record in records]) + 100 * len(records) < size:
+        if len(records) < most and bytes_of(records) < size:
             return state, last

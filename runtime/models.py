@@ -26,6 +26,8 @@ class Running:
     projection: AnyProjection
     actor: AnyActor
     cell: Cell
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    supervised: bool = False
 
 
 class Models:
@@ -47,12 +49,12 @@ class Models:
         if projection.name in self._running:
             raise AlreadyRunning(projection.name)
         cell = self._cells.setdefault(projection.name, Cell(projection.name, projection.initial))
-        cell.running = True
         actor: AnyActor
         if isinstance(projection, Keyed):
             actor = KeyedActor(projection, self._services, cell)
         else:
             actor = SingleActor(projection, self._services, cell)
+        cell.running = True
         running = self._running[projection.name] = Running(projection, actor, cell)
         return running
 
@@ -61,6 +63,7 @@ class Models:
         if self._running.get(running.projection.name) is running:
             del self._running[running.projection.name]
         running.cell.stopped()
+        running.ended.set()
 
     def handle(self, projection: AnyProjection) -> AnyModel:
         """A typed handle that reads the model, wherever it runs."""
@@ -71,25 +74,39 @@ class Models:
         cell = self._cells.setdefault(projection.name, Cell(projection.name, projection.initial))
         if isinstance(projection, Keyed):
             return KeyedModel(projection, cell, self._sources)
-        if isinstance(projection, Projection):
-            return Model(projection, cell, self._sources)
-        raise Misuse(f"{projection!r} is no Projection and no Keyed")
+        return Model(projection, cell, self._sources)
 
     def _check_same(self, running: AnyProjection, asked: AnyProjection) -> None:
         if running is not asked and fingerprint(running, self._services.codec) != fingerprint(asked, self._services.codec):
             raise Misuse(f"projection {asked.name!r} runs here with another definition: use the one it was started with")
 
     def _register(self, projection: AnyProjection) -> None:
+        if not isinstance(projection, Projection | Keyed):
+            raise Misuse(f"{projection!r} is no Projection and no Keyed")
         for cls in projection.events.classes:
             self._services.codec.registry.register(cls)
 
     def child(self, projection: AnyProjection) -> Child:
         """The supervised child that runs *projection*."""
         running = self.make(projection)
+        running.supervised = True
         actor = running.actor
+
+        async def run(*, task_status: trio.TaskStatus[None]) -> None:
+            try:
+                await actor.run(task_status=task_status)
+            except Exception as error:
+                if final(error):
+                    running.cell.stopped()
+                raise  # else it is started again, and who waits for it goes on waiting
+            except BaseException:
+                running.cell.stopped()
+                raise
+            running.cell.stopped()
+
         return Child(
             name=projection.name,
-            run=actor.run,
+            run=run,
             restart=Restart.PERMANENT,
             stop=actor.stop,
             progress=lambda: running.cell.position,
@@ -112,6 +129,17 @@ class Models:
         """Ask all of them to end."""
         for running in self._running.values():
             running.actor.stop()
+
+    async def wait_projected(self) -> None:
+        """Return when those that run in nurseries of the program have ended."""
+        for running in list(self._running.values()):
+            if not running.supervised:
+                await running.ended.wait()
+
+    def end(self) -> None:
+        """Nothing runs any more: tell whoever waits for a model."""
+        for running in self._running.values():
+            running.cell.stopped()
 
     def crash(self, name: str, error: Exception) -> None:
         """Make the actor of *name* fail before its next page: a fault of the actor, for trying out supervision."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,8 @@ from perdure.runtime.encode import Encoder
 from perdure.runtime.models import Models
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.tree import Tree
+
+log = logging.getLogger("perdure.projection")
 
 
 @asynccontextmanager
@@ -81,6 +84,7 @@ async def _run(
     tree = Tree(backend, journal, streams, encoder, environment, limits, hub)
 
     def warn(name: str, text: str) -> None:
+        log.warning("%s: %s", name, text)
         hub.publish(Lifecycle(f"projections/{name}", What.WARNED, text, trio.current_time()))
 
     services = Services(backend, ring, codec, limits, tree.commit_derived, changed, warn)
@@ -102,7 +106,10 @@ async def _run(
                 await tree.close(models, rt._subscriptions.values())
         except PerdureError as error:
             closing = error
+        tree.cut()
         nursery.cancel_scope.cancel()
+    models.end()
+    hub.close()
     _leave(body, tree.failure or closing)
 
 
@@ -116,6 +123,4 @@ def _leave(body: BaseException | None, failure: BaseException | None) -> None:
     failed.__cause__ = failure
     if body is None:
         raise failed
-    if isinstance(body, Exception):
-        raise ExceptionGroup("the body and the runtime failed", [body, failed])
-    raise body
+    raise BaseExceptionGroup("the body and the runtime failed", [body, failed])

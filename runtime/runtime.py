@@ -51,6 +51,7 @@ class Runtime:
     _tree: Tree
     _buckets: dict[str, Any] = attrs.field(factory=dict)
     _subscriptions: dict[object, Subscription[Any]] = attrs.field(factory=dict)
+    _names: set[str | None] = attrs.field(factory=set)
 
     def __repr__(self) -> str:
         return f"<runtime on {self.backend!r}>"
@@ -154,8 +155,19 @@ class Runtime:
         self._register(events)
         if name is not None:
             check_name("subscription name", name, 128, own=False)
-            if any(other.name == name for other in self._subscriptions.values()):
+            if name in self._names:
                 raise AlreadyRunning(name)
+        self._check_open()
+        try:
+            if name is not None:
+                self._names.add(name)
+            async with self._subscribe(events, after, name) as subscription:
+                yield subscription
+        finally:
+            self._names.discard(name)
+
+    @asynccontextmanager
+    async def _subscribe(self, events: Selector[D], after: Position, name: str | None) -> AsyncIterator[Subscription[D]]:
         head = await self.backend.head()
         place, start = None, start_position(after, head)
         if name is not None:
@@ -195,6 +207,7 @@ class Runtime:
         known = self._buckets.get(bucket)
         if known is None:
             check_name("bucket name", bucket, self.limits.bucket_bytes, own=False)
+            self._encoder.buckets[bucket] = type
             known = self._buckets[bucket] = Bucket(
                 bucket,
                 type,
@@ -229,7 +242,9 @@ class Runtime:
           ProjectionFailed: an event could not be folded; the cause is attached.
           AlreadyRunning: it runs in this runtime.
           ModelFaulted: what is stored was made by another version of it.
+          Closed: the runtime is closed.
         """
+        self._check_open()
         await self._models.project(projection, task_status)
 
     async def head(self) -> Position:
@@ -245,6 +260,10 @@ class Runtime:
         return self._tree.status(self._streams, self._models, self._subscriptions.values())
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._tree.closing:
+            raise Closed("the runtime")
 
     def _register(self, events: Selector[Any]) -> None:
         for cls in events.classes:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,7 +24,7 @@ from perdure.actors.subscription import Subscription
 from perdure.actors.supervisor import Child, Supervisor
 from perdure.backends.commit import Committed, Write
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Conflict
+from perdure.backends.errors import Conflict, PerdureError
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
@@ -64,6 +65,7 @@ class Tree:
         self._upkeep: Supervisor | None = None
         self._journal_ended = trio.Event()
         self._stall_s = 0.0
+        self.closing = False
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
 
@@ -92,7 +94,7 @@ class Tree:
         try:
             await run(*args)
         except Exception as error:
-            self.failure = self.failure or error
+            self.failure = self.failure or _sole(error)
             self.on_failure()
 
     async def _run_journal(self) -> None:
@@ -124,17 +126,26 @@ class Tree:
 
     async def close(self, models: Models, subscriptions: Iterable[Subscription[Any]]) -> None:
         """Intake, subscriptions, projections, the journal's last group: each step in order, none without end."""
+        self.closing = True
         self._streams.close()
         self._journal.close_intake()
+        models.stop()
         for subscription in list(subscriptions):
             subscription.stop()
-        models.stop()
+        for subscription in list(subscriptions):
+            with suppress(PerdureError):  # its own task is told
+                await subscription.save()
+        await models.wait_projected()
         if self._upkeep is not None:
             await self._upkeep.stop()
         if self._projections is not None:
             await self._projections.stop()
         self._journal.close()
         await self._journal_ended.wait()
+
+    def cut(self) -> None:
+        """Wait for nothing any more."""
+        self._journal.cut()
 
     # -- status ------------------------------------------------------------------------------
 
@@ -176,6 +187,13 @@ class Tree:
             restarts=restarts,
             last_error=error,
         )
+
+
+def _sole(error: Exception) -> Exception:
+    """The error itself, where a nursery has wrapped a single one."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class _Started:

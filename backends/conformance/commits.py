@@ -268,6 +268,8 @@ async def a_full_store_takes_deletes(stores: Stores) -> None:
 @PART.store("A store has an id made at creation.")
 async def a_store_has_an_id(desk: Desk) -> None:
     id = desk.backend.id
+    await desk.append("a")
+    same(desk.backend.id, id, "the id after a commit")
     holds(len(id) == 32 and int(id, 16) >= 0, f"the id is {id!r}, not 32 hexadecimal digits")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perdure.backends.commit import ANY, Append, Check, Commit, Delete, Put, Unless, Write, propose
+from perdure.backends.commit import ANY, Append, Check, Commit, Delete, Fence, Put, SaveSnapshot, Unless, Write, propose
 from perdure.backends.conformance.law import Desk, Part, appending, draft, holds, new_id, refused, same
 from perdure.backends.errors import Misuse, TooLarge
-from perdure.backends.event import START
+from perdure.backends.event import START, Position
 from perdure.backends.selector import EVERYTHING, Selector
 
 PART = Part("limits")
@@ -164,3 +164,6 @@ async def queries_and_snapshots_are_bounded(desk: Desk) -> None:
             continue
         group = await desk.backend.commit([commit, _propose(appending("c"))])
         holds(len(group.answers) == 2, "a condition with a name that is too long")
+    _beyond(255, 256, SaveSnapshot("s" * 256, Position(1), "f", b""))
+    for write in (SaveSnapshot("s\0x", Position(1), "f", b""), SaveSnapshot("s", Position(-1), "f", b""), Fence("", 1)):
+        refused(Misuse, lambda write=write: _propose(write), f"{write}")  # type: ignore[misc]

@@ -122,7 +122,7 @@ async def nothing_appears_below_the_cursor(desk: Desk) -> None:
     async def write(number: int) -> None:
         for _ in range(10):
             await desk.done(appending(f"s-{number}", 3))
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow, every, EVERYTHING)

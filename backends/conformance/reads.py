@@ -167,13 +167,13 @@ async def what_was_shown_stays(stores: Stores) -> None:
             while True:
                 seen.update((record.position, record.payload) for record in await desk.log())
                 revisions.add(await desk.backend.revision())
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
             for number in range(20):
                 await desk.done(appending("a", 3), Put("k", b"x", b"%d" % number))
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         holds({(record.position, record.payload) for record in await desk.log()} >= seen, "what a reader saw is gone")
     if durable:
@@ -190,14 +190,14 @@ async def a_commit_is_seen_whole(desk: Desk) -> None:
             same(len(records) % 5, 0, "the rest of events in commits of five")
             entries = await desk.backend.scan("k", limit=10)
             same(len({entry.revision for entry in entries}) <= 1, True, "whether all entries are of one commit")
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         for number in range(30):
             value = b"%d" % number
             await desk.group([appending("a", 3), appending("b", 2), Put("k", b"x", value), Put("k", b"y", value)], [appending("c", 5)])
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
 
 

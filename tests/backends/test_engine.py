@@ -50,8 +50,8 @@ def facts(head=0, at_us=0, revision=0, **more):
 def test_needs_names_every_fact_once_in_order():
     condition = Unless(EVERYTHING.within(types=["t"]), after=START)
     group = [
-        commit(append("b"), Put("k", b"x", b""), condition),
-        commit(append("a"), Check(1, stream="c"), Delete("k", b"y"), key=b"once"),
+        commit(append("b"), Put("k", b"x", b"", 1), condition),
+        commit(append("a"), Check(1, stream="c"), Delete("k", b"y", EXISTS), key=b"once"),
         commit(append("b"), Check(0, bucket="k", key=b"x"), condition, Fence("job", 1), SaveSnapshot("s", Position(1), "", b"")),
     ]
 
@@ -62,6 +62,15 @@ def test_needs_names_every_fact_once_in_order():
     assert named.ids == [key_id(b"once")]
     assert named.conditions == [condition]
     assert named.leases == ["job"]
+
+
+def test_blind_writes_need_no_fact_and_are_seen_by_later_ones():
+    group = [commit(Put("k", b"x", b"1")), commit(Delete("k", b"x")), commit(Put("k", b"x", b"2", 0)), commit(Delete("k", b"x", 1))]
+    known = facts(entries=dict.fromkeys(needs(group).entries, 0))
+
+    assert needs(group[:2]).entries == []
+    assert [type(answer) for answer in decide(group, known).answers] == [Committed, Committed, Committed, Conflict]
+    assert decide(group[:1], facts()).answers == [Committed(None, (Stored(1),))]
 
 
 def test_drawn_ids_are_not_looked_for():

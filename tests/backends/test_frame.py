@@ -25,7 +25,8 @@ drafts = st.builds(
     st.binary(max_size=30),
     extras,
 )
-appends = st.lists(st.tuples(st.sampled_from(["a", "b-1", "ä"]), st.lists(drafts, min_size=1, max_size=4)), min_size=1, max_size=3, unique_by=lambda one: one[0])
+append = st.tuples(st.sampled_from(["a", "b-1", "ä"]), st.lists(drafts, min_size=1, max_size=4))
+appends = st.lists(append, min_size=1, max_size=3, unique_by=lambda one: one[0])
 groups = st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(-(2**40), 2**60), appends), min_size=1, max_size=5)
 
 
@@ -201,6 +202,7 @@ DAMAGED = [
     [(bytes(range(16)), 7, [("a", [small()])])],
     [(bytes(range(16)), 7, [("a", [small(), small(b"yy", tags=("x",), id="given")]), ("b-1", [small(b"")])]), (bytes(16), 9, [("a", [small(tags=("y",))])])],
     [(bytes([number] * 16), number, [("ä", [Draft("ünï", 1, b"z")]), ("a", [small(tags=("x", "y"))])]) for number in range(3)],
+    [(bytes(range(16)), 7, [("a", [small(b"%d" % number) for number in range(20)]), ("b", [small(b"")])])],
 ]
 """Small frames, of which every byte is flipped."""
 QUERIES = [EVERYTHING.within(streams=["a"]), EVERYTHING.within(types=["ünï"]), EVERYTHING.within(tags=["x"]), EVERYTHING.within(types=["happened"], tags=["y"])]

@@ -10,8 +10,6 @@ import msgspec
 from perdure.backends.errors import Corrupt, WrongStore
 from perdure.backends.event import Position
 
-CHECKPOINTS: Final = "$checkpoints"
-"""The reserved bucket of checkpoints, by name."""
 EXAMINED_MAX: Final = 100_000
 """A cursor moved only by events that were not wanted is written after so many."""
 CHECKPOINT_EVERY_S: Final = 1.0

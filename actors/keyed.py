@@ -10,15 +10,15 @@ from perdure.actors.fold import Keyed, Stopped, keys_of
 from perdure.actors.follower import Follower
 from perdure.actors.model import Cell, bucket_of
 from perdure.actors.projection import ProjectionActor, Services
-from perdure.backends.commit import Delete, Put, Write, check_entry
+from perdure.backends.commit import Delete, PutAll, Write, check_entry
 from perdure.backends.errors import TooLarge, Unreadable
 from perdure.backends.event import START, Event, Position, Record
 
-BATCH_KEYS: Final = 4_096
+BATCH_KEYS: Final = 16_384
 """A batch is committed when so many keys are dirty,"""
-BATCH_EVENTS: Final = 20_000
+BATCH_EVENTS: Final = 50_000
 """or so many events were folded,"""
-BATCH_BYTES: Final = 4 << 20
+BATCH_BYTES: Final = 16 << 20
 """or so many bytes of payload, or when the projection is up to date."""
 
 
@@ -83,11 +83,12 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
     def _keys(self, events: Sequence[Event[Any]]) -> tuple[list[tuple[Event[Any], tuple[str, ...]]], Stopped | None]:
         """The keys of each event, up to one where they cannot be told."""
         keyed: list[tuple[Event[Any], tuple[str, ...]]] = []
+        recent, dirty = self._recent, self._dirty
         for event in events:
             try:
                 keys = keys_of(self.projection, event)
                 for key in keys:
-                    if key not in self._recent and key not in self._dirty:
+                    if key not in recent and key not in dirty:
                         check_entry("a model", key.encode(), self._services.limits)
             except Exception as error:
                 return keyed, Stopped(event.record, error)
@@ -140,14 +141,15 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
     async def _writes(self) -> tuple[list[Write], Callable[[], None]]:
         bucket, limit = self._bucket, self._services.limits.value_bytes
         dirty = dict(self._dirty)
-        writes: list[Write] = []
+        states: list[tuple[bytes, bytes]] = []
         sizes: dict[str, int] = {}
+        encode = self._encoder()
         for key, state in dirty.items():
-            raw = self._encode(state)
+            raw = encode(state)
             if len(raw) > limit:
                 raise TooLarge("value", f"key {key!r} of model {self.name!r}", len(raw), limit)
             sizes[key] = len(raw)
-            writes.append(Put(bucket, key.encode(), raw))
+            states.append((key.encode(), raw))
         position = self._progress.position
 
         def done() -> None:
@@ -157,7 +159,7 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
             self._shrink()
             self.cell.publish(None, position, 0, tuple(sizes))
 
-        return writes, done
+        return [PutAll(bucket, states)] if states else [], done
 
     def _remember(self, key: str, state: Any, size: int) -> None:
         before = self._recent.pop(key, None)

@@ -16,10 +16,11 @@ import attrs
 import trio
 
 from perdure.actors import cursor
-from perdure.actors.cursor import CHECKPOINTS, Checkpoint
+from perdure.actors.cursor import Checkpoint
 from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of
 from perdure.actors.mailbox import current_actor
 from perdure.backends.codec import Codec
+from perdure.backends.commit import CHECKPOINTS, MODELS
 from perdure.backends.errors import Corrupt, Misuse, ModelFaulted, ProjectionFailed, TooLarge, Unreadable
 from perdure.backends.event import START, Position, Record, to_us
 from perdure.backends.limits import Limits
@@ -411,7 +412,7 @@ def _warn(name: str, text: str) -> None:
 
 def bucket_of(name: str) -> str:
     """The reserved bucket of a keyed projection's states."""
-    return f"$models {name}"
+    return f"{MODELS}{name}"
 
 
 def failed(name: str, stopped: Stopped) -> ProjectionFailed:

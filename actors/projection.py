@@ -243,12 +243,18 @@ class ProjectionActor(Generic[P]):
         """What is written beside the checkpoint, and what to do once it is durable."""
         raise NotImplementedError
 
-    def _encode(self, state: Any) -> bytes:
-        """The bytes of a state; the first one in each run is checked for stability."""
-        if not self._checked:
-            self._checked = True
-            return check_stable(self._codec, self.projection.state_type, state, name=self.name)
-        return self._codec.encoder(self.projection.state_type)(state)
+    def _encoder(self) -> Callable[[Any], bytes]:
+        """What gives the bytes of a state; the first one in each run is checked for stability."""
+        if self._checked:
+            return self._codec.encoder(self.projection.state_type)
+        return self._check_and_encode
+
+    def _check_and_encode(self, state: Any) -> bytes:
+        if self._checked:
+            return self._codec.encoder(self.projection.state_type)(state)
+        raw = check_stable(self._codec, self.projection.state_type, state, name=self.name)
+        self._checked = True
+        return raw
 
     # -- another process owns it -------------------------------------------------------------
 
@@ -349,7 +355,7 @@ class SingleActor(ProjectionActor[Projection[Any, Any]]):
     async def _writes(self) -> tuple[list[Write], Callable[[], None]]:
         if not self._new_snapshot:
             return [], lambda: None
-        raw = self._encode(self.state)
+        raw = self._encoder()(self.state)
         limit = self._services.limits.state_bytes
         if len(raw) > limit:
             raise StateTooLarge(self.name, len(raw), limit)

@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar
 import trio
 
 from perdure.actors import cursor
-from perdure.actors.cursor import CHECKPOINTS, Checkpoint
+from perdure.actors.cursor import Checkpoint
 from perdure.actors.follower import Follower
 from perdure.backends.codec import Codec
-from perdure.backends.commit import Commit, Committed, Put, Stored, Write
+from perdure.backends.commit import CHECKPOINTS, Commit, Committed, Put, Stored, Write
 from perdure.backends.errors import AlreadyRunning, Closed, Full, InDoubt, Misuse, Unavailable, Unreadable
 from perdure.backends.event import HEAD, Event, Position, Record
 from perdure.backends.protocol import Backend

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from perdure.backends import frame, keys
-from perdure.backends.commit import SaveSnapshot
+from perdure.backends.commit import CHECKPOINTS, MODELS, SaveSnapshot
 from perdure.backends.engine import Change, Decisions
 from perdure.backends.frame import type_name
-from perdure.backends.tables import DRAWN, Cache, SnapshotRow, Writer, pack_entry, read_entry, sealed, write_meta
+from perdure.backends.tables import DRAWN, Cache, SnapshotRow, Writer, pack_entries, pack_entry, read_entry, sealed, write_meta
 
 _pack = msgspec.msgpack.Encoder().encode
 
-_UNWATCHED = ("$checkpoints", "$models ")
+_UNWATCHED = (CHECKPOINTS, MODELS)
 """Reserved buckets without change rows or tombstones (a prefix of the name)."""
 
 
@@ -22,9 +22,11 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
         _write_events(writer, cache, done)
     for change in done.changes:
         _write_change(writer, change, done.at_us)
-    if done.changes:
+    for states, revision in done.states:
+        writer.put_all("kv", pack_entries(states.bucket, revision, states.entries))
+    if done.changes or done.states:
         write_meta(writer, "revision", done.revision)
-    if not done.pieces and done.at_us > cache.at_us and (done.changes or done.kept or done.snapshots):
+    if not done.pieces and done.at_us > cache.at_us and (done.changes or done.states or done.kept or done.snapshots):
         write_meta(writer, "at", done.at_us)
     for snapshot, at_us in done.snapshots:
         _write_snapshot(writer, snapshot, at_us)
@@ -41,10 +43,12 @@ def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
         _new_type(writer, cache, *type)
     built = frame.build(done.commits, done.pieces, cache.numbers)
     writer.put("frames", keys.number(built.first), built.value)
+    rows = []
     for run in built.runs:
         number = _stream_number(writer, cache, run.stream)
-        writer.put("runs", keys.run(number, run.first_seq), keys.run_row(built.first, run.offset, run.count))
+        rows.append((keys.run(number, run.first_seq), keys.run_row(built.first, run.offset, run.count)))
         cache.streams[run.stream] = (number, run.first_seq + run.count - 1)
+    writer.put_all("runs", rows)
     for piece in done.pieces:
         for position, draft in enumerate(piece.events, piece.first_position):
             for tag in draft.tags:

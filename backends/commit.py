@@ -107,6 +107,14 @@ class Unless:
 
 
 @attrs.frozen
+class PutAll:
+    """Many values for one of perdure's own buckets, whatever is there: the states of a keyed model. (key, value) each, answered by one `Stored`."""
+
+    bucket: str
+    entries: Sequence[tuple[bytes, bytes]]
+
+
+@attrs.frozen
 class SaveSnapshot:
     """A projection's state for keeping; *drop* names positions of older snapshots that go."""
 
@@ -125,8 +133,12 @@ class Fence:
     number: int
 
 
-Write = Append[Draft] | Put[bytes] | Delete | Check | Unless | SaveSnapshot | Fence
+Write = Append[Draft] | Put[bytes] | PutAll | Delete | Check | Unless | SaveSnapshot | Fence
 
+MODELS: Final = "$models "
+"""What the reserved buckets of keyed models' states begin with: without change rows, without tombstones."""
+CHECKPOINTS: Final = "$checkpoints"
+"""The reserved bucket of checkpoints, likewise."""
 LEASES: Final = "$leases"
 """The reserved bucket of leases; an entry's value begins with its fence, 8 bytes, big end first."""
 
@@ -226,6 +238,8 @@ def _content(write: Write) -> list[Any]:
             return [[[item.types, item.streams, item.categories, item.tags] for item in query.items], after]
         case Put(bucket, key, value, expected):
             return [bucket, key, value, expected]
+        case PutAll(bucket, entries):
+            return [bucket, entries]
         case Delete(bucket, key, expected):
             return [bucket, key, expected]
         case Check():
@@ -333,6 +347,10 @@ def _check_write(write: Write, limits: Limits, own: bool) -> int:
                 check_name("tag", tag, limits.tag_bytes)
             if isinstance(after, bool) or not isinstance(after, int) or after < 0:
                 raise Misuse(f"Unless(after=...) takes a position, not {after!r}")
+        case PutAll(bucket, entries):
+            if not (own and bucket.startswith(MODELS)):
+                raise Misuse(f"PutAll is for the states of perdure's models, not for bucket {bucket!r}: use Put")
+            return sum([len(key) + len(value) + 100 for key, value in entries])
         case SaveSnapshot(name, position, _, state):
             check_name("snapshot name", name, limits.stream_name_bytes)
             if isinstance(position, bool) or not isinstance(position, int) or position < 0:

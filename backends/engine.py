@@ -33,6 +33,7 @@ from perdure.backends.commit import (
     Expected,
     Fence,
     Put,
+    PutAll,
     SaveSnapshot,
     Stored,
     Unless,
@@ -131,6 +132,8 @@ class Decisions:
     """Those with events: (id, time)."""
     pieces: list[Piece] = attrs.field(factory=list)
     changes: list[Change] = attrs.field(factory=list)
+    states: list[tuple[PutAll, int]] = attrs.field(factory=list)
+    """With the revision they get."""
     snapshots: list[tuple[SaveSnapshot, int]] = attrs.field(factory=list)
     """With the commit's time."""
     kept: list[tuple[bytes, Kept]] = attrs.field(factory=list)
@@ -291,6 +294,10 @@ def _accept(commit: Commit, facts: Facts, done: Decisions) -> Committed:
                 parts.append(Stored(revision))
             case Delete(bucket, bytes() as key, _):
                 _change(Change(bucket, key, revision, None), facts, done)
+                parts.append(Stored(revision))
+            case PutAll():
+                done.states.append((write, revision))
+                done.revision = facts.revision = revision
                 parts.append(Stored(revision))
             case SaveSnapshot():
                 done.snapshots.append((write, at_us))

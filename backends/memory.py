@@ -51,6 +51,10 @@ class _Writer(_Reader):
         self._undo.append((table, key, self._tables[table].get(key)))
         self._tables[table][key] = value
 
+    def put_all(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        for key, value in rows:
+            self.put(table, key, value)
+
     def delete(self, table: str, key: bytes) -> bool:
         before = self._tables[table].pop(key, None)
         self._undo.append((table, key, before))

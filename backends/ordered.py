@@ -230,7 +230,7 @@ class OrderedBackend(OrderedReads):
             self._cache_valid = True
         done = decide(commits, tables.facts(writer, self._cache, needs(commits)))
         out.append(done)
-        if not (done.pieces or done.changes or done.snapshots or done.kept):
+        if not (done.pieces or done.changes or done.states or done.snapshots or done.kept):
             raise _NothingToWrite
         apply(writer, self._cache, done)
 

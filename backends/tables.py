@@ -7,7 +7,7 @@ that a reader returns is used up before the transaction ends.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
 from zlib import crc32
@@ -54,6 +54,8 @@ class Writer(Reader, Protocol):
     """The same, in a transaction that writes."""
 
     def put(self, table: str, key: bytes, value: bytes) -> None: ...
+
+    def put_all(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None: ...
 
     def delete(self, table: str, key: bytes) -> bool: ...
 
@@ -315,6 +317,13 @@ def pack_entry(key: bytes, revision: int, value: bytes | None) -> bytes:
     """A row of `kv`; without a value a tombstone."""
     gone, body = (1, b"") if value is None else (0, value)
     return _ENTRY.pack(revision, crc32(body, crc32(key, revision & 0xFFFFFFFF)), gone) + body
+
+
+def pack_entries(bucket: str, revision: int, entries: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Rows of `kv` for many (key, value) of one bucket."""
+    lead, pack = keys.named(bucket), _ENTRY.pack
+    begun = crc32(lead, revision & 0xFFFFFFFF)
+    return [(lead + key, pack(revision, crc32(value, crc32(key, begun)), 0) + value) for key, value in entries]
 
 
 def read_entry(key: bytes, raw: Buffer) -> tuple[int, bytes | None]:

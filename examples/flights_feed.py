@@ -28,16 +28,16 @@ from flights_domain import CARRIERS, CATEGORY, FlightCancelled, FlightDeparted, 
 from perdure.actors.status import What
 from perdure.runtime import NewEvent, Runtime, lifecycle, open_runtime
 
-WRITERS = 128
-DEAL_ROWS = 2_000
-"""Rows are dealt out so many at a time,"""
-AHEAD = 4
-"""and a writer has at most so many hands before it: the file is read as fast as the store takes it."""
+WRITERS = 256
+DEAL_ROWS = 4_000
+"""Rows are dealt out so many at a time (some four days); what an aircraft did in them is one append."""
+AHEAD = 2
+"""A writer has at most so many hands before it: the file is read as fast as the store takes it."""
 SAY_EVERY_S = 0.2
 KILL_AFTER_S = 0.002
 
-Card = tuple[str, int, Row]
-"""A stream, the seq that the row gets in it, and the row."""
+Hand = dict[str, tuple[int, list[Row]]]
+"""By stream: the seq that it must have before, and the rows that come next."""
 
 
 def say(what: str, **facts: Any) -> None:
@@ -112,7 +112,7 @@ class Feed:
         """Read the file and hand each row to the writer that its aircraft belongs to: so its order is that of the file."""
         sends = []
         for _ in range(WRITERS):
-            send, receive = trio.open_memory_channel[list[Card]](AHEAD)
+            send, receive = trio.open_memory_channel[Hand](AHEAD)
             writers.start_soon(self.write, receive)
             sends.append(send)
         dealt = 0
@@ -128,16 +128,16 @@ class Feed:
         for send in sends:
             send.close()
 
-    async def write(self, receive: trio.MemoryReceiveChannel[list[Card]]) -> None:
-        """One of the writers: each row is an append of its own, and each says which seq it must get."""
+    async def write(self, receive: trio.MemoryReceiveChannel[Hand]) -> None:
+        """One of the writers: each append says which seq its stream must stand at."""
         async for hand in receive:
-            for stream, seq, row in hand:
-                answer = await self.rt.append(stream, [to_event(row)], expected=seq - 1)
+            for stream, (last, rows) in hand.items():
+                answer = await self.rt.append(stream, [to_event(row) for row in rows], expected=last)
                 answer.unwrap()  # a conflict would say that someone else writes here, or that an event was doubled
-                self.events += 1
-                if self.events == self.crash_at:
+                self.events += len(rows)
+                if self.events >= self.crash_at:
                     self.crash_now.set()
-                if self.events == self.kill_at:
+                if self.events >= self.kill_at:
                     self.kill_now.set()
 
     def tell(self) -> None:
@@ -180,16 +180,17 @@ class Feed:
         await trio.sleep_forever()
 
 
-def deals(rows: Iterator[Row], stored: dict[str, int]) -> Iterator[dict[int, list[Card]]]:
+def deals(rows: Iterator[Row], stored: dict[str, int]) -> Iterator[dict[int, Hand]]:
     """The rows that are not stored yet, by writer, `DEAL_ROWS` of the file at a time."""
     seqs: dict[str, int] = defaultdict(int)
     while page := list(islice(rows, DEAL_ROWS)):
-        hands: dict[int, list[Card]] = defaultdict(list)
+        hands: dict[int, Hand] = defaultdict(dict)
         for row in page:
             stream = f"{CATEGORY}-{tail_of(row)}"
             seqs[stream] += 1
             if seqs[stream] > stored.get(stream, 0):
-                hands[crc32(stream.encode()) % WRITERS].append((stream, seqs[stream], row))
+                hand = hands[crc32(stream.encode()) % WRITERS]
+                hand.setdefault(stream, (seqs[stream] - 1, []))[1].append(row)
         yield hands
 
 

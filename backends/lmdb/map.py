@@ -96,6 +96,10 @@ class _Writer(_Reader):
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self._txn.put(key, value, db=self._tables[table])
 
+    def put_all(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        with self._txn.cursor(self._tables[table]) as cursor:
+            cursor.putmulti(rows)
+
     def delete(self, table: str, key: bytes) -> bool:
         return self._txn.delete(key, db=self._tables[table])
 

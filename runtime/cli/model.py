@@ -81,6 +81,8 @@ def show(
         async with reading(url) as backend:
             shelf = Shelf(backend, loaded)
             model, position = await shelf.take(projection)
+            if model.fault is not None:
+                out.note(f"model {name!r} stands still at position {position}: {model.fault}")
             out.hint(f"{name} stands at position {position}, the log ends at {await backend.head()}")
             if isinstance(model, Model):
                 _print_state(name, None, position, shelf.tree(projection, model.state), json)

@@ -18,7 +18,7 @@ from cyclopts import CycloptsError
 
 from perdure.backends.errors import PerdureError
 from perdure.runtime.cli import out
-from perdure.runtime.cli.exits import Exit, exit_of, leaves, worst
+from perdure.runtime.cli.exits import AppFailed, Exit, exit_of, leaves, worst
 
 SIGNALS = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
 
@@ -48,11 +48,19 @@ def _raised(error: BaseException) -> int:
     ours = [one for one in found if isinstance(one, PerdureError)]
     if len(ours) == len(found):
         told = worst(ours)
-        return _failed(str(told), exit_of(told))
+        return _failed(f"{told}{_cause(told)}", exit_of(told))
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else Exit.USAGE
     traceback.print_exception(error)
     return _failed("a fault of perdure itself: please report the above", Exit.FAULT)
+
+
+def _cause(error: PerdureError) -> str:
+    """What the app's own code raised: perdure's message only says where."""
+    cause = error.__cause__
+    if exit_of(error) != Exit.APP or cause is None or isinstance(error, AppFailed):
+        return ""
+    return f" (the cause: {cause if isinstance(cause, PerdureError) else repr(cause)})"
 
 
 def _failed(text: str, code: Exit) -> int:

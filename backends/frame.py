@@ -579,6 +579,20 @@ def _copy_run(frame: bytes, offset: int, shift: int, commits: int, by_stream: di
     return source.end
 
 
+def describe_run(frame: bytes | memoryview, offset: int) -> tuple[str, int, int]:
+    """Stream, first seq and number of events of the run at *offset*, checked.
+
+    Raises:
+      Corrupt: there is no run, or its index does not fit its checksum.
+    """
+    try:
+        run = _open_run(frame, offset)
+        run.check(frame)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise Corrupt("a frame", f"there is no run at offset {offset} ({error})") from error
+    return run.stream, run.first_seq, run.count
+
+
 def run_end(frame: bytes | memoryview, base: int, offset: int) -> Position:
     """The position of the last record of the run at *offset*."""
     run = _open_run(frame, offset)

@@ -8,7 +8,7 @@ when any item matches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
@@ -17,8 +17,12 @@ from perdure.backends.event import category_of
 from perdure.backends.limits import LIMITS
 from perdure.backends.schema import event_type
 
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 D = TypeVar("D")
 E = TypeVar("E")
+F = TypeVar("F")
 
 
 def _names(values: Iterable[str]) -> tuple[str, ...]:
@@ -117,7 +121,22 @@ EVERYTHING: Selector[Any] = Selector((_ALL,))
 """Every event of the store."""
 
 
-def of(*classes: type[D]) -> Selector[D]:
+# A type checker joins different classes to `object`; their union has to be spelled.
+@overload
+def of(a: type[A], /) -> Selector[A]: ...
+@overload
+def of(a: type[A], b: type[B], /) -> Selector[A | B]: ...
+@overload
+def of(a: type[A], b: type[B], c: type[C], /) -> Selector[A | B | C]: ...
+@overload
+def of(a: type[A], b: type[B], c: type[C], d: type[D], /) -> Selector[A | B | C | D]: ...
+@overload
+def of(a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /) -> Selector[A | B | C | D | E]: ...
+@overload
+def of(a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], f: type[F], /) -> Selector[A | B | C | D | E | F]: ...
+@overload
+def of(*classes: type[Any]) -> Selector[Any]: ...
+def of(*classes: type[Any]) -> Selector[Any]:
     """The events of *classes*, each marked with `@event`, as one item.
 
     Raises:

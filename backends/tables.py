@@ -224,7 +224,7 @@ def read_stream(
         if len(records) >= limit:
             break
     if not (records or after):
-        last_seq(reader, number)
+        newest(reader, stream, number)
     return records
 
 
@@ -281,23 +281,28 @@ def _runs_back(reader: Reader, number: int, below: int) -> Iterator[tuple[int, B
         stop = bytes(rows[-1][0])
 
 
-def last_seq(reader: Reader, number: int) -> int:
-    """The last seq of the stream with that number."""
-    for key, value in reader.scan_back("runs", keys.run(number, 0), keys.run(number + 1, 0), 1):
-        return keys.last_number(key) + keys.read_run_row(value)[2] - 1
-    raise Corrupt(f"stream number {number}", "it has a row and no events")
+def newest(reader: Reader, name: str, number: int) -> tuple[int, Position]:
+    """The last seq of a stream and its position, from its newest run: what the index says must be what the run says of itself.
 
-
-def stream_info(reader: Reader, name: str, row: Buffer) -> StreamInfo:
-    """What is known of the stream with that row."""
-    number, first = keys.read_stream_row(row)
+    The rows of the index have no checksums; a wrong one must not make the next append leave a gap.
+    """
     for key, value in reader.scan_back("runs", keys.run(number, 0), keys.run(number + 1, 0), 1):
         base, offset, count = keys.read_run_row(value)
         frame_ = reader.get("frames", keys.number(base))
         if frame_ is None:
             raise Corrupt(f"stream {name!r}", f"its frame at position {base} is missing")
-        return StreamInfo(name, first, keys.last_number(key) + count - 1, frame.run_end(frame_, base, offset))
+        first_seq = keys.last_number(key)
+        said = frame.describe_run(frame_, offset)
+        if said != (name, first_seq, count):
+            raise Corrupt(f"stream {name!r}", f"the index leads to seqs {first_seq} to {first_seq + count - 1}, there is {said}")
+        return first_seq + count - 1, frame.run_end(frame_, base, offset)
     raise Corrupt(f"stream {name!r}", "it has a row and no events")
+
+
+def stream_info(reader: Reader, name: str, row: Buffer) -> StreamInfo:
+    """What is known of the stream with that row."""
+    number, first = keys.read_stream_row(row)
+    return StreamInfo(name, first, *newest(reader, name, number))
 
 
 def streams(reader: Reader, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
@@ -466,7 +471,7 @@ def _stream_fact(reader: Reader, cache: Cache, stream: str) -> int:
         number, _ = keys.read_stream_row(row)
         if len(cache.streams) >= Cache.STREAMS_MAX:
             cache.streams.clear()
-        remembered = cache.streams[stream] = (number, last_seq(reader, number))
+        remembered = cache.streams[stream] = (number, newest(reader, stream, number)[0])
     return remembered[1]
 
 

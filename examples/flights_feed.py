@@ -7,6 +7,7 @@ JSON on standard output. Started again it asks the store what is there and goes 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -33,6 +34,8 @@ DEAL_ROWS = 4_000
 """Rows are dealt out so many at a time (some four days); what an aircraft did in them is one append."""
 AHEAD = 2
 """A writer has at most so many hands before it: the file is read as fast as the store takes it."""
+GC_THRESHOLDS = 20_000, 20, 20
+"""Thousands of live streams are many objects to look through: done as often as by default it is a third of the whole time."""
 SAY_EVERY_S = 0.2
 KILL_AFTER_S = 0.002
 
@@ -97,12 +100,17 @@ class Feed:
     kill_now: trio.Event = attrs.field(factory=trio.Event)
     recovered: trio.Event = attrs.field(factory=trio.Event)
 
+    @property
+    def breaks(self) -> bool:
+        """Whether an actor is to fail in this run."""
+        return self.crash_at > 0
+
     async def run(self, rows: int) -> None:
         """Append what is missing of the first *rows* rows; return when all of it is durable."""
         async with trio.open_nursery() as nursery:
-            if self.crash_at > self.events:
+            if self.breaks:
                 nursery.start_soon(self.break_an_actor)
-            if self.kill_at > self.events:
+            if self.kill_at:
                 nursery.start_soon(self.die)
             async with trio.open_nursery() as writers:
                 writers.start_soon(self.deal, rows, writers)
@@ -116,14 +124,15 @@ class Feed:
             writers.start_soon(self.write, receive)
             sends.append(send)
         dealt = 0
-        for hands in deals(read_rows(rows), self.stored):
+        deal_rows = min(DEAL_ROWS, max(1, rows // 12))
+        for hands in deals(read_rows(rows), self.stored, deal_rows):
             for number, hand in hands.items():
                 try:
                     sends[number].send_nowait(hand)  # every `await` here would be a turn of the loop, and so a flush
                 except trio.WouldBlock:
                     await sends[number].send(hand)
-            dealt += DEAL_ROWS
-            if self.crash_at and dealt > self.crash_at and self.crash_now.is_set():
+            dealt += deal_rows
+            if self.breaks and dealt >= self.kill_at:
                 await self.recovered.wait()  # only a short run gets here before the supervisor
         for send in sends:
             send.close()
@@ -166,24 +175,25 @@ class Feed:
                     if happening.what is What.RESTARTED:
                         break
         model = self.rt.model(CARRIERS)
-        say("restarted", actor=name, snapshot=restored_from(self.rt, name))
         await model.wait_for(await self.rt.head())
+        status = self.rt.status().find(name)
+        say("restarted", actor=name, snapshot=restored_from(self.rt, name), restarts=status.restarts if status is not None else 0)
         self.recovered.set()
 
     async def die(self) -> None:
         """Kill this process from a thread: the loop does not know when, so it may be in the middle of a flush."""
         await self.kill_now.wait()
-        if self.crash_at:
+        if self.breaks:
             await self.recovered.wait()
         say("killing", events=self.events)
         threading.Timer(KILL_AFTER_S, os.kill, (os.getpid(), signal.SIGKILL)).start()
         await trio.sleep_forever()
 
 
-def deals(rows: Iterator[Row], stored: dict[str, int]) -> Iterator[dict[int, Hand]]:
-    """The rows that are not stored yet, by writer, `DEAL_ROWS` of the file at a time."""
+def deals(rows: Iterator[Row], stored: dict[str, int], deal_rows: int) -> Iterator[dict[int, Hand]]:
+    """The rows that are not stored yet, by writer, *deal_rows* of the file at a time."""
     seqs: dict[str, int] = defaultdict(int)
-    while page := list(islice(rows, DEAL_ROWS)):
+    while page := list(islice(rows, deal_rows)):
         hands: dict[int, Hand] = defaultdict(dict)
         for row in page:
             stream = f"{CATEGORY}-{tail_of(row)}"
@@ -206,6 +216,8 @@ def restored_from(rt: Runtime, name: str) -> int:
 
 async def main(url: str, rows: int, crash_at: int, kill_at: int) -> None:
     """Feed, wait until every model is up to date, and say how it went."""
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     began = trio.current_time()
     async with open_runtime(url, app) as rt:
         stored = await stored_seqs(rt)
@@ -221,9 +233,9 @@ async def main(url: str, rows: int, crash_at: int, kill_at: int) -> None:
                 await rt.model(projection).wait_for(head)
             nursery.cancel_scope.cancel()
         status = rt.status()
-        say("done", behind_s=trio.current_time() - fed, groups=status.journal.groups, commits=status.journal.commits,
-            flush_mean_s=status.journal.flush_mean_s, flush_max_s=status.journal.flush_max_s, stall_s=status.loop_stall_max_s,
-            restarts={actor.name: actor.restarts for _, actor in status.root.walk() if actor.restarts})
+        restarts = {actor.name: actor.restarts for _, actor in status.root.walk() if actor.restarts}
+        journal = status.journal
+        say("done", behind_s=trio.current_time() - fed, groups=journal.groups, flush_mean_s=journal.flush_mean_s, restarts=restarts)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ class DictTables:
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self.rows[table] = {**self.rows[table], key: value}
 
+    def put_all(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        self.rows[table] = {**self.rows[table], **dict(rows)}
+
     def delete(self, table: str, key: bytes) -> bool:
         found = key in self.rows[table]
         self.rows[table] = {name: value for name, value in self.rows[table].items() if name != key}

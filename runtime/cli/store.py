@@ -86,7 +86,7 @@ def verify(url: Url, /, *, json: AsJson = False) -> int:
         else:
             for problem in problems:
                 out.line(problem)
-            out.line(f"{len(problems)} problems found" if problems else f"no problem found; the log ends at position {head}")
+            out.line(f"problems found: {len(problems)}" if problems else f"no problem found; the log ends at position {head}")
         return Exit.NO if problems else Exit.DONE
 
     return run_async(command)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import attrs
 import lmdb
@@ -94,13 +96,22 @@ def url(tmp_path, monkeypatch):
     return f"lmdb:{tmp_path}/store"
 
 
-@pytest.fixture
-def filled(url, cli):
-    """One with events of two streams, and entries."""
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A folder with a store of two streams and a bucket."""
+    folder = tmp_path_factory.mktemp("template")
+    url = f"lmdb:{folder}/store"
     for stream, cents in (("order-1", 10), ("order-1", 20), ("order-2", 50)):
-        assert cli("append", url, stream, "placed", json.dumps({"customer": stream, "cents": cents}), "--tag", f"of:{stream}").code == 0
+        assert main(["append", url, stream, "placed", json.dumps({"customer": stream, "cents": cents}), "--tag", f"of:{stream}"]) == 0
     for key, value in (("a", "1"), ("b", '{"x": [null, true]}')):
-        assert cli("kv", "put", url, "settings", key, value).code == 0
+        assert main(["kv", "put", url, "settings", key, value]) == 0
+    return folder
+
+
+@pytest.fixture
+def filled(url, template, tmp_path):
+    """A copy of it: three events of two streams, and two entries."""
+    shutil.copytree(template / "store", tmp_path / "store")
     return url
 
 
@@ -141,6 +152,8 @@ def writer(url):
     """Another process that writes to the store all the time."""
     process = subprocess.Popen([sys.executable, "-P", "-c", HOLDER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
+        assert process.stdin
+        assert process.stdout
         assert process.stdout.readline() == "ready\n"
         yield process
         process.stdin.close()
@@ -205,7 +218,7 @@ def test_read_gives_the_whole_envelope(cli, filled):
 
     assert list(first) == ["stream", "seq", "position", "type", "version", "at", "occurred", "id", "tags", "meta", "data"]
     assert (first["seq"], second["seq"], second["position"], second["tags"]) == (1, 2, 2, ["of:order-1"])
-    assert datetime.fromisoformat(first["at"]).utcoffset().total_seconds() == 0
+    assert datetime.fromisoformat(first["at"]).utcoffset() == timedelta(0)
 
 
 @pytest.mark.parametrize(
@@ -307,15 +320,13 @@ def shop(tmp_path, monkeypatch):
 def kept(filled, shop):
     """The filled store after the app has run."""
 
-    async def run():
-        import shop
-
-        async with open_runtime(filled, shop.app) as rt:
-            for projection in shop.app.projections:
+    async def run(app):
+        async with open_runtime(filled, app) as rt:
+            for projection in app.projections:
                 await rt.model(projection).wait_for(await rt.head())
 
     sys.path.insert(0, str(shop))
-    trio.run(run)
+    trio.run(run, importlib.import_module("shop").app)
     return filled
 
 
@@ -449,7 +460,7 @@ def test_verify_finds_a_changed_payload(cli, filled, tmp_path):
     done = cli("verify", filled)
 
     assert done.code == Exit.NO
-    assert done.out.endswith("1 problems found\n")
+    assert "stream 'order-2', seq 1, position 3 is damaged" in done.out
     assert cli("verify", filled, "--json").document["problems"]
     assert cli("read", filled, "order-2").code == Exit.DAMAGED
 
@@ -587,7 +598,7 @@ def test_a_damaged_store_is_refused(cli, filled, shop, command):
         (["append", "URL", "s", "t", "{'a': 1}"], "is not JSON"),
         (["append", "URL", "s", "t", "NaN"], "NaN is no number of JSON"),
         (["append", "URL", "s", "t", '{"a": 1, "a": 2}'], "a name occurs twice"),
-        (["append", "URL", "s", "t", "1" * 30], "the"),
+        (["append", "URL", "s", "t", "1" * 30], "can't serialize ints"),
         (["append", "URL", "s", "t", '"\\ud800"'], "surrogate"),
         (["append", "URL", "s", "t", "1", "--tag", "x" * 129], "the limit is 128"),
         (["append", "URL", "s", "t", "1", "--key", ""], "an idempotency key is 1 to 255 bytes"),
@@ -738,7 +749,8 @@ def test_progress_shows_on_a_terminal_and_only_there(filled, cli):
     done = on_a_terminal("bench", "memory:", "--seconds", "0.05", "--json")
 
     assert len(done.documents) == 4
-    assert "64 writers, one event each" in done.err
+    assert "measuring" in done.err
+    assert "4/4" in done.err
     assert cli("bench", "memory:", "--seconds", "0.05", "--json").err == ""
 
 

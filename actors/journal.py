@@ -297,8 +297,8 @@ async def upkeep(backend: Backend, journal: Journal) -> None:
     while True:
         before = journal.statistics().groups
         await trio.sleep(_UPKEEP_IDLE_S)
-        if journal.statistics().groups != before or journal.statistics().waiting:
-            continue
+        if not before or journal.statistics().groups != before or journal.statistics().waiting:
+            continue  # a runtime that has written nothing leaves the right to write to others
         try:
             more = True
             while more and journal.statistics().waiting == 0:

@@ -282,6 +282,7 @@ class KeyedModel(_Readable, Generic[S]):
         Raises:
           TooLarge: more than *limit* positions would have to be read; the message says how many.
           Misuse: not exactly one of *position* and *time* is given.
+          ProjectionFailed: the fold does not get there.
         """
         backend = self._sources.backend
         target = await position_of(backend, position, time)
@@ -296,8 +297,11 @@ class KeyedModel(_Readable, Generic[S]):
     def _fold(self, key: str, state: Any, records: list[Record]) -> Any:
         projection = self._projection
         for event in self._sources.codec.events(records):
-            if key in keys_of(projection, event):
-                state = projection.step(projection.initial if state is None else state, event)
+            try:
+                if key in keys_of(projection, event):
+                    state = projection.step(projection.initial if state is None else state, event)
+            except Exception as error:
+                raise failed(self.name, Stopped(event.record, error)) from error
         return state
 
 

@@ -1,7 +1,8 @@
 """When a snapshot is due, and which are kept. Pure.
 
-The ladder: the last two, and beyond them the newest in each [2^k, 2^(k+1)) positions back: enough to
-fall back when one does not verify, and to answer `as_of` without folding everything.
+The ladder: the last two, and beyond them one in each [2^k, 2^(k+1)) positions back: enough to fall back
+when one does not verify, and to answer `as_of` without folding everything. It is the oldest of each
+rung that stays: were it the newest, none would ever grow old enough for the next rung.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ def to_drop(kept: Sequence[Position], newest: Position) -> tuple[Position, ...]:
     older = sorted((position for position in kept if position < newest), reverse=True)
     keep = set(older[: LAST - 1])
     for position in older[LAST - 1 :]:
-        rung = (newest - position).bit_length()
-        if rung not in rungs:
-            rungs[rung] = position
+        rungs[(newest - position).bit_length()] = position
     keep.update(rungs.values())
     return tuple(sorted(position for position in kept if position not in keep and position != newest))

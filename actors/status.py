@@ -84,6 +84,7 @@ class Hub:
             yield listener
         finally:
             self._listeners.remove(listener)
+            listener.close()
 
 
 class Listener:

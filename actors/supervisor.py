@@ -137,17 +137,19 @@ class Supervisor:
         error: Exception | None = None
         slot.state, slot.began, slot.best_progress = "running", trio.current_time(), max(slot.best_progress, child.progress())
         self._tell(slot, What.STARTED)
-        with trio.CancelScope() as slot.scope:
-            try:
-                if not self._stopping:
-                    await child.run(task_status=_Status(slot.started))
-            except Exception as caught:
-                error = caught
-        slot.scope = None
-        replaced = slot.state == "replaced"
-        slot.state = "stopped" if error is None else "failed"
-        slot.started.set()
-        slot.ended.set()
+        try:
+            with trio.CancelScope() as slot.scope:
+                try:
+                    if not self._stopping:
+                        await child.run(task_status=_Status(slot.started))
+                except Exception as caught:
+                    error = caught
+        finally:
+            slot.scope = None
+            replaced = slot.state == "replaced"
+            slot.state = "stopped" if error is None else "failed"
+            slot.started.set()
+            slot.ended.set()
         if error is not None:
             slot.last_error = error
             log.error("%s/%s failed: %s", self.name, child.name, error, exc_info=error)

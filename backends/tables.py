@@ -201,22 +201,25 @@ def read_stream(
     if not backward and after + 1 < first:
         raise Truncated(stream, first)
     records: list[Record] = []
-    room = bytes_max
+    room, name = bytes_max, stream.encode()
     for first_seq, value in runs:
         place, offset, count = keys.read_run_row(value)
-        if backward:
-            skip, count = 0, min(count, after - first_seq) if after else count
-        else:
-            skip = max(0, after + 1 - first_seq)
         frame_ = reader.get("frames", keys.number(place))
         if frame_ is None:
             raise Corrupt(f"stream {stream!r} at seq {first_seq}", f"its frame at position {place} is missing")
-        part = _part(frame_, place, offset, types, skip, count, limit - len(records), backward)
+        if count == 1:
+            part = [frame.read_one(frame_, place, offset, name, first_seq, types)]
+        else:
+            if backward:
+                skip, count = 0, min(count, after - first_seq) if after else count
+            else:
+                skip = max(0, after + 1 - first_seq)
+            part = _part(frame_, place, offset, types, skip, count, limit - len(records), backward)
         if part:
             wanted = records[-1].seq + (-1 if backward else 1) if records else part[0].seq if backward else after + 1
-            if part[0].stream != stream or part[0].seq != wanted:
+            if part[0].seq != wanted or part[0].stream != stream:
                 raise Corrupt(f"stream {stream!r} at seq {wanted}", f"the index leads to stream {part[0].stream!r}, seq {part[0].seq}")
-        size = bytes_of(part)
+        size = bytes_of(part) if len(part) != 1 else len(part[0].payload) + 100
         if size >= room:
             return records + _first_bytes(part, room)
         records += part

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -16,14 +17,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from operator import attrgetter, itemgetter
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
 import trio
-from flights_csv import ROWS, NoData, Values, compare, expected_event, find_csv, read_rows, recompute, tail_of
+from flights_csv import ROWS, NoData, Row, Values, compare, expected_event, find_csv, read_rows, recompute, tail_of
 from flights_domain import AIRCRAFT, BOARDS, CARRIERS, FLIGHTS, HOURS, FlightCancelled, FlightDeparted, app
 from flights_show import Bar, show_table
 
@@ -142,10 +143,10 @@ async def read_models(rt: Runtime) -> Values:
     }
 
 
-async def compare_events(rt: Runtime, rows: int) -> tuple[int, list[str]]:
+async def compare_events(rt: Runtime, rows: Iterable[Row]) -> tuple[int, list[str]]:
     """How many events are stored, and one line for each that is not what the file says at its place in its stream."""
     wanted: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for row in read_rows(rows):
+    for row in rows:
         wanted[f"aircraft-{tail_of(row)}"].append(expected_event(row))
     fields = {cls: attrgetter(*(field.name for field in attrs.fields(cls))) for cls in (FlightDeparted, FlightCancelled)}
     seen: dict[str, int] = defaultdict(int)
@@ -164,10 +165,12 @@ async def compare_events(rt: Runtime, rows: int) -> tuple[int, list[str]]:
 
 async def check(url: str, story: Story) -> tuple[int, int, Values]:
     """Compare events and models with the file; what differs becomes a problem. Events, values, and the models."""
+    gc.disable()  # all that is read here is kept to the end: to look through it again and again would take longer than to read it
+    rows = list(read_rows(story.rows))
     async with open_runtime(url, app, create=False) as rt:
         models = await read_models(rt)
-        events, differences = await compare_events(rt, story.rows)
-    values, more = compare(models, recompute(read_rows(story.rows)))
+        events, differences = await compare_events(rt, rows)
+    values, more = compare(models, recompute(rows))
     story.problems += differences + more
     if events != story.rows:
         story.problems.append(f"{events:,} events in the store, {story.rows:,} rows in the file")
@@ -195,7 +198,8 @@ def show_rates(story: Story, found_before: int, took_s: float, checked_s: float)
         rate = stored / story.appending_s
         busy_s = story.appending_s + story.behind_s
         print(f"appended    {stored:,} events in {story.appending_s:.1f} s: {rate:,.0f} events/s, each durable before its writer went on")
-        print(f"projected   by {len(app.projections)} models meanwhile: {stored * len(app.projections) / busy_s:,.0f} steps/s, {story.behind_s:.2f} s behind at the end")
+        models = len(app.projections)
+        print(f"projected   into {models} models meanwhile: {stored * models / busy_s:,.0f} steps/s, all done {story.behind_s:.2f} s after the last append")
     print(f"restarts    {story.actor_restarts} of an actor by its supervisor, {story.kills} of the process after SIGKILL", end="")
     print(f" ({story.acknowledged:,} acknowledged before it, {story.found:,} found after it)" if story.kills else "")
     print(f"time        {took_s:.1f} s in all, {checked_s:.1f} s of it comparing")

@@ -100,8 +100,8 @@ def hour_step(delays: dict[int, Delays], event: Event[Flight]) -> dict[int, Dela
     return {**delays, hour: delayed(delays.get(hour) or Delays(), event.data)}
 
 
-CARRIERS = Projection("carriers", version=1, initial={}, step=carrier_step, events=FLIGHTS, type=dict[str, Delays])
-HOURS = Projection("hours", version=1, initial={}, step=hour_step, events=FLIGHTS, type=dict[int, Delays])
+CARRIERS: Projection[dict[str, Delays], Flight] = Projection("carriers", version=1, initial={}, step=carrier_step, events=FLIGHTS, type=dict[str, Delays])
+HOURS: Projection[dict[int, Delays], Flight] = Projection("hours", version=1, initial={}, step=hour_step, events=FLIGHTS, type=dict[int, Delays])
 
 
 # -- a board per destination ---------------------------------------------------------------------

@@ -26,13 +26,13 @@ import trio
 from flights_csv import MISSING, Row, moment, read_rows, tail_of
 from flights_domain import CARRIERS, CATEGORY, FlightCancelled, FlightDeparted, app
 
-from perdure.actors.status import What
-from perdure.runtime import NewEvent, Runtime, lifecycle, open_runtime
+from perdure.runtime import NewEvent, Runtime, What, lifecycle, open_runtime
+from perdure.runtime.testing import crash
 
-WRITERS = 256
-DEAL_ROWS = 4_000
-"""Rows are dealt out so many at a time (some four days); what an aircraft did in them is one append."""
-AHEAD = 2
+WRITERS = 512
+DEAL_ROWS = 12_000
+"""Rows are dealt out so many at a time (some two weeks); what an aircraft did in them is one append."""
+AHEAD = 4
 """A writer has at most so many hands before it: the file is read as fast as the store takes it."""
 GC_THRESHOLDS = 20_000, 20, 20
 """Thousands of live streams are many objects to look through: done as often as by default it is a third of the whole time."""
@@ -167,7 +167,7 @@ class Feed:
         name = CARRIERS.name
         say("moment", position=await self.rt.head(), time=datetime.now(UTC).isoformat(timespec="milliseconds"))
         async with lifecycle(self.rt) as happenings:
-            crash(self.rt, name, RuntimeError("a fault of the actor, injected by the demo"))
+            crash(self.rt, CARRIERS, RuntimeError("a fault of the actor, injected by the demo"))
             async for happening in happenings:
                 if happening.actor.endswith(f"/{name}"):
                     if happening.what is What.FAILED:
@@ -202,11 +202,6 @@ def deals(rows: Iterator[Row], stored: dict[str, int], deal_rows: int) -> Iterat
                 hand = hands[crc32(stream.encode()) % WRITERS]
                 hand.setdefault(stream, (seqs[stream] - 1, []))[1].append(row)
         yield hands
-
-
-def crash(rt: Runtime, name: str, error: Exception) -> None:
-    """Make the actor of a projection fail before its next page."""
-    rt._models.crash(name, error)
 
 
 def restored_from(rt: Runtime, name: str) -> int:

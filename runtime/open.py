@@ -93,7 +93,8 @@ async def _run(
 
     body: BaseException | None = None
     closing: BaseException | None = None
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as outer:
+        nursery = await outer.start(_shielded)
         try:
             with trio.CancelScope() as scope:
                 tree.on_failure = scope.cancel
@@ -111,6 +112,14 @@ async def _run(
     models.end()
     hub.close()
     _leave(body, tree.failure or closing)
+
+
+async def _shielded(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """A nursery that cancellation from outside does not reach: the actors go on until they have been closed in order."""
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
 
 
 def _leave(body: BaseException | None, failure: BaseException | None) -> None:

@@ -9,12 +9,11 @@ import attrs
 from cyclopts import App as Commands
 from cyclopts import Parameter
 
-from perdure.actors.cursor import Checkpoint
 from perdure.actors.fold import AnyProjection, Keyed, fingerprint
-from perdure.actors.model import AnyModel, Cell, KeyedModel, Model, Sources, position_of
+from perdure.actors.model import AnyModel, Cell, KeyedModel, Model, Sources, other_version, position_of
 from perdure.actors.subscription import Place
 from perdure.backends.codec import Codec
-from perdure.backends.errors import Misuse, ModelFaulted
+from perdure.backends.errors import Misuse
 from perdure.backends.event import START, Position
 from perdure.backends.limits import LIMITS
 from perdure.backends.protocol import Backend
@@ -80,17 +79,17 @@ def show(
     async def command() -> int:
         async with reading(url) as backend:
             shelf = Shelf(backend, loaded)
-            model, position = await shelf.take(projection)
+            model = await shelf.take(projection)
             if model.fault is not None:
-                out.note(f"model {name!r} stands still at position {position}: {model.fault}")
-            out.hint(f"{name} stands at position {position}, the log ends at {await backend.head()}")
+                out.note(f"model {name!r} stands still at position {model.position}: {model.fault}")
+            out.hint(f"{name} stands at position {model.position}, the log ends at {await backend.head()}")
             if isinstance(model, Model):
-                _print_state(name, None, position, shelf.tree(projection, model.state), json)
+                _print_state(name, None, model.position, shelf.tree(projection, model.state), json)
             elif key is not None:
                 state = await model.get(key)
                 if state is None:
                     return _no_key(name, key)
-                _print_state(name, key, position, shelf.tree(projection, state), json)
+                _print_state(name, key, model.position, shelf.tree(projection, state), json)
             else:
                 await _print_keys(shelf, projection, model, prefix, limit, json)
         return Exit.DONE
@@ -126,7 +125,7 @@ def at(
     async def command() -> int:
         async with reading(url) as backend:
             shelf = Shelf(backend, loaded)
-            model, _ = await shelf.take(projection)
+            model = await shelf.take(projection)
             target = await position_of(backend, None if position is None else Position(position), moment)
             with out.busy(f"folding {name} up to position {target}"):
                 state = await _state_at(model, key, target, limit)
@@ -218,38 +217,24 @@ class Shelf:
 
     async def row(self, projection: AnyProjection, head: Position) -> Row:
         """Where *projection* stands, without reading its state."""
-        kept = await self._kept(projection)
-        fault = self._foreign(projection, kept) or (kept.fault or None if kept is not None else None)
-        position = START if kept is None else Position(kept.position)
+        kept = await Place(projection.name, self._sources.backend).read()
         kind = "keyed" if isinstance(projection, Keyed) else "single"
-        return Row(projection.name, kind, projection.version, position, max(0, head - position), fault)
+        if kept is None:
+            return Row(projection.name, kind, projection.version, START, head, None)
+        same = kept.fingerprint == fingerprint(projection, self._codec)
+        position = Position(kept.position)
+        return Row(projection.name, kind, projection.version, position, max(0, head - position), (kept.fault or None) if same else other_version(kept))
 
-    async def take(self, projection: AnyProjection) -> tuple[AnyModel, Position]:
-        """The model with what is kept of it, and the position at which that stands.
+    async def take(self, projection: AnyProjection) -> AnyModel:
+        """The model, with what is kept of it.
 
         Raises:
           ModelFaulted: another version of the projection has kept it.
         """
-        kept = await self._kept(projection)
-        foreign = self._foreign(projection, kept)
-        if foreign is not None:
-            raise ModelFaulted(projection.name, foreign)
         cell = Cell(projection.name, projection.initial)
         if isinstance(projection, Keyed):
-            keyed = await KeyedModel(projection, cell, self._sources).refresh()
-            return keyed, keyed.position
-        model = await Model(projection, cell, self._sources).refresh()
-        if kept is not None and kept.durable == model.position:  # what came after the snapshot was not wanted
-            return model, Position(kept.position)
-        return model, model.position
-
-    async def _kept(self, projection: AnyProjection) -> Checkpoint | None:
-        return await Place(projection.name, self._sources.backend).read()
-
-    def _foreign(self, projection: AnyProjection, kept: Checkpoint | None) -> str | None:
-        if kept is None or kept.fingerprint == fingerprint(projection, self._codec):
-            return None
-        return f"what is stored was made by another version of it (at position {kept.position}): give --app the code that made it, or rebuild it"
+            return await KeyedModel(projection, cell, self._sources).refresh()
+        return await Model(projection, cell, self._sources).refresh()
 
     def tree(self, projection: AnyProjection, state: Any) -> Any:
         """A state as plain data, as it is stored."""

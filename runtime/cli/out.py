@@ -40,11 +40,12 @@ def line(text: str) -> None:
 
 def flush() -> None:
     """Hand on what was printed: for commands that wait for more."""
-    sys.stdout.flush()
+    if sys.stdout is not None:  # None: it was closed before we began
+        sys.stdout.flush()
 
 
 def _says_unicode(stream: TextIO) -> bool:
-    return (stream.encoding or "").lower().replace("-", "").startswith("utf")
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "").startswith("utf")
 
 
 class Columns:
@@ -58,7 +59,7 @@ class Columns:
         self._right = [heading.endswith(">") for heading in headings]
         self._widths = [cell_len(heading) for heading in self._headings]
         self._begun = False
-        self._console = Console(highlight=False, soft_wrap=True) if sys.stdout.isatty() else None
+        self._console = Console(highlight=False, soft_wrap=True) if sys.stdout is not None and sys.stdout.isatty() else None
 
     def print(self, rows: Sequence[Sequence[object]]) -> None:
         """Print *rows* below what was printed before."""
@@ -76,7 +77,7 @@ class Columns:
         if self._console is not None:
             self._console.print(Text(text, style), end="")
         else:
-            sys.stdout.write(text)
+            print(text, end="")
 
     def _lines(self, cells: Sequence[str]) -> Iterator[str]:
         front = "".join(self._padded(index, cell) + "  " for index, cell in enumerate(cells[:-1]))
@@ -122,8 +123,12 @@ def note(text: str) -> None:
 
 def hint(text: str) -> None:
     """A line on stderr for who sits before it; scripts need none."""
-    if sys.stderr.isatty():
+    if _stderr_is_a_terminal():
         print(text, file=sys.stderr)
+
+
+def _stderr_is_a_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextmanager
@@ -148,4 +153,4 @@ def bar(text: str, total: int | None) -> Iterator[Callable[..., None]]:
 
 
 def _progress(*columns: Any) -> Progress:
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(), redirect_stdout=False, redirect_stderr=False)
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not _stderr_is_a_terminal(), redirect_stdout=False, redirect_stderr=False)

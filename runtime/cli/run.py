@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     out.prepare()
     try:
         answer = app(list(arguments), exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value")
-        sys.stdout.flush()
+        out.flush()
     except CycloptsError as error:
         return _failed(f"{' '.join(str(error).split())} Ask `perdure --help`.", Exit.USAGE)
     except BaseException as error:  # noqa: ASYNC103 - outside of Trio: it becomes the exit code
@@ -49,6 +49,9 @@ def _raised(error: BaseException) -> int:
     if len(ours) == len(found):
         told = worst(ours)
         return _failed(f"{told}{_cause(told)}", exit_of(told))
+    if all(isinstance(one, OSError) for one in found):  # of a store they are translated: this is our own output, input or scratch folder
+        _give_up_stdout()
+        return _failed(" ".join(str(one) for one in found), Exit.UNAVAILABLE)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else Exit.USAGE
     traceback.print_exception(error)
@@ -65,8 +68,8 @@ def _cause(error: PerdureError) -> str:
 
 def _failed(text: str, code: Exit) -> int:
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        out.flush()
+    except OSError:
         _give_up_stdout()
     out.note(text)
     return code

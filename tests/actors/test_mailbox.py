@@ -48,17 +48,6 @@ async def test_an_ask_has_a_deadline_and_its_error_names_actor_and_depth(autojum
 async def test_the_deadline_holds_for_an_actor_that_took_the_question_and_says_nothing(autojump_clock):
     box = mailbox()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(box.receive.receive)
-        with pytest.raises(AskTimeout):
-            async with trio.open_nursery() as inner:
-
-                async def take():
-                    await wait_all_tasks_blocked()
-
-                inner.start_soon(take)
-                await box.ask("x")
-
     async def mute():
         question = await box.receive.receive()
         question.slot.take()

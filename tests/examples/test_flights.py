@@ -44,7 +44,8 @@ def test_a_part_of_the_demo_ends_equal(finished):
 def test_an_actor_was_restarted_and_the_process_killed_without_losing_what_was_acknowledged(finished):
     _, demo = finished
 
-    told = re.search(r"1 of an actor by its supervisor, 1 of the process after SIGKILL \(([\d,]+) acknowledged before it, ([\d,]+) found after it\)", demo.stdout)
+    restarts = "1 of an actor by its supervisor, 1 of the process after SIGKILL"
+    told = re.search(rf"{restarts} \(([\d,]+) acknowledged before it, ([\d,]+) found after it\)", demo.stdout)
 
     assert told, demo.stdout
     acknowledged, found = (int(number.replace(",", "")) for number in told.groups())

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -394,14 +395,33 @@ def test_a_model_of_another_version_is_told_and_not_shown(cli, kept):
     assert "another version of it" in done.err
 
 
-def test_a_step_that_raises_is_told_with_its_cause(cli, kept):
+@pytest.mark.parametrize("model", [["revenue"], ["accounts", "x"]])
+def test_a_step_that_raises_is_told_with_its_cause(cli, kept, model):
     cli("append", kept, "order-3", "placed", '{"customer": "x", "cents": 0}')
 
-    done = cli("model", "at", kept, "revenue", "--position", 4, "--app", "shop:app")
+    done = cli("model", "at", kept, *model, "--position", 4, "--app", "shop:app")
 
     assert done.code == Exit.APP
     assert "failed at position 4" in done.err
     assert "ZeroDivisionError" in done.err
+
+
+def test_a_model_that_stands_still_is_shown_and_told(cli, kept, shop):
+    cli("append", kept, "order-3", "placed", '{"customer": "x", "cents": 0}')
+
+    async def run(app):
+        async with open_runtime(kept, app) as rt:
+            for projection in app.projections:
+                with pytest.raises(errors.ModelFaulted):
+                    await rt.model(projection).wait_for(await rt.head())
+
+    trio.run(run, sys.modules["shop"].app)
+    shown = cli("model", "show", kept, "revenue", "--app", "shop:app", "--json")
+
+    assert [row["lag"] for row in cli("model", "list", kept, "--app", "shop:app", "--json").documents] == [1, 1]
+    assert "ZeroDivisionError" in cli("model", "list", kept, "--app", "shop:app").out
+    assert (shown.code, shown.document["position"]) == (0, 3)
+    assert "model 'revenue' stands still at position 3: " in shown.err
 
 
 def test_an_event_that_does_not_fit_its_class_is_of_the_app(cli, kept):
@@ -656,11 +676,10 @@ def test_a_full_store(cli, url):
 
 
 def test_a_second_writer_is_refused_with_the_pid_of_the_first(writer, url):
-    refused = [start("append", url, "s", "t", "1"), start("kv", "put", url, "b", "k", "1")]
+    done = finish(start("append", url, "s", "t", "1"))
 
-    for done in map(finish, refused):
-        assert (done.code, done.out) == (Exit.UNAVAILABLE, "")
-        assert f"process {writer.pid} writes to " in done.err
+    assert (done.code, done.out) == (Exit.UNAVAILABLE, "")
+    assert f"process {writer.pid} writes to " in done.err
 
 
 def test_reading_goes_on_while_another_process_writes(writer, url, cli):
@@ -721,11 +740,30 @@ def test_a_closed_pipe_ends_quietly_and_leaves_the_store_clean(url, tmp_path):
 def test_json_survives_a_terminal_without_unicode(cli, url):
     cli("append", url, "s-ü", "t", '"日本"')
 
-    read = finish(start("read", url, "s-ü", "--json", env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}))
-    table = finish(start("read", url, "s-ü", env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}))
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    read, table = map(finish, [start("read", url, "s-ü", "--json", env=environment), start("read", url, "s-ü", env=environment)])
 
     assert (read.document["stream"], read.document["data"]) == ("s-ü", "日本")
     assert (table.code, table.err) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_an_output_that_cannot_be_written(filled):
+    with open("/dev/full", "w") as full:
+        done = finish(start("read", filled, "order-1", stdout=full))
+
+    assert done.code == Exit.UNAVAILABLE
+    assert done.err == "perdure: [Errno 28] No space left on device\n"
+
+
+def test_output_that_was_closed_before(filled):
+    line = shlex.join([*PERDURE, "read", filled, "order-1"])
+
+    closed = subprocess.run(f"{line} >&-; echo $? >&2", shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    both = subprocess.run(f"{line} >&- 2>&-", shell=True, check=False)
+
+    assert closed.stderr == "0\n"
+    assert both.returncode == 0
 
 
 def on_a_terminal(*arguments):

@@ -39,6 +39,8 @@ class Fold(Generic[S, D]):
 
 def _check_projection_name(_: object, __: object, name: str) -> None:
     check_name("projection name", name, NAME_BYTES, own=False)
+    if name.startswith("subscription "):
+        raise Misuse(f"projection {name!r} would share its checkpoint with a subscription: name it otherwise")
 
 
 def _check_version(_: object, __: object, version: int) -> None:

@@ -78,6 +78,7 @@ class Ring:
         if not self._groups or after < self._groups[0].follows or after >= self._groups[-1].last:
             return None
         found: list[Record] = []
+        types = None if where is None else where.only_types()
         examined = after
         for group in self._groups:
             if group.last <= after:
@@ -85,8 +86,14 @@ class Ring:
             records: Sequence[Record] = group.records()
             if group.follows < after:
                 records = [record for record in records if record.position > after]
-            found += records if where is None else [record for record in records if where.matches(record.stream, record.type, record.tags)]
+            found += records if where is None else _chosen(records, where, types)
             examined = group.last
             if len(found) >= limit:
                 break
         return found, examined
+
+
+def _chosen(records: Sequence[Record], where: Selector[Any], types: frozenset[str] | None) -> list[Record]:
+    if types is not None:
+        return [record for record in records if record.type in types]
+    return [record for record in records if where.matches(record.stream, record.type, record.tags)]

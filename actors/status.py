@@ -44,6 +44,8 @@ class ActorStatus:
     lag_events: int | None = None
     lag_s: float | None = None
     restarts: int = 0
+    restored_from: int | None = None
+    """Of a projection: the position it began at this time; what lay beyond was folded again."""
     last_error: str | None = None
     children: tuple[ActorStatus, ...] = ()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.backends import frame, keys
+from perdure.backends import keys
+from perdure.backends.build import build
 from perdure.backends.commit import CHECKPOINTS, MODELS, SaveSnapshot
 from perdure.backends.engine import Change, Decisions
 from perdure.backends.frame import type_name
@@ -41,7 +42,7 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
 def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
     for type in {(draft.type, draft.version) for piece in done.pieces for draft in piece.events} - cache.numbers.keys():
         _new_type(writer, cache, *type)
-    built = frame.build(done.commits, done.pieces, cache.numbers)
+    built = build(done.commits, done.pieces, cache.numbers)
     writer.put("frames", keys.number(built.first), built.value)
     rows = []
     for run in built.runs:

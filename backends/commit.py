@@ -1,6 +1,7 @@
 """What a commit is made of, what is answered to it, and what is refused before it is asked.
 
-The writes are generic in what they carry: a program says `Append("order-17", [OrderPlaced(...)])`
+What every append makes (`Append`, `Commit` and their answers) is a msgspec struct: built four times as fast as an
+attrs class, and as immutable. The writes are generic in what they carry: a program says `Append("order-17", [OrderPlaced(...)])`
 with objects, a backend is given the same with `Draft`s and bytes.
 """
 
@@ -55,8 +56,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 # -- writes ----------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Append(Generic[E]):
+class Append(msgspec.Struct, Generic[E], frozen=True):
     """Events for the end of *stream*, whose last seq is believed to be *expected* (0: no such stream)."""
 
     stream: str
@@ -143,8 +143,7 @@ LEASES: Final = "$leases"
 """The reserved bucket of leases; an entry's value begins with its fence, 8 bytes, big end first."""
 
 
-@attrs.frozen
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """A set of writes that happens whole or not at all.
 
     *id* has 16 bytes: drawn, or the digest of the caller's idempotency *key*. *at_us* is the time its
@@ -161,18 +160,15 @@ class Commit:
 # -- answers ---------------------------------------------------------------------------------
 
 
-class _Success:
+class _Success(msgspec.Struct, frozen=True):
     """An answer that is no conflict."""
-
-    __slots__ = ()
 
     def unwrap(self) -> Self:
         """This answer itself (a `Conflict` would raise)."""
         return self
 
 
-@attrs.frozen
-class Appended(_Success):
+class Appended(_Success, frozen=True):
     """Seqs *first* to *last* of the stream; *position* is that of the last event, None when nothing was appended."""
 
     first: int
@@ -180,15 +176,13 @@ class Appended(_Success):
     position: Position | None
 
 
-@attrs.frozen
-class Stored(_Success):
+class Stored(_Success, frozen=True):
     """The entry was put or deleted at *revision*."""
 
     revision: int
 
 
-@attrs.frozen
-class Committed(_Success):
+class Committed(_Success, frozen=True):
     """The commit is durable. *parts* answer its appends, puts and deletes in order; *position* is that of its last event."""
 
     position: Position | None

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 import msgspec
 
+from perdure.backends.build import Piece
 from perdure.backends.commit import (
     ANY,
     EXISTS,
@@ -42,7 +43,6 @@ from perdure.backends.commit import (
 )
 from perdure.backends.errors import ConditionTooBroad, Conflict, KeyReused
 from perdure.backends.event import Position
-from perdure.backends.frame import Piece
 from perdure.backends.limits import CONDITION_ROWS
 
 Entry = tuple[str, bytes]

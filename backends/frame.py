@@ -16,42 +16,42 @@ from __future__ import annotations
 import bisect
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate, repeat
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Final
 from zlib import crc32
 
 import attrs
+import msgspec
 
-from perdure.backends.commit import Draft
 from perdure.backends.errors import Corrupt, TooNew
 from perdure.backends.event import Position, Record, unpack_extra
 
 MAGIC = b"PdFr"
 FORMAT = 1
 
-_HEADER = struct.Struct("<4sHHQQIIII")
+HEADER = struct.Struct("<4sHHQQIIII")
 """magic, format, flags, first position, last position, commits, runs, records, checksum of header and commits."""
-_COMMIT = struct.Struct("<16sqI")
+COMMIT = struct.Struct("<16sqI")
 """id, time in microseconds since the epoch, place of its last event (position after the frame's first)."""
-_RUN = struct.Struct("<QIHI")
+RUN = struct.Struct("<QIHI")
 """first seq, events, bytes of the name, checksum of these, the name and the entries; then the name."""
-_ENTRY = struct.Struct("<IIIHHHH")
+ENTRY = struct.Struct("<IIIHHHH")
 """position after the frame's first, checksum, end of its body in the run's bodies, commit, ordinal in it, type number, extra bytes."""
-_UNIFORM = struct.Struct("<IHHHH")
+UNIFORM = struct.Struct("<IHHHH")
 """Of a uniform run: position of its first event after the frame's first, commit, first ordinal, type number, zero; then the
 checksums, then the ends of the bodies, 4 bytes each."""
 _IDENTITY = struct.Struct("<16sq")
 UNIFORM_MIN: Final = 16
 """From so many events on a uniform run is made."""
-_UNIFORM_FLAG = 0x8000
+UNIFORM_FLAG = 0x8000
 """In a run's bytes of the name."""
 
-_SEQ_STEP = 0x9E3779B1
-_POSITION_STEP = 0x85EBCA77
-_ORDINAL_STEP = 0xC2B2AE3D
+SEQ_STEP = 0x9E3779B1
+POSITION_STEP = 0x85EBCA77
+ORDINAL_STEP = 0xC2B2AE3D
 _EXTRA_STEP = 0x27D4EB2F
-_MASK = 0xFFFFFFFF
+MASK = 0xFFFFFFFF
 
 FRAME_COMMITS_MAX = 60_000
 """Commits are numbered with 16 bits in a frame."""
@@ -80,198 +80,27 @@ def context(stream: bytes, commit: bytes, at_us: int) -> int:
 
 def seed(context: int, type_crc: int, seq: int, position: int, ordinal: int) -> int:
     """Where a record's checksum starts. All steps are odd, so any one change of seq, position or ordinal changes it."""
-    return (context + type_crc + seq * _SEQ_STEP + position * _POSITION_STEP + ordinal * _ORDINAL_STEP) & _MASK
+    return (context + type_crc + seq * SEQ_STEP + position * POSITION_STEP + ordinal * ORDINAL_STEP) & MASK
 
 
-def _begun(extra: bytes, start: int) -> int:
+def seeds(lead: int, count: int) -> list[int]:
+    """Where the checksums of consecutive records of one commit, stream and type start, from that of the first."""
+    step = SEQ_STEP + POSITION_STEP + ORDINAL_STEP
+    return [check & MASK for check in range(lead, lead + count * step, step)]
+
+
+def begun(extra: bytes, start: int) -> int:
     """The checksum after *extra*: its size counts, so that none of its bytes is taken for the payload's."""
-    return crc32(extra, (start + len(extra) * _EXTRA_STEP) & _MASK)
+    return crc32(extra, (start + len(extra) * _EXTRA_STEP) & MASK)
 
 
-@attrs.frozen
-class Piece:
-    """Events of one commit for one stream, with their place: what a frame is built of."""
-
-    stream: str
-    first_seq: int
-    first_position: int
-    commit: int
-    first_ordinal: int
-    events: Sequence[Draft]
-
-
-@attrs.frozen
-class RunPlace:
+class RunPlace(msgspec.Struct, frozen=True):
     """Where a run lies: a row of the run index."""
 
     stream: str
     first_seq: int
     offset: int
     count: int
-
-
-@attrs.frozen
-class Built:
-    """A frame's bytes, and where its runs lie in it."""
-
-    first: Position
-    last: Position
-    value: bytes
-    runs: list[RunPlace]
-
-
-def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers: Mapping[tuple[str, int], tuple[int, int]]) -> Built:
-    """The frame of a group: *commits* as (id, time), *pieces* in order of position.
-
-    *numbers* gives (number, checksum) for each (type, version). Positions are dense within a frame.
-    """
-    base = pieces[0].first_position
-    by_stream: dict[str, _RunBuilder] = {}
-    ends = [0] * len(commits)
-    last = base
-    for piece in pieces:
-        run = by_stream.get(piece.stream)
-        if run is None:
-            run = by_stream[piece.stream] = _RunBuilder(piece.stream.encode(), piece.first_seq)
-        run.add(piece, commits[piece.commit], base, numbers)
-        last = piece.first_position + len(piece.events) - 1
-        ends[piece.commit] = last - base
-    table = [_COMMIT.pack(id, at_us, end) for (id, at_us), end in zip(commits, ends, strict=True)]
-    return _assemble(base, last, table, by_stream)
-
-
-def records_of(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece]) -> list[Record]:
-    """The records that a frame of these would give when read, in order of position."""
-    return [record for piece in pieces for record in _records_of(piece, *commits[piece.commit])]
-
-
-def _records_of(piece: Piece, id: bytes, at_us: int) -> Iterator[Record]:
-    shared = context(piece.stream.encode(), id, at_us)
-    for place, draft in enumerate(piece.events):
-        seq, position, ordinal = piece.first_seq + place, piece.first_position + place, piece.first_ordinal + place
-        check = seed(shared, crc32(draft.type.encode(), draft.version), seq, position, ordinal)
-        crc = crc32(draft.payload, _begun(draft.extra, check))
-        yield Record(
-            piece.stream, seq, Position(position), draft.type, draft.version, at_us, id, ordinal, draft.extra, draft.payload, crc
-        )
-
-
-@attrs.frozen
-class _Columns:
-    """The index of a uniform run."""
-
-    delta: int
-    commit: int
-    ordinal: int
-    type_number: int
-    crcs: tuple[int, ...]
-    ends: tuple[int, ...]
-
-    def packed(self) -> bytes:
-        """Its bytes."""
-        columns = struct.Struct(f"<{2 * len(self.crcs)}I")
-        return _UNIFORM.pack(self.delta, self.commit, self.ordinal, self.type_number, 0) + columns.pack(*self.crcs, *self.ends)
-
-    def entries(self, start: int, stop: int) -> Iterator[tuple[int, ...]]:
-        """The same as entries."""
-        for place in range(start, stop):
-            yield self.delta + place, self.crcs[place], self.ends[place], self.commit, self.ordinal + place, self.type_number, 0
-
-
-def _seeds(lead: int, count: int) -> list[int]:
-    """Where the checksums of consecutive records of one commit, stream and type start, from that of the first."""
-    step = _SEQ_STEP + _POSITION_STEP + _ORDINAL_STEP
-    return [check & _MASK for check in range(lead, lead + count * step, step)]
-
-
-class _RunBuilder:
-    """The bytes of one run, growing."""
-
-    __slots__ = ("bodies", "count", "end", "entries", "first_seq", "name", "uniform")
-
-    def __init__(self, name: bytes, first_seq: int) -> None:
-        self.name = name
-        self.first_seq = first_seq
-        self.count = 0
-        self.end = 0
-        self.uniform: _Columns | None = None
-        self.entries: list[bytes] = []
-        self.bodies: list[bytes] = []
-
-    def add(self, piece: Piece, commit: tuple[bytes, int], base: int, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> None:
-        """Append the piece's events, each with its checksum."""
-        if self.uniform is not None:
-            self._spread()
-        self.count += len(piece.events)
-        if self.count == len(piece.events) >= UNIFORM_MIN and self._add_uniform(piece, commit, base, numbers):
-            return
-        pack, place, ordinal, end = _ENTRY.pack, piece.commit, piece.first_ordinal, self.end
-        entry, body = self.entries.append, self.bodies.append
-        delta = piece.first_position - base
-        start = seed(context(self.name, *commit), 0, piece.first_seq, piece.first_position, ordinal)
-        for draft in piece.events:
-            number, type_crc = numbers[draft.type, draft.version]
-            payload, extra = draft.payload, draft.extra
-            crc = (start + type_crc) & _MASK
-            if extra:
-                body(extra)
-                crc = _begun(extra, crc)
-            body(payload)
-            end += len(extra) + len(payload)
-            entry(pack(delta, crc32(payload, crc), end, place, ordinal, number, len(extra)))
-            delta += 1
-            ordinal += 1
-            start += _SEQ_STEP + _POSITION_STEP + _ORDINAL_STEP
-        self.end = end
-
-    def _add_uniform(self, piece: Piece, commit: tuple[bytes, int], base: int, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> bool:
-        """Append them as columns, if they are all of one type and without extras."""
-        events = piece.events
-        kind = events[0].type, events[0].version
-        if any(draft.extra or draft.type != kind[0] or draft.version != kind[1] for draft in events):
-            return False
-        number, type_crc = numbers[kind]
-        lead = seed(context(self.name, *commit), type_crc, piece.first_seq, piece.first_position, piece.first_ordinal)
-        self.bodies = [draft.payload for draft in events]
-        crcs = tuple(map(crc32, self.bodies, _seeds(lead, len(events))))
-        ends = tuple(accumulate(map(len, self.bodies)))
-        self.uniform = _Columns(piece.first_position - base, piece.commit, piece.first_ordinal, number, crcs, ends)
-        self.end = ends[-1]
-        return True
-
-    def _spread(self) -> None:
-        """Turn the columns into entries: another piece follows."""
-        assert self.uniform is not None
-        self.entries = [_ENTRY.pack(*entry) for entry in self.uniform.entries(0, self.count)]
-        self.uniform = None
-
-    def index(self) -> bytes:
-        """The entries, or the columns."""
-        return b"".join(self.entries) if self.uniform is None else self.uniform.packed()
-
-    def copy(self, delta: int, crc: int, commit: int, ordinal: int, type_number: int, extra_size: int, body: bytes) -> None:
-        """Take over a record as it is, its checksum untouched."""
-        self.end += len(body)
-        self.count += 1
-        self.entries.append(_ENTRY.pack(delta, crc, self.end, commit, ordinal, type_number, extra_size))
-        self.bodies.append(body)
-
-
-def _assemble(base: int, last: int, commits: Sequence[bytes], by_stream: Mapping[str, _RunBuilder]) -> Built:
-    table = b"".join(commits)
-    records = sum([run.count for run in by_stream.values()])
-    head = _HEADER.pack(MAGIC, FORMAT, 0, base, last, len(commits), len(by_stream), records, 0)[:-4]
-    parts = [head, crc32(table, crc32(head)).to_bytes(4, "little"), table]
-    offset = _HEADER.size + len(table)
-    runs = []
-    for stream, run in by_stream.items():
-        runs.append(RunPlace(stream, run.first_seq, offset, run.count))
-        index = run.name + run.index()
-        flag = 0 if run.uniform is None else _UNIFORM_FLAG
-        lead = _RUN.pack(run.first_seq, run.count, len(run.name) | flag, 0)[:-4]
-        parts += (lead, crc32(index, crc32(lead)).to_bytes(4, "little"), index, *run.bodies)
-        offset += _RUN.size + len(index) + run.end
-    return Built(Position(base), Position(last), b"".join(parts), runs)
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -307,17 +136,17 @@ def read_head(frame: bytes | memoryview) -> Head:
       Corrupt: the bytes are not a frame's.
     """
     try:
-        magic, format, _, first, last, commits, runs, records, crc = _HEADER.unpack_from(frame)
+        magic, format, _, first, last, commits, runs, records, crc = HEADER.unpack_from(frame)
     except struct.error as error:
         raise Corrupt("a frame", "it is shorter than its header") from error
     if magic != MAGIC:
         raise Corrupt("a frame", "it does not begin like one")
     if format > FORMAT:
         raise TooNew(f"the frame at position {first}", format, FORMAT)
-    end = _HEADER.size + commits * _COMMIT.size
-    if len(frame) < end or crc32(frame[_HEADER.size : end], crc32(frame[: _HEADER.size - 4])) != crc:
+    end = HEADER.size + commits * COMMIT.size
+    if len(frame) < end or crc32(frame[HEADER.size : end], crc32(frame[: HEADER.size - 4])) != crc:
         raise Corrupt(f"the frame at position {first}", "the checksum of its header does not fit")
-    return Head(Position(first), Position(last), list(_COMMIT.iter_unpack(frame[_HEADER.size : end])), runs, records, end)
+    return Head(Position(first), Position(last), list(COMMIT.iter_unpack(frame[HEADER.size : end])), runs, records, end)
 
 
 def read_frame(
@@ -341,7 +170,7 @@ def read_frame(
     records: list[Record] = []
     try:
         for _ in range(head.runs):
-            run = _open_run(frame, offset)
+            run = open_run(frame, offset)
             offset = run.end
             if where is not None:
                 run.check(frame)  # what is left out must be left out for what was written
@@ -372,7 +201,7 @@ def read_run(frame: bytes | memoryview, base: int, offset: int, types: Sequence[
     """
     records: list[Record] = []
     try:
-        run = _open_run(frame, offset)
+        run = open_run(frame, offset)
         stop = run.count if count is None else skip + count
         if stop > run.count:
             raise Corrupt(f"the frame at position {base}", f"the run at offset {offset} has {run.count} records, {stop} are indexed")
@@ -391,26 +220,26 @@ def read_one(frame: bytes | memoryview, base: int, offset: int, name: bytes, seq
       Corrupt: it does not fit its checksum, or is another.
     """
     try:
-        first_seq, count, name_size, _ = _RUN.unpack_from(frame, offset)
-        entry = offset + _RUN.size + name_size
-        delta, crc, size, number, ordinal, type_number, extra_size = _ENTRY.unpack_from(frame, entry)
-        at = _HEADER.size + number * _COMMIT.size
-        commit, at_us, _ = _COMMIT.unpack_from(frame, at)
+        first_seq, count, name_size, _ = RUN.unpack_from(frame, offset)
+        entry = offset + RUN.size + name_size
+        delta, crc, size, number, ordinal, type_number, extra_size = ENTRY.unpack_from(frame, entry)
+        at = HEADER.size + number * COMMIT.size
+        commit, at_us, _ = COMMIT.unpack_from(frame, at)
         type_ = types[type_number]
     except (struct.error, IndexError) as error:
         raise Corrupt(f"the frame at position {base}", f"the run at offset {offset} cannot be read ({error})") from error
-    body = bytes(frame[entry + _ENTRY.size : entry + _ENTRY.size + size])
+    body = bytes(frame[entry + ENTRY.size : entry + ENTRY.size + size])
     extra = body[:extra_size] if extra_size else b""
     payload = body[extra_size:] if extra_size else body
     position = base + delta
     shared = crc32(name, crc32(frame[at : at + _IDENTITY.size]))
-    check = (shared + type_.crc + seq * _SEQ_STEP + position * _POSITION_STEP + ordinal * _ORDINAL_STEP) & _MASK
-    if crc32(payload, _begun(extra, check) if extra else check) != crc or first_seq != seq or count != 1:
+    check = (shared + type_.crc + seq * SEQ_STEP + position * POSITION_STEP + ordinal * ORDINAL_STEP) & MASK
+    if crc32(payload, begun(extra, check) if extra else check) != crc or first_seq != seq or count != 1:
         raise Corrupt(f"the record of stream {name.decode()!r}, seq {seq}", "its checksum does not fit, or the index leads to another")
     return Record(name.decode(), seq, Position(position), type_.name, type_.version, at_us, commit, ordinal, extra, payload, crc)
 
 
-class _Run:
+class Run:
     """A run's header, and where its parts lie in the frame."""
 
     __slots__ = ("bodies", "count", "crc", "end", "entries", "first_seq", "name", "stream", "uniform")
@@ -430,13 +259,13 @@ class _Run:
         """The entry of its *place*th record."""
         if self.uniform:
             return next(self.columns(frame, place, place + 1))
-        return _ENTRY.unpack_from(frame, self.entries + place * _ENTRY.size)
+        return ENTRY.unpack_from(frame, self.entries + place * ENTRY.size)
 
     def columns(self, frame: bytes | memoryview, start: int, stop: int) -> Iterator[tuple[int, ...]]:
         """The entries from *start* to before *stop*."""
         if not self.uniform:
-            return _ENTRY.iter_unpack(frame[self.entries + start * _ENTRY.size : self.entries + stop * _ENTRY.size])
-        delta, commit, ordinal, number, _ = _UNIFORM.unpack_from(frame, self.entries)
+            return ENTRY.iter_unpack(frame[self.entries + start * ENTRY.size : self.entries + stop * ENTRY.size])
+        delta, commit, ordinal, number, _ = UNIFORM.unpack_from(frame, self.entries)
         crcs, ends = self.column(frame, 0, start, stop), self.column(frame, 1, start, stop)
         count = stop - start
         return zip(
@@ -446,13 +275,13 @@ class _Run:
 
     def column(self, frame: bytes | memoryview, which: int, start: int, stop: int) -> tuple[int, ...]:
         """Checksums (0) or ends (1) of a uniform run."""
-        place = self.entries + _UNIFORM.size + 4 * (which * self.count + start)
+        place = self.entries + UNIFORM.size + 4 * (which * self.count + start)
         return struct.unpack_from(f"<{stop - start}I", frame, place)
 
     def check(self, frame: bytes | memoryview) -> None:
         """Whether name and entries are those that were written."""
-        lead = self.entries - len(self.name) - _RUN.size
-        if crc32(frame[lead + _RUN.size : self.bodies], crc32(frame[lead : lead + _RUN.size - 4])) != self.crc:
+        lead = self.entries - len(self.name) - RUN.size
+        if crc32(frame[lead + RUN.size : self.bodies], crc32(frame[lead : lead + RUN.size - 4])) != self.crc:
             raise Corrupt(f"a run of stream {self.stream!r}", "the checksum of its entries does not fit")
 
     def between(self, frame: bytes | memoryview, low: int, high: int) -> tuple[int, int]:
@@ -462,22 +291,22 @@ class _Run:
         return start, bisect.bisect_right(places, high, lo=start, key=lambda place: self.entry(frame, place)[0])
 
 
-def _open_run(frame: bytes | memoryview, offset: int) -> _Run:
-    first_seq, count, name_size, crc = _RUN.unpack_from(frame, offset)
-    uniform = name_size >= _UNIFORM_FLAG
-    entries = offset + _RUN.size + (name_size & ~_UNIFORM_FLAG)
+def open_run(frame: bytes | memoryview, offset: int) -> Run:
+    first_seq, count, name_size, crc = RUN.unpack_from(frame, offset)
+    uniform = name_size >= UNIFORM_FLAG
+    entries = offset + RUN.size + (name_size & ~UNIFORM_FLAG)
     if uniform:
-        bodies = entries + _UNIFORM.size + 8 * count
+        bodies = entries + UNIFORM.size + 8 * count
         size = int.from_bytes(frame[bodies - 4 : bodies], "little")
     else:
-        bodies = entries + count * _ENTRY.size
-        size = _ENTRY.unpack_from(frame, bodies - _ENTRY.size)[2]
-    return _Run(first_seq, count, crc, bytes(frame[offset + _RUN.size : entries]), entries, bodies, bodies + size, uniform)
+        bodies = entries + count * ENTRY.size
+        size = ENTRY.unpack_from(frame, bodies - ENTRY.size)[2]
+    return Run(first_seq, count, crc, bytes(frame[offset + RUN.size : entries]), entries, bodies, bodies + size, uniform)
 
 
 def _read_records(
     frame: bytes | memoryview,
-    run: _Run,
+    run: Run,
     base: int,
     types: Sequence[TypeName],
     start: int,
@@ -498,7 +327,7 @@ def _read_records(
     for delta, crc, size, number, ordinal, type_number, extra_size in run.columns(frame, start, stop):
         if number != known:
             known = number
-            commit, at_us, _ = _COMMIT.unpack_from(frame, _HEADER.size + number * _COMMIT.size)
+            commit, at_us, _ = COMMIT.unpack_from(frame, HEADER.size + number * COMMIT.size)
             shared = context(name, commit, at_us)
         type_ = types[type_number]
         middle = body + extra_size
@@ -506,11 +335,11 @@ def _read_records(
         extra = bytes(frame[body:middle]) if extra_size else b""
         body = end
         position = base + delta
-        check = shared + type_.crc + seq * _SEQ_STEP + position * _POSITION_STEP + ordinal * _ORDINAL_STEP
+        check = shared + type_.crc + seq * SEQ_STEP + position * POSITION_STEP + ordinal * ORDINAL_STEP
         if wanted is None or wanted(type_.name, lambda: _tags(extra, frame[middle:end], check, crc)):  # noqa: B023 - called at once
             payload = bytes(frame[middle:end])
-            check &= _MASK
-            if crc32(payload, _begun(extra, check) if extra else check) != crc:
+            check &= MASK
+            if crc32(payload, begun(extra, check) if extra else check) != crc:
                 raise Corrupt(f"the record of stream {stream!r}, seq {seq}, position {position}", "its checksum does not fit")
             made(Record(stream, seq, position, type_.name, type_.version, at_us, commit, ordinal, extra, payload, crc))
         seq += 1
@@ -518,7 +347,7 @@ def _read_records(
 
 def _read_uniform(
     frame: bytes | memoryview,
-    run: _Run,
+    run: Run,
     base: int,
     types: Sequence[TypeName],
     start: int,
@@ -527,11 +356,11 @@ def _read_uniform(
     wanted: Callable[[str, Callable[[], tuple[str, ...]]], bool] | None,
 ) -> bool:
     """The same for a uniform run, column by column, which costs half; False if a checksum does not fit: record by record finds out which."""
-    first_delta, number, first_ordinal, type_number, _ = _UNIFORM.unpack_from(frame, run.entries)
+    first_delta, number, first_ordinal, type_number, _ = UNIFORM.unpack_from(frame, run.entries)
     type_ = types[type_number]
     if wanted is not None and not wanted(type_.name, tuple):
         return True
-    commit, at_us, _ = _COMMIT.unpack_from(frame, _HEADER.size + number * _COMMIT.size)
+    commit, at_us, _ = COMMIT.unpack_from(frame, HEADER.size + number * COMMIT.size)
     count = stop - start
     crcs, ends = run.column(frame, 0, start, stop), run.column(frame, 1, start, stop)
     begin = run.column(frame, 1, start - 1, start)[0] if start else 0
@@ -541,7 +370,7 @@ def _read_uniform(
     if seq >> 32:
         run.check(frame)  # the records' checksums tell seqs apart by 32 bits
     lead = seed(context(run.name, commit, at_us), type_.crc, seq, position, ordinal)
-    if tuple(map(crc32, payloads, _seeds(lead, count))) != crcs:
+    if tuple(map(crc32, payloads, seeds(lead, count))) != crcs:
         return False
     records += map(
         Record,
@@ -564,47 +393,9 @@ def _tags(extra: bytes, payload: bytes | memoryview, check: int, crc: int) -> tu
     """The tags in *extra*, which a filter may rely on: the record is checked first."""
     if not extra:
         return ()
-    if crc32(payload, _begun(extra, check)) != crc:
+    if crc32(payload, begun(extra, check)) != crc:
         raise Corrupt("a record that was asked for by its tags", "its checksum does not fit")
     return unpack_extra(extra).tags
-
-
-# -- merging ---------------------------------------------------------------------------------
-
-
-def merge(frames: Sequence[bytes]) -> Built:
-    """One frame for several that follow each other, each stream's events together; records are copied as they are.
-
-    Raises:
-      Corrupt: one of them is damaged in its structure (the records' checksums travel along unread).
-    """
-    heads = [read_head(frame) for frame in frames]
-    base = heads[0].first
-    commits: list[bytes] = []
-    by_stream: dict[str, _RunBuilder] = {}
-    for frame, head in zip(frames, heads, strict=True):
-        shift, offset = head.first - base, head.offset
-        for _ in range(head.runs):
-            offset = _copy_run(frame, offset, shift, len(commits), by_stream)
-        commits += [_COMMIT.pack(id, at_us, end + shift) for id, at_us, end in head.commits]
-    return _assemble(base, heads[-1].last, commits, by_stream)
-
-
-def _copy_run(frame: bytes, offset: int, shift: int, commits: int, by_stream: dict[str, _RunBuilder]) -> int:
-    source = _open_run(frame, offset)
-    run = by_stream.get(source.stream)
-    if run is None:
-        run = by_stream[source.stream] = _RunBuilder(source.name, source.first_seq)
-    elif run.first_seq + run.count != source.first_seq:
-        raise Corrupt(f"stream {source.stream!r}", f"seq {source.first_seq} follows seq {run.first_seq + run.count - 1}")
-    body = source.bodies
-    if run.uniform is not None:
-        run._spread()
-    for delta, crc, size, commit, ordinal, type_number, extra_size in source.columns(frame, 0, source.count):
-        end = source.bodies + size
-        run.copy(delta + shift, crc, commit + commits, ordinal, type_number, extra_size, frame[body:end])
-        body = end
-    return source.end
 
 
 def describe_run(frame: bytes | memoryview, offset: int) -> tuple[str, int, int]:
@@ -614,7 +405,7 @@ def describe_run(frame: bytes | memoryview, offset: int) -> tuple[str, int, int]
       Corrupt: there is no run, or its index does not fit its checksum.
     """
     try:
-        run = _open_run(frame, offset)
+        run = open_run(frame, offset)
         run.check(frame)
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise Corrupt("a frame", f"there is no run at offset {offset} ({error})") from error
@@ -623,7 +414,7 @@ def describe_run(frame: bytes | memoryview, offset: int) -> tuple[str, int, int]
 
 def run_end(frame: bytes | memoryview, base: int, offset: int) -> Position:
     """The position of the last record of the run at *offset*."""
-    run = _open_run(frame, offset)
+    run = open_run(frame, offset)
     return Position(base + run.entry(frame, run.count - 1)[0])
 
 
@@ -632,7 +423,7 @@ def runs_of(frame: bytes | memoryview, head: Head) -> list[RunPlace]:
     offset = head.offset
     places = []
     for _ in range(head.runs):
-        run = _open_run(frame, offset)
+        run = open_run(frame, offset)
         places.append(RunPlace(run.stream, run.first_seq, offset, run.count))
         offset = run.end
     return places

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import trio
 
-from perdure.backends import frame, tables, upkeep
+from perdure.backends import build, tables, upkeep
 from perdure.backends.apply import apply
 from perdure.backends.commit import Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
@@ -222,7 +222,7 @@ class OrderedBackend(OrderedReads):
             self._forget()
             raise
         done = decisions[0]
-        return Group(done.follows, done.answers, partial(frame.records_of, done.commits, done.pieces))
+        return Group(done.follows, done.answers, partial(build.records_of, done.commits, done.pieces))
 
     def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
         if not self._cache_valid:
@@ -319,10 +319,11 @@ class OrderedBackend(OrderedReads):
     async def verify(self) -> list[str]:
         """See `Backend.verify`."""
         self._check_open()
-        with self._store.hold() as reader:
-            types = self._known_types(reader)
-            found = await self.environment.threads.run_sync(verify_tables, reader, types)
-        return [*await self._store.check_files(), *found]
+        with self._store.hold() as reader:  # while it is held, no page that it can see is used again
+            broken = await self._store.check_files()
+            if broken:
+                return broken  # what cannot be walked is not handed to the database
+            return await self.environment.threads.run_sync(verify_tables, reader, self._known_types(reader))
 
     async def store_status(self) -> StoreStatus:
         """See `Backend.store_status`."""

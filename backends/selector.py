@@ -94,6 +94,12 @@ class Selector(Generic[D]):
         """Whether an event of *type* with *tags* in *stream* is selected."""
         return any(item.matches(stream, type, tags) for item in self.items)
 
+    def only_types(self) -> frozenset[str] | None:
+        """The types it selects, if nothing else matters to it."""
+        if any(not item.types or item.streams or item.categories or item.tags for item in self.items):
+            return None
+        return frozenset(type for item in self.items for type in item.types)
+
     @property
     def everything(self) -> bool:
         """Whether no event can fail to match."""

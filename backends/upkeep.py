@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.backends import frame, keys
+from perdure.backends.build import merge
 from perdure.backends.errors import Corrupt
 from perdure.backends.tables import Writer, read_entry, read_meta, write_meta
 
@@ -44,7 +45,7 @@ def _merge(writer: Writer, frames: list[bytes]) -> bool:
             if row is None:
                 raise Corrupt(f"stream {run.stream!r}", "it has events and no row")
             writer.delete("runs", keys.run(keys.read_stream_row(row)[0], run.first_seq))
-    built = frame.merge(frames)
+    built = merge(frames)
     writer.put("frames", keys.number(built.first), built.value)
     for run in built.runs:
         row = writer.get("streams", run.stream.encode())

@@ -195,10 +195,8 @@ def show_rates(story: Story, found_before: int, took_s: float, checked_s: float)
     """How fast it was, and what happened on the way."""
     stored = story.rows - found_before
     if story.appending_s and stored:
-        rate = stored / story.appending_s
-        busy_s = story.appending_s + story.behind_s
-        print(f"appended    {stored:,} events in {story.appending_s:.1f} s: {rate:,.0f} events/s, each durable before its writer went on")
-        models = len(app.projections)
+        models, busy_s = len(app.projections), story.appending_s + story.behind_s
+        print(f"appended    {stored:,} events in {story.appending_s:.1f} s: {stored / story.appending_s:,.0f} events/s, each durable before its writer went on")
         print(f"projected   into {models} models meanwhile: {stored * models / busy_s:,.0f} steps/s, all done {story.behind_s:.2f} s after the last append")
     print(f"restarts    {story.actor_restarts} of an actor by its supervisor, {story.kills} of the process after SIGKILL", end="")
     print(f" ({story.acknowledged:,} acknowledged before it, {story.found:,} found after it)" if story.kills else "")

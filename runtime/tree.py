@@ -185,6 +185,7 @@ class Tree:
             lag_events=lag,
             lag_s=behind_s,
             restarts=restarts,
+            restored_from=actor.restored_from,
             last_error=error,
         )
 

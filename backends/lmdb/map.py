@@ -18,8 +18,9 @@ import lmdb
 import trio
 
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Corrupt, InDoubt, PerdureError, Unavailable
+from perdure.backends.errors import Corrupt, InDoubt, Unavailable
 from perdure.backends.lmdb import shared as sharing
+from perdure.backends.lmdb.files import DATA
 from perdure.backends.lmdb.shared import SharedEnv
 from perdure.backends.ordered import MapFull, MapStatus
 from perdure.backends.tables import Buffer, Reader, Row, Writer
@@ -275,7 +276,7 @@ class LmdbMap:
         if shared.held or shared.flushes:
             shared.env.reader_check()
         try:
-            await self._environment.threads.run_sync(_check_at_rest, shared)
+            await self._environment.threads.run_sync(sharing.check_pages, shared.folder / DATA)
         except Corrupt as problem:
             return [str(problem)]
         return []
@@ -293,16 +294,3 @@ class LmdbMap:
         if isinstance(error, lmdb.PanicError):
             self._shared.failed = f"LMDB gave up on {where}: {error}"
         raise Unavailable(f"LMDB says: {error}") from error
-
-
-def _check_at_rest(shared: SharedEnv) -> None:
-    """Walk the pages of the file while no transaction of this process changes them."""
-    from perdure.backends.lmdb import files
-
-    with shared.lock:
-        sharing.check_pages(shared.folder / files.DATA)
-
-
-def translate_os(error: OSError, what: str) -> PerdureError:
-    """A system error as one of ours."""
-    return Unavailable(f"{what}: {error.strerror or error}")

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 
 from perdure.backends import tables
@@ -102,11 +103,13 @@ class TwoWinners(Liar):
         await trio.sleep(0)
         if any(isinstance(answer, Conflict) for answer in dry.answers):
             return await super().commit(commits)
-        return await super().commit([attrs.evolve(commit, writes=tuple(_careless(write) for write in commit.writes)) for commit in commits])
+        return await super().commit([msgspec.structs.replace(commit, writes=tuple(_careless(write) for write in commit.writes)) for commit in commits])
 
 
 def _careless(write: Write) -> Write:
-    return attrs.evolve(write, expected=ANY) if isinstance(write, Append | Put | Delete) else write
+    if isinstance(write, Append):
+        return msgspec.structs.replace(write, expected=ANY)
+    return attrs.evolve(write, expected=ANY) if isinstance(write, Put | Delete) else write
 
 
 class SwallowsConflicts(Liar):

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.backends import frame
+from perdure.backends.build import Piece, build, merge, records_of
 from perdure.backends.commit import Draft
 from perdure.backends.errors import Corrupt, PerdureError, TooNew
 from perdure.backends.event import Extra, pack_extra
-from perdure.backends.frame import FORMAT, Piece, build, merge, read_frame, read_head, read_run, run_end, runs_of, type_name
+from perdure.backends.frame import FORMAT, read_frame, read_head, read_run, run_end, runs_of, type_name
 from perdure.backends.selector import EVERYTHING
 
 TYPES = [type_name("happened", 1), type_name("happened", 2), type_name("ünï", 1)]
@@ -88,7 +88,7 @@ def test_the_records_of_a_group_are_those_of_its_frame(group):
             ordinal += len(events)
     commits = [(id, at_us) for id, at_us, _ in group]
 
-    assert frame.records_of(commits, pieces) == read_frame(build(commits, pieces, NUMBERS).value, TYPES)
+    assert records_of(commits, pieces) == read_frame(build(commits, pieces, NUMBERS).value, TYPES)
 
 
 @given(groups, st.data())

@@ -17,7 +17,7 @@ import layers
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 
-REQUIRED = {"attrs", "cattrs", "lmdb", "msgspec", "sortedcontainers", "trio"}
+REQUIRED = {"attrs", "cattrs", "lmdb", "msgspec", "outcome", "sortedcontainers", "trio"}
 CLI = {"cyclopts", "rich"}
 EXTRAS = {"perdure.runtime.cli": CLI, "perdure.runtime.__main__": CLI}
 """What a part may import beyond the required; `__main__` says what to install when it is not there."""

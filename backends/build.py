@@ -1,0 +1,244 @@
+"""Making frames: of a group's events, and of several small frames. What a frame is, see `frame`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from zlib import crc32
+
+import attrs
+import msgspec
+
+from perdure.backends.commit import Draft
+from perdure.backends.errors import Corrupt
+from perdure.backends.event import Position, Record
+from perdure.backends.frame import (
+    COMMIT,
+    ENTRY,
+    FORMAT,
+    HEADER,
+    MAGIC,
+    MASK,
+    ORDINAL_STEP,
+    POSITION_STEP,
+    RUN,
+    SEQ_STEP,
+    UNIFORM,
+    UNIFORM_FLAG,
+    UNIFORM_MIN,
+    RunPlace,
+    begun,
+    context,
+    open_run,
+    read_head,
+    seed,
+    seeds,
+)
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """Events of one commit for one stream, with their place: what a frame is built of."""
+
+    stream: str
+    first_seq: int
+    first_position: int
+    commit: int
+    first_ordinal: int
+    events: Sequence[Draft]
+
+
+@attrs.frozen
+class Built:
+    """A frame's bytes, and where its runs lie in it."""
+
+    first: Position
+    last: Position
+    value: bytes
+    runs: list[RunPlace]
+
+
+def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers: Mapping[tuple[str, int], tuple[int, int]]) -> Built:
+    """The frame of a group: *commits* as (id, time), *pieces* in order of position.
+
+    *numbers* gives (number, checksum) for each (type, version). Positions are dense within a frame.
+    """
+    base = pieces[0].first_position
+    by_stream: dict[str, _RunBuilder] = {}
+    ends = [0] * len(commits)
+    last = base
+    for piece in pieces:
+        run = by_stream.get(piece.stream)
+        if run is None:
+            run = by_stream[piece.stream] = _RunBuilder(piece.stream.encode(), piece.first_seq)
+        run.add(piece, commits[piece.commit], base, numbers)
+        last = piece.first_position + len(piece.events) - 1
+        ends[piece.commit] = last - base
+    table = [COMMIT.pack(id, at_us, end) for (id, at_us), end in zip(commits, ends, strict=True)]
+    return _assemble(base, last, table, by_stream)
+
+
+def records_of(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece]) -> list[Record]:
+    """The records that a frame of these would give when read, in order of position."""
+    return [record for piece in pieces for record in _records_of(piece, *commits[piece.commit])]
+
+
+def _records_of(piece: Piece, id: bytes, at_us: int) -> Iterator[Record]:
+    shared = context(piece.stream.encode(), id, at_us)
+    for place, draft in enumerate(piece.events):
+        seq, position, ordinal = piece.first_seq + place, piece.first_position + place, piece.first_ordinal + place
+        check = seed(shared, crc32(draft.type.encode(), draft.version), seq, position, ordinal)
+        crc = crc32(draft.payload, begun(draft.extra, check))
+        yield Record(
+            piece.stream, seq, Position(position), draft.type, draft.version, at_us, id, ordinal, draft.extra, draft.payload, crc
+        )
+
+
+@attrs.frozen
+class _Columns:
+    """The index of a uniform run."""
+
+    delta: int
+    commit: int
+    ordinal: int
+    type_number: int
+    crcs: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    def packed(self) -> bytes:
+        """Its bytes."""
+        columns = struct.Struct(f"<{2 * len(self.crcs)}I")
+        return UNIFORM.pack(self.delta, self.commit, self.ordinal, self.type_number, 0) + columns.pack(*self.crcs, *self.ends)
+
+    def entries(self, start: int, stop: int) -> Iterator[tuple[int, ...]]:
+        """The same as entries."""
+        for place in range(start, stop):
+            yield self.delta + place, self.crcs[place], self.ends[place], self.commit, self.ordinal + place, self.type_number, 0
+
+
+class _RunBuilder:
+    """The bytes of one run, growing."""
+
+    __slots__ = ("bodies", "count", "end", "entries", "first_seq", "name", "uniform")
+
+    def __init__(self, name: bytes, first_seq: int) -> None:
+        self.name = name
+        self.first_seq = first_seq
+        self.count = 0
+        self.end = 0
+        self.uniform: _Columns | None = None
+        self.entries: list[bytes] = []
+        self.bodies: list[bytes] = []
+
+    def add(self, piece: Piece, commit: tuple[bytes, int], base: int, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+        """Append the piece's events, each with its checksum."""
+        if self.uniform is not None:
+            self._spread()
+        self.count += len(piece.events)
+        if self.count == len(piece.events) >= UNIFORM_MIN and self._add_uniform(piece, commit, base, numbers):
+            return
+        pack, place, ordinal, end = ENTRY.pack, piece.commit, piece.first_ordinal, self.end
+        entry, body = self.entries.append, self.bodies.append
+        delta = piece.first_position - base
+        start = seed(context(self.name, *commit), 0, piece.first_seq, piece.first_position, ordinal)
+        for draft in piece.events:
+            number, type_crc = numbers[draft.type, draft.version]
+            payload, extra = draft.payload, draft.extra
+            crc = (start + type_crc) & MASK
+            if extra:
+                body(extra)
+                crc = begun(extra, crc)
+            body(payload)
+            end += len(extra) + len(payload)
+            entry(pack(delta, crc32(payload, crc), end, place, ordinal, number, len(extra)))
+            delta += 1
+            ordinal += 1
+            start += SEQ_STEP + POSITION_STEP + ORDINAL_STEP
+        self.end = end
+
+    def _add_uniform(self, piece: Piece, commit: tuple[bytes, int], base: int, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> bool:
+        """Append them as columns, if they are all of one type and without extras."""
+        events = piece.events
+        kind = events[0].type, events[0].version
+        if any(draft.extra or draft.type != kind[0] or draft.version != kind[1] for draft in events):
+            return False
+        number, type_crc = numbers[kind]
+        lead = seed(context(self.name, *commit), type_crc, piece.first_seq, piece.first_position, piece.first_ordinal)
+        self.bodies = [draft.payload for draft in events]
+        crcs = tuple(map(crc32, self.bodies, seeds(lead, len(events))))
+        ends = tuple(accumulate(map(len, self.bodies)))
+        self.uniform = _Columns(piece.first_position - base, piece.commit, piece.first_ordinal, number, crcs, ends)
+        self.end = ends[-1]
+        return True
+
+    def _spread(self) -> None:
+        """Turn the columns into entries: another piece follows."""
+        assert self.uniform is not None
+        self.entries = [ENTRY.pack(*entry) for entry in self.uniform.entries(0, self.count)]
+        self.uniform = None
+
+    def index(self) -> bytes:
+        """The entries, or the columns."""
+        return b"".join(self.entries) if self.uniform is None else self.uniform.packed()
+
+    def copy(self, delta: int, crc: int, commit: int, ordinal: int, type_number: int, extra_size: int, body: bytes) -> None:
+        """Take over a record as it is, its checksum untouched."""
+        self.end += len(body)
+        self.count += 1
+        self.entries.append(ENTRY.pack(delta, crc, self.end, commit, ordinal, type_number, extra_size))
+        self.bodies.append(body)
+
+
+def _assemble(base: int, last: int, commits: Sequence[bytes], by_stream: Mapping[str, _RunBuilder]) -> Built:
+    table = b"".join(commits)
+    records = sum([run.count for run in by_stream.values()])
+    head = HEADER.pack(MAGIC, FORMAT, 0, base, last, len(commits), len(by_stream), records, 0)[:-4]
+    parts = [head, crc32(table, crc32(head)).to_bytes(4, "little"), table]
+    offset = HEADER.size + len(table)
+    runs = []
+    for stream, run in by_stream.items():
+        runs.append(RunPlace(stream, run.first_seq, offset, run.count))
+        index = run.name + run.index()
+        flag = 0 if run.uniform is None else UNIFORM_FLAG
+        lead = RUN.pack(run.first_seq, run.count, len(run.name) | flag, 0)[:-4]
+        parts += (lead, crc32(index, crc32(lead)).to_bytes(4, "little"), index, *run.bodies)
+        offset += RUN.size + len(index) + run.end
+    return Built(Position(base), Position(last), b"".join(parts), runs)
+
+
+# -- merging ---------------------------------------------------------------------------------
+
+
+def merge(frames: Sequence[bytes]) -> Built:
+    """One frame for several that follow each other, each stream's events together; records are copied as they are.
+
+    Raises:
+      Corrupt: one of them is damaged in its structure (the records' checksums travel along unread).
+    """
+    heads = [read_head(frame) for frame in frames]
+    base = heads[0].first
+    commits: list[bytes] = []
+    by_stream: dict[str, _RunBuilder] = {}
+    for frame, head in zip(frames, heads, strict=True):
+        shift, offset = head.first - base, head.offset
+        for _ in range(head.runs):
+            offset = _copy_run(frame, offset, shift, len(commits), by_stream)
+        commits += [COMMIT.pack(id, at_us, end + shift) for id, at_us, end in head.commits]
+    return _assemble(base, heads[-1].last, commits, by_stream)
+
+
+def _copy_run(frame: bytes, offset: int, shift: int, commits: int, by_stream: dict[str, _RunBuilder]) -> int:
+    source = open_run(frame, offset)
+    run = by_stream.get(source.stream)
+    if run is None:
+        run = by_stream[source.stream] = _RunBuilder(source.name, source.first_seq)
+    elif run.first_seq + run.count != source.first_seq:
+        raise Corrupt(f"stream {source.stream!r}", f"seq {source.first_seq} follows seq {run.first_seq + run.count - 1}")
+    body = source.bodies
+    if run.uniform is not None:
+        run._spread()
+    for delta, crc, size, commit, ordinal, type_number, extra_size in source.columns(frame, 0, source.count):
+        end = source.bodies + size
+        run.copy(delta + shift, crc, commit + commits, ordinal, type_number, extra_size, frame[body:end])
+        body = end
+    return source.end

@@ -184,7 +184,7 @@ class Subscription(Generic[D]):
             try:
                 answer = await self._commit([place.put(checkpoint)])
             except InDoubt:
-                if await place.read() != checkpoint:
+                if await place.read() != checkpoint:  # noqa: ASYNC120 - cancelled, the place is as it was or as asked
                     raise
             else:
                 if isinstance(answer, Committed) and isinstance(stored := answer.parts[0], Stored):

@@ -37,7 +37,7 @@ async def execute(
         try:
             answer = await rt.append(stream, payloads, expected=last, key=key)
         except KeyReused:  # another task executed the same meanwhile
-            if key is not None and (first := await _known(rt, key)) is not None:
+            if key is not None and (first := await _known(rt, key)) is not None:  # noqa: ASYNC120 - cancelled, nothing was stored
                 return first
             raise
         if not isinstance(answer, Conflict) or attempt == attempts_max:

@@ -92,7 +92,7 @@ class Models:
         running.supervised = True
         actor = running.actor
 
-        async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        async def run(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - handed on to the actor
             try:
                 await actor.run(task_status=task_status)
             except Exception as error:

@@ -20,7 +20,7 @@ FLAKE8_ASYNC_OFF = {
 }
 
 
-STARTABLE = "run,project,_run_upkeep"
+STARTABLE = "run,project,_run_upkeep,_shielded"
 """Functions that say when they have started, and are waited for until then."""
 
 
@@ -35,7 +35,8 @@ def command(name: str, *paths: str) -> list[str]:
         case "flake8-async":
             # As a plugin: flake8 spreads the files over the cores. A prefix selects the optional rules too.
             flake8 = str(Path(program).with_name("flake8"))
-            return [flake8, "--isolated", "--select", "ASYNC", "--ignore", ",".join(FLAKE8_ASYNC_OFF), f"--startable-in-context-manager={STARTABLE}", *(paths or LAYERS)]
+            off = ",".join(FLAKE8_ASYNC_OFF)
+            return [flake8, "--isolated", "--select", "ASYNC", "--ignore", off, f"--startable-in-context-manager={STARTABLE}", *(paths or LAYERS)]
     raise ValueError(f"no check is called {name!r}: links, mypy, ruff, flake8-async")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from perdure.backends import keys
-from perdure.backends.build import build
-from perdure.backends.commit import CHECKPOINTS, MODELS, SaveSnapshot
+from perdure.backends.build import build, kinds
+from perdure.backends.commit import CHECKPOINTS, MODELS, Alike, SaveSnapshot
 from perdure.backends.engine import Change, Decisions
 from perdure.backends.frame import type_name
 from perdure.backends.tables import DRAWN, Cache, SnapshotRow, Writer, pack_entries, pack_entry, read_entry, sealed, write_meta
@@ -40,8 +40,8 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
 
 
 def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
-    for type in {(draft.type, draft.version) for piece in done.pieces for draft in piece.events} - cache.numbers.keys():
-        _new_type(writer, cache, *type)
+    for name in {kind for piece in done.pieces for kind in kinds(piece.events)} - cache.numbers.keys():
+        _new_type(writer, cache, *name)
     built = build(done.commits, done.pieces, cache.numbers)
     writer.put("frames", keys.number(built.first), built.value)
     rows = []
@@ -51,6 +51,8 @@ def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
         cache.streams[run.stream] = (number, run.first_seq + run.count - 1)
     writer.put_all("runs", rows)
     for piece in done.pieces:
+        if type(piece.events) is Alike:
+            continue  # without extra, so without tags
         for position, draft in enumerate(piece.events, piece.first_position):
             for tag in draft.tags:
                 writer.put("tags", keys.tag(tag, position), b"")

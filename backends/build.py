@@ -10,7 +10,7 @@ from zlib import crc32
 import attrs
 import msgspec
 
-from perdure.backends.commit import Draft
+from perdure.backends.commit import Alike, Draft
 from perdure.backends.errors import Corrupt
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import (
@@ -116,6 +116,11 @@ class _Columns:
             yield self.delta + place, self.crcs[place], self.ends[place], self.commit, self.ordinal + place, self.type_number, 0
 
 
+def kinds(events: Sequence[Draft]) -> set[tuple[str, int]]:
+    """The types and versions among *events*."""
+    return {(draft.type, draft.version) for draft in (events[:1] if type(events) is Alike else events)}
+
+
 class _RunBuilder:
     """The bytes of one run, growing."""
 
@@ -160,7 +165,7 @@ class _RunBuilder:
         """Append them as columns, if they are all of one type and without extras."""
         events = piece.events
         kind = events[0].type, events[0].version
-        if any(draft.extra or draft.type != kind[0] or draft.version != kind[1] for draft in events):
+        if type(events) is not Alike and (len(kinds(events)) > 1 or any(draft.extra for draft in events)):
             return False
         number, type_crc = numbers[kind]
         lead = seed(context(self.name, *commit), type_crc, piece.first_seq, piece.first_position, piece.first_ordinal)

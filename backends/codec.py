@@ -13,7 +13,7 @@ from typing import Any
 import cattrs
 import msgspec
 
-from perdure.backends.commit import Draft
+from perdure.backends.commit import Alike, Draft
 from perdure.backends.errors import Misuse, Unreadable, UnstableState
 from perdure.backends.event import Event, Extra, Record, Unknown, pack_extra, to_us
 from perdure.backends.form import Form, direct, structured
@@ -123,7 +123,8 @@ class Codec:
             extra = _extra(None, (), traceparent)
             try:
                 if all(map(form.surely, items)):
-                    return [Draft(name, version, encode(item), extra) for item in items]
+                    made = [Draft(name, version, encode(item), extra) for item in items]
+                    return made if extra else Alike(made)
             except Exception:  # noqa: S110 - one by one finds out which, and where
                 pass
         return [self.draft(item, traceparent=traceparent) for item in items]

@@ -8,10 +8,11 @@ from perdure.backends.commit import EXISTS, Append, Appended, Put
 from perdure.backends.conformance.law import Stores, fails, holds, is_a, new_name, same
 from perdure.backends.environment import Environment
 from perdure.backends.errors import ClockAhead, Conflict, Misuse
-from perdure.backends.event import to_datetime
+from perdure.backends.event import Unknown, to_datetime
 from perdure.backends.schema import NewEvent
-from perdure.runtime.conformance.kit import Happened, RuntimePart, listed, runtime_on
+from perdure.runtime.conformance.kit import Happened, RuntimePart, listed
 from perdure.runtime.encode import traceparent
+from perdure.runtime.open import open_runtime
 from perdure.runtime.runtime import Runtime
 
 PART = RuntimePart("events")
@@ -82,8 +83,6 @@ async def a_clock_set_back_is_no_matter(stores: Stores) -> None:
     async with stores.open(name) as backend:
         now = await backend.now_us()
         clock = [now]
-        from perdure.runtime.open import open_runtime
-
         async with open_runtime(backend, environment=Environment(clock=lambda: clock[0], elapsed=lambda: 0.0)) as rt:
             await rt.append("a-1", [Happened(1)])
             clock[0] -= 3_600_000_000
@@ -96,8 +95,6 @@ async def a_clock_set_back_is_no_matter(stores: Stores) -> None:
 async def a_clock_ahead_is_refused(stores: Stores) -> None:
     async with stores.open(new_name()) as backend:
         clock, elapsed = [await backend.now_us()], [0.0]
-        from perdure.runtime.open import open_runtime
-
         async with open_runtime(backend, environment=Environment(clock=lambda: clock[0], elapsed=lambda: elapsed[0])) as rt:
             clock[0] += 301_000_000
             error = await fails(ClockAhead, rt.append("a-1", [Happened(1)]), "an append 301 s ahead")
@@ -137,14 +134,9 @@ async def traceparent_is_taken(rt: Runtime) -> None:
 @PART.law("An event without a class has `data: Unknown(type, version, value)`; the registry belongs to the runtime.")
 async def without_a_class_it_is_unknown(stores: Stores) -> None:
     async with stores.open(new_name()) as backend:
-        from perdure.backends.event import Unknown
-        from perdure.runtime.open import open_runtime
-
         async with open_runtime(backend) as rt:
             await rt.append("a-1", [Happened(1, "x")])
         async with open_runtime(backend) as rt:
             (found,) = await listed(rt.read("a-1"))
             same(found.data, Unknown("kit-happened", 1, {"number": 1, "text": "x", "tag": ""}), "the data")
 
-
-_ = runtime_on

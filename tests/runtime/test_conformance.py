@@ -1,0 +1,50 @@
+"""The runtime keeps its laws over the backends that come with perdure; liars below are found out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from perdure.backends.conformance import stores_of
+from perdure.backends.environment import InlineThreads
+from perdure.runtime.conformance import CHECKS, run_checks
+
+PARTS = tuple(dict.fromkeys(law.part for law in CHECKS))
+
+
+def complaints(board):
+    return [f"{score.law.name}: {score.broken}" for score in board.failed]
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_memory_keeps_the_laws(part, autojump_clock):
+    with stores_of("memory:", threads=InlineThreads()) as stores:
+        assert complaints(await run_checks(stores, only=[part])) == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_lmdb_keeps_the_laws(part, tmp_path, autojump_clock):
+    with stores_of(f"lmdb:{tmp_path}", threads=InlineThreads()) as stores:
+        assert complaints(await run_checks(stores, only=[part])) == []
+
+
+def test_laws_have_names_of_their_own():
+    assert len({law.name for law in CHECKS}) == len(CHECKS) and len({law.sentence for law in CHECKS}) == len(CHECKS)
+
+
+@pytest.mark.parametrize(("liar", "law"), [("LosesWakeUps", "no-gap"), ("UnorderedPages", "no-gap"), ("SwallowsErrors", "conflicts-are-values")])
+async def test_a_liar_below_is_caught(liar, law, load, autojump_clock):
+    liars = load("tests/backends/liars.py")
+    if liar not in liars.LIARS:
+        pytest.skip(f"there is no liar {liar} any more")
+    board = await run_checks(liars.LIARS[liar], only=[law])
+
+    assert board.failed
+
+
+def test_the_kit_imports_no_pytest():
+    code = "import sys, perdure.runtime.conformance; sys.exit(any(name.partition('.')[0] in ('pytest', '_pytest', 'hypothesis') for name in sys.modules))"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

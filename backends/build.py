@@ -37,7 +37,7 @@ from perdure.backends.frame import (
 )
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """Events of one commit for one stream, with their place: what a frame is built of."""
 
     stream: str

@@ -147,7 +147,7 @@ LEASES: Final = "$leases"
 """The reserved bucket of leases; an entry's value begins with its fence, 8 bytes, big end first."""
 
 
-class Commit(msgspec.Struct, frozen=True):
+class Commit(msgspec.Struct, frozen=True, gc=False):
     """A set of writes that happens whole or not at all.
 
     *id* has 16 bytes: drawn, or the digest of the caller's idempotency *key*. *at_us* is the time its
@@ -164,7 +164,7 @@ class Commit(msgspec.Struct, frozen=True):
 # -- answers ---------------------------------------------------------------------------------
 
 
-class _Success(msgspec.Struct, frozen=True):
+class _Success(msgspec.Struct, frozen=True, gc=False):
     """An answer that is no conflict."""
 
     def unwrap(self) -> Self:
@@ -172,7 +172,7 @@ class _Success(msgspec.Struct, frozen=True):
         return self
 
 
-class Appended(_Success, frozen=True):
+class Appended(_Success, frozen=True, gc=False):
     """Seqs *first* to *last* of the stream; *position* is that of the last event, None when nothing was appended."""
 
     first: int
@@ -180,13 +180,13 @@ class Appended(_Success, frozen=True):
     position: Position | None
 
 
-class Stored(_Success, frozen=True):
+class Stored(_Success, frozen=True, gc=False):
     """The entry was put or deleted at *revision*."""
 
     revision: int
 
 
-class Committed(_Success, frozen=True):
+class Committed(_Success, frozen=True, gc=False):
     """The commit is durable. *parts* answer its appends, puts and deletes in order; *position* is that of its last event."""
 
     position: Position | None

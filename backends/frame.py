@@ -94,7 +94,7 @@ def begun(extra: bytes, start: int) -> int:
     return crc32(extra, (start + len(extra) * _EXTRA_STEP) & MASK)
 
 
-class RunPlace(msgspec.Struct, frozen=True):
+class RunPlace(msgspec.Struct, frozen=True, gc=False):
     """Where a run lies: a row of the run index."""
 
     stream: str

@@ -14,7 +14,10 @@ from perdure.backends.conformance import board
 from perdure.backends.conformance.board import Score, Scoreboard
 from perdure.backends.conformance.law import Broken, Law, Stores
 from perdure.backends.conformance.stores import stores_of
-from perdure.runtime.conformance import codec, events, kv, limits, readers, states, subscriptions, writes
+from perdure.runtime.conformance import codec as codec
+from perdure.runtime.conformance import events, kv, limits, readers, writes
+from perdure.runtime.conformance import states as states
+from perdure.runtime.conformance import subscriptions as subscriptions
 
 __all__ = ["CHECKS", "Broken", "Law", "Score", "Scoreboard", "Stores", "run_checks", "stores_of"]
 

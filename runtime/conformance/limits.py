@@ -147,6 +147,7 @@ async def queues_are_bounded(stores: Stores) -> None:
 
 @PART.runtime("The limits are one frozen value with these defaults.")
 async def the_defaults(rt: Runtime) -> None:
+    same(await rt.head(), 0, "the head")
     found = rt.limits
     same((found.group_commits, found.group_bytes, found.ring_bytes, found.journal_bytes), (4_096, 4 * MIB, 16 * MIB, 64 * MIB), "the queues")
     same((found.mailbox, found.stream_actors, found.page_records, found.page_bytes), (256, 10_000, 1_000, MIB), "the rest of them")

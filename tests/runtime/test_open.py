@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,union-attr,attr-defined,var-annotated,call-overload"
+# Positions are written as plain numbers here, and payloads of any type are looked into.
 """Opening and closing a runtime: what leaves, in which order, and how soon."""
 
 from __future__ import annotations
@@ -284,8 +286,7 @@ async def test_lifecycle_events_end_with_the_runtime(autojump_clock):
     async def watch(rt, ready):
         async with lifecycle(rt) as listener:
             ready.set()
-            async for found in listener:
-                seen.append((found.actor, found.what))
+            seen.extend([(found.actor, found.what) async for found in listener])
 
     async with trio.open_nursery() as outside:
         async with open_runtime("memory:", App(projections=[SUM])) as rt:

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,union-attr,attr-defined,var-annotated,call-overload"
+# Positions are written as plain numbers here, and payloads of any type are looked into.
 """Projections: stop, restart, stand by, rebuild, and equal the fold of the log."""
 
 from __future__ import annotations
@@ -204,7 +206,7 @@ async def test_the_same_projection_twice_is_refused(backend, autojump_clock):
         with pytest.raises(Misuse):
             rt.model(attrs.evolve(SUM, version=2))
         with pytest.raises(Misuse):
-            rt.model("sum")  # type: ignore[call-overload]
+            rt.model("sum")
 
 
 async def test_a_model_that_asks_for_itself_is_misuse(backend, autojump_clock):
@@ -285,7 +287,7 @@ async def test_the_loser_of_the_compare_and_set_stands_by(projection, tmp_path, 
             model = rt.model(projection)
             await model.wait_for(4)
             if projection is SUM:
-                assert model.state == 10  # type: ignore[union-attr]
+                assert model.state == 10
             found = rt.status().find(projection.name)
             assert found is not None and found.restarts == 0
     async with open_runtime(url, app, environment=INLINE) as rt:
@@ -403,7 +405,7 @@ async def test_keyed_states_are_right_within_any_budget(memory, page, backend, a
                     expected[key] = expected.get(key, 0) + number
             assert await states(rt, rt.model(by)) == expected, round_
             actor = rt._models.all()[0].actor
-            assert actor._recent_bytes <= max(memory, 300) and not actor._dirty  # type: ignore[attr-defined]
+            assert actor._recent_bytes <= max(memory, 300) and not actor._dirty
 
 
 # -- models ----------------------------------------------------------------------------------
@@ -419,7 +421,7 @@ async def test_as_of_by_position_and_by_time(autojump_clock):
         moments = []
         for number in range(8):
             await rt.append("a-1", [Happened(number), Happened(0)])
-            moments.append([e.at async for e in rt.read("a-1", backward=True, limit=1)][0])
+            moments.append((await anext(rt.read("a-1", backward=True, limit=1))).at)
             now += 60_000_000
         await rt.model(SUM).wait_for(16)
         for number, moment in enumerate(moments):

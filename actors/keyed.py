@@ -19,7 +19,7 @@ BATCH_KEYS: Final = 16_384
 BATCH_EVENTS: Final = 50_000
 """or so many events were folded,"""
 BATCH_BYTES: Final = 16 << 20
-"""or so many bytes of payload, or when the projection is up to date."""
+"""or so many bytes of payload or of states, or when the projection is up to date."""
 
 
 class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
@@ -31,6 +31,8 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         self._dirty: dict[str, Any] = {}
         self._recent: dict[str, tuple[Any, int]] = {}
         self._recent_bytes = 0
+        self._state_bytes = BATCH_BYTES
+        """The largest state of the last batch; before the first one, which a page fills, it is not known."""
         self._whole = False
         """Whether every key there is stands in memory: a key that does not is new."""
 
@@ -133,9 +135,13 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
     # -- keeping -----------------------------------------------------------------------------
 
     def due(self, follower: Follower) -> bool:
-        progress = self._progress
+        progress, dirty = self._progress, len(self._dirty)
         return bool(progress.events) and (
-            follower.caught_up or len(self._dirty) >= BATCH_KEYS or progress.events >= BATCH_EVENTS or progress.bytes >= BATCH_BYTES
+            follower.caught_up
+            or dirty >= BATCH_KEYS
+            or dirty * self._state_bytes >= BATCH_BYTES
+            or progress.events >= BATCH_EVENTS
+            or progress.bytes >= BATCH_BYTES
         )
 
     async def _writes(self) -> tuple[list[Write], Callable[[], None]]:
@@ -154,6 +160,8 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
 
         def done() -> None:
             self._dirty.clear()
+            if sizes:
+                self._state_bytes = max(sizes.values())
             for key, size in sizes.items():
                 self._remember(key, dirty[key], size)
             self._shrink()

@@ -334,7 +334,7 @@ def _read_records(
         end = bodies + size
         extra = bytes(frame[body:middle]) if extra_size else b""
         body = end
-        position = base + delta
+        position = Position(base + delta)
         check = shared + type_.crc + seq * SEQ_STEP + position * POSITION_STEP + ordinal * ORDINAL_STEP
         if wanted is None or wanted(type_.name, lambda: _tags(extra, frame[middle:end], check, crc)):  # noqa: B023 - called at once
             payload = bytes(frame[middle:end])

@@ -66,7 +66,7 @@ class Journal:
         self._refuses = False
         """Callers get `Closed`; derived commits still pass."""
         self._ending = False
-        self._flushing: trio.CancelScope | None = None
+        self._scope: trio.CancelScope | None = None
         self._in_flight: tuple[float, Sequence[Request]] | None = None
         self._groups = self._commits = 0
         self._flush_s = self._flush_max_s = 0.0
@@ -125,20 +125,24 @@ class Journal:
     async def run(self) -> None:
         """Form groups until closed and empty."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch)
-                while True:
-                    await self._wait_work()
-                    group = batch.next_group(self._callers, self._derived, self._limits, self._take)
-                    if group:
-                        await self._flush(group)
-                    elif self._ending and not (self._callers or self._derived):
-                        break
-                    if self._room:
-                        self._room.unpark_all()
-                nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True) as self._scope:  # one for all groups: entering one costs as much as deciding one
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch)
+                    await self._groups_until_closed()
+                    nursery.cancel_scope.cancel()
         finally:
             self._refuse_rest()
+
+    async def _groups_until_closed(self) -> None:
+        while True:
+            await self._wait_work()
+            group = batch.next_group(self._callers, self._derived, self._limits, self._take)
+            if group:
+                await self._flush(group)
+            elif self._ending and not (self._callers or self._derived):
+                return
+            if self._room:
+                self._room.unpark_all()
 
     def _take(self, request: Request) -> bool:
         self._bytes -= request.commit.size_bytes
@@ -174,27 +178,25 @@ class Journal:
     async def _flush(self, requests: list[Request]) -> None:
         began = trio.current_time()
         self._in_flight = (began, requests)
-        group: Group | None = None
         try:
-            with trio.CancelScope(shield=True) as self._flushing:
-                group = await self._backend.commit([request.commit for request in requests])
+            group = await self._backend.commit([request.commit for request in requests])
         except InDoubt as error:
             self._answer_all(requests, error)
         except PerdureError as error:
             for request in requests:
                 request.answer(outcome.Error(_again(error)))
+        except trio.Cancelled:
+            self._answer_all(requests, Closed("the journal"))
+            raise
         except BaseException as error:
             self.failure = error
             self._answer_all(requests, error)
             raise
         else:
-            if group is None:
-                self._answer_all(requests, Closed("the journal"))
-                return
             self._note(trio.current_time() - began, len(requests))
             self._sweep(requests, group)
         finally:
-            self._in_flight = self._flushing = None
+            self._in_flight = None
 
     def _sweep(self, requests: list[Request], group: Group) -> None:
         """Wake every caller with its own answer, then hand the group to the ring."""
@@ -254,8 +256,8 @@ class Journal:
 
     def cut(self) -> None:
         """Wait no longer for the flush under way: its callers are in doubt."""
-        if self._flushing is not None:
-            self._flushing.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
 
     def _refuse_rest(self) -> None:
         self._refuses = self._ending = True

@@ -17,7 +17,7 @@ from perdure.actors import batch
 from perdure.actors.mailbox import Slot, Stage
 from perdure.actors.ring import Ring
 from perdure.backends.commit import Answer, Commit, Committed, Group
-from perdure.backends.errors import Closed, ConditionTooBroad, Conflict, Full, InDoubt, KeyReused, PerdureError, TooLarge, Unavailable
+from perdure.backends.errors import Closed, Conflict, InDoubt, PerdureError, Unavailable
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
@@ -180,6 +180,8 @@ class Journal:
         self._in_flight = (began, requests)
         try:
             group = await self._backend.commit([request.commit for request in requests])
+            if len(group.answers) != len(requests):
+                raise RuntimeError(f"the backend gave {len(group.answers)} answers to {len(requests)} commits: it breaks its contract")
         except InDoubt as error:
             self._answer_all(requests, error)
         except PerdureError as error:
@@ -282,7 +284,7 @@ class Journal:
 
 def _outcome_of(answer: Answer) -> outcome.Outcome[Committed | Conflict]:
     """Conflicts are values; what else is no success is raised in the caller's task."""
-    if isinstance(answer, KeyReused | TooLarge | Full | ConditionTooBroad):
+    if not isinstance(answer, Committed | Conflict):
         return outcome.Error(answer)
     return outcome.Value(answer)
 
@@ -295,7 +297,11 @@ def _again(error: PerdureError) -> PerdureError:
 
 
 async def upkeep(backend: Backend, journal: Journal) -> None:
-    """Merge and forget in small slices whenever the journal has been idle for a while."""
+    """Merge and forget in small slices whenever the journal has been idle for a while.
+
+    Raises:
+      Corrupt: what it would merge is damaged; asking again finds the same.
+    """
     while True:
         before = journal.statistics().groups
         await trio.sleep(_UPKEEP_IDLE_S)

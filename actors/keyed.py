@@ -10,7 +10,7 @@ from perdure.actors.fold import Keyed, Stopped, keys_of
 from perdure.actors.follower import Follower
 from perdure.actors.model import Cell, bucket_of
 from perdure.actors.projection import ProjectionActor, Services
-from perdure.backends.commit import Delete, PutAll, Write, check_entry
+from perdure.backends.commit import Committed, Delete, PutAll, Stored, Write, check_entry
 from perdure.backends.errors import TooLarge, Unreadable
 from perdure.backends.event import START, Event, Position, Record
 
@@ -46,8 +46,11 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         self.cell.publish(None, position)
 
     async def _discard(self) -> None:
-        """Delete the states of the old version, in bounded commits, the checkpoint with the last of them."""
-        services = self._services
+        """Delete the states of the old version, in bounded commits; first of all its checkpoint, so that no version takes what is left for its own."""
+        services, blank = self._services, Checkpoint(self._services.backend.id, 0)
+        match await services.commit([self._place.put(blank)]):
+            case Committed(parts=(Stored(revision),)):
+                self._place.wrote(blank, revision)
         while entries := await services.backend.scan(self._bucket, limit=1_000):
             await services.commit([Delete(self._bucket, entry.key) for entry in entries])
 

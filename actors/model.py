@@ -18,7 +18,7 @@ import trio
 from perdure.actors import cursor
 from perdure.actors.cursor import Checkpoint
 from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of
-from perdure.actors.mailbox import current_actor
+from perdure.actors.mailbox import Mailbox, current_actor
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS, MODELS
 from perdure.backends.errors import Corrupt, Misuse, ModelFaulted, ProjectionFailed, TooLarge, Unreadable
@@ -42,6 +42,8 @@ class Cell:
         self.at_us = 0
         self.fault: str | None = None
         self.running = False
+        self.mailbox: Mailbox[str, Position] | None = None
+        """Where its actor is asked to save."""
         self.loaded = False
         self.listeners: weakref.WeakSet[Any] = weakref.WeakSet()
         """Iterators over touched keys; one that nobody holds any more is forgotten."""
@@ -123,6 +125,19 @@ class _Readable:
     def running(self) -> bool:
         """Whether this runtime runs the projection."""
         return self._cell.running
+
+    async def save(self) -> Position:
+        """Make durable now what has been folded so far; how far that is.
+
+        Raises:
+          Misuse: nobody here runs the projection, or its own step asks.
+          AskTimeout: it did not get to it in time; it may do so later.
+          Closed: it ended meanwhile.
+        """
+        mailbox = self._cell.mailbox
+        if mailbox is None or not self._cell.running:
+            raise Misuse(f"model {self.name!r} is not running here: there is nothing to save")
+        return await mailbox.ask("save")
 
     async def wait_for(self, position: Position) -> None:
         """Return when the model has reached *position* (that of a commit, or `await rt.head()`).

@@ -72,6 +72,7 @@ class ProjectionActor(Generic[P]):
             f"projection {self.name}", size=services.limits.mailbox, ask_s=services.limits.ask_s, wake=self._interrupt
         )
         """Asked "save", it answers with the durable position."""
+        cell.mailbox = self.mailbox
         self.restored_from = START
         """Where it began this time: what lay beyond was folded again."""
         self._services = services

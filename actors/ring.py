@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import islice, takewhile
+from typing import Any, Final
 
 from perdure.backends.event import Position, Record
+from perdure.backends.limits import PAGE_EXAMINED
 from perdure.backends.selector import Selector
+
+FAR: Final = 1_024
+"""Groups."""
+EVENT_BYTES: Final = 300
+"""What an event weighs beside its payload once it is a record."""
 
 
 class _Links:
@@ -58,6 +65,7 @@ class Ring:
 
     def put(self, follows: Position, last: Position, size_bytes: int, make: Callable[[], list[Record]]) -> None:
         """Add a group that has been answered."""
+        size_bytes += EVENT_BYTES * (last - follows)
         if self._groups and self._groups[-1].last != follows:
             self.clear()
         self._groups.append(_Links(follows, last, size_bytes, make))
@@ -73,22 +81,25 @@ class Ring:
     def take(self, after: Position, limit: int, where: Selector[Any] | None) -> tuple[list[Record], Position] | None:
         """Selected records beyond *after* and how far was looked; None if the ring does not reach back so far or has nothing newer.
 
-        Whole groups, soft by one of them.
+        Also None for a follower more than `FAR` groups behind: the log serves it better. Whole groups, soft by one of
+        them; it ends after 10,000 examined records.
         """
         if not self._groups or after < self._groups[0].follows or after >= self._groups[-1].last:
             return None
+        newer = list(islice(takewhile(lambda group: group.last > after, reversed(self._groups)), FAR + 1))
+        if len(newer) > FAR:
+            return None
         found: list[Record] = []
         types = None if where is None else where.only_types()
-        examined = after
-        for group in self._groups:
-            if group.last <= after:
-                continue
+        examined, looked_at = after, 0
+        for group in reversed(newer):
             records: Sequence[Record] = group.records()
             if group.follows < after:
                 records = [record for record in records if record.position > after]
             found += records if where is None else _chosen(records, where, types)
+            looked_at += len(records)
             examined = group.last
-            if len(found) >= limit:
+            if len(found) >= limit or looked_at >= PAGE_EXAMINED:
                 break
         return found, examined
 

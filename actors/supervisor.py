@@ -117,9 +117,12 @@ class Supervisor:
         if self._gave_up is not None:
             raise self._gave_up
 
-    async def stop(self) -> None:
-        """Stop the children in reverse order, each within the grace period, and end."""
+    async def stop(self, *, together: bool = False) -> None:
+        """Stop the children in reverse order, each within the grace period, and end; *together*: all are asked first, then waited for."""
         self._stopping = True
+        for slot in reversed(self._slots.values()) if together else ():
+            if slot.scope is not None and slot.child.stop is not None:
+                slot.child.stop()
         for slot in reversed(self._slots.values()):
             await self._stop(slot)
         self._all_stopped.set()

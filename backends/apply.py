@@ -17,8 +17,24 @@ _UNWATCHED = (CHECKPOINTS, MODELS)
 """Reserved buckets without change rows or tombstones (a prefix of the name)."""
 
 
+TYPES_MAX = 1 << 16
+"""A record names its type with two bytes."""
+
+
+class TooManyTypes(Exception):
+    """The table of types has no room for one more: *type*."""
+
+    def __init__(self, type: str) -> None:
+        super().__init__(type)
+        self.type = type
+
+
 def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
-    """Write what was decided. The cache is brought up to date with it: drop the cache if the transaction then fails."""
+    """Write what was decided. The cache is brought up to date with it: drop the cache if the transaction then fails.
+
+    Raises:
+      TooManyTypes: a type is new and there is no number for it.
+    """
     if done.pieces:
         _write_events(writer, cache, done)
     for change in done.changes:
@@ -60,6 +76,8 @@ def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
 
 def _new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
     number = len(cache.types)
+    if number >= TYPES_MAX:
+        raise TooManyTypes(name)
     writer.put("types", number.to_bytes(2, "big"), _pack((version, name)))
     type = type_name(name, version)
     cache.types.append(type)

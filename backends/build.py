@@ -64,6 +64,8 @@ def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers
     *numbers* gives (number, checksum) for each (type, version). Positions are dense within a frame.
     """
     base = pieces[0].first_position
+    if len(pieces) == 1 and len(pieces[0].events) == 1:
+        return _build_one(commits[0], pieces[0], numbers)
     by_stream: dict[str, _RunBuilder] = {}
     ends = [0] * len(commits)
     last = base
@@ -76,6 +78,23 @@ def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers
         ends[piece.commit] = last - base
     table = [COMMIT.pack(id, at_us, end) for (id, at_us), end in zip(commits, ends, strict=True)]
     return _assemble(base, last, table, by_stream)
+
+
+def _build_one(commit: tuple[bytes, int], piece: Piece, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> Built:
+    """The same bytes for one event alone, a lone writer's group, in a third of the time."""
+    draft = piece.events[0]
+    extra, payload, name = draft.extra, draft.payload, piece.stream.encode()
+    number, type_crc = numbers[draft.type, draft.version]
+    check = seed(context(name, *commit), type_crc, piece.first_seq, piece.first_position, piece.first_ordinal)
+    crc = crc32(payload, begun(extra, check) if extra else check)
+    index = name + ENTRY.pack(0, crc, len(extra) + len(payload), 0, piece.first_ordinal, number, len(extra))
+    lead = RUN.pack(piece.first_seq, 1, len(name), 0)[:-4]
+    table = COMMIT.pack(*commit, 0)
+    head = HEADER.pack(MAGIC, FORMAT, 0, piece.first_position, piece.first_position, 1, 1, 1, 0)[:-4]
+    sealed = crc32(table, crc32(head)).to_bytes(4, "little")
+    value = b"".join((head, sealed, table, lead, crc32(index, crc32(lead)).to_bytes(4, "little"), index, extra, payload))
+    position = Position(piece.first_position)
+    return Built(position, position, value, [RunPlace(piece.stream, piece.first_seq, HEADER.size + COMMIT.size, 1)])
 
 
 def records_of(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece]) -> list[Record]:
@@ -234,6 +253,7 @@ def merge(frames: Sequence[bytes]) -> Built:
 
 def _copy_run(frame: bytes, offset: int, shift: int, commits: int, by_stream: dict[str, _RunBuilder]) -> int:
     source = open_run(frame, offset)
+    source.check(frame)  # its new index gets a new checksum: what is damaged must not become sound
     run = by_stream.get(source.stream)
     if run is None:
         run = by_stream[source.stream] = _RunBuilder(source.name, source.first_seq)

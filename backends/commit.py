@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar
 import attrs
 import msgspec
 
-from perdure.backends.errors import ConditionTooBroad, Conflict, Full, KeyReused, Misuse, TooLarge
+from perdure.backends.errors import ConditionTooBroad, Conflict, Corrupt, Full, InDoubt, KeyReused, Misuse, TooLarge, Unavailable
 from perdure.backends.event import Position, Record, unpack_extra
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.selector import Selector
@@ -193,7 +193,8 @@ class Committed(_Success, frozen=True, gc=False):
     parts: tuple[Appended | Stored, ...]
 
 
-Answer = Committed | Conflict | KeyReused | TooLarge | ConditionTooBroad | Full
+Answer = Committed | Conflict | KeyReused | TooLarge | ConditionTooBroad | Full | Corrupt | Unavailable | InDoubt
+"""The last three where others of the group have another answer; else `Backend.commit` raises them."""
 
 
 @attrs.frozen

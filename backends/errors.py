@@ -94,7 +94,8 @@ class ClockAhead(PerdureError):
     limit_s: float
 
     def __str__(self) -> str:
-        return f"this machine's clock is {self.ahead_s:.0f} s ahead of the store, the limit is {self.limit_s:.0f} s: set the clock right"
+        ahead = f"{self.ahead_s:.0f} s ahead of the store, the limit is {self.limit_s:.0f} s"
+        return f"this machine's clock is {ahead}: set the clock right, or open the runtime again"
 
 
 @_define
@@ -309,12 +310,12 @@ class UnstableState(PerdureError):
 
 @_define
 class AlreadyRunning(PerdureError):
-    """The same projection or named subscription runs already in this process."""
+    """The same projection or named subscription runs already, in this process or (a named subscription) in another."""
 
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name!r} runs already in this runtime: use its model, or stop the other first"
+        return f"{self.name!r} runs already, here or in another process: use its model, or stop the other first"
 
 
 @_define

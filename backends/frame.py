@@ -53,9 +53,6 @@ ORDINAL_STEP = 0xC2B2AE3D
 _EXTRA_STEP = 0x27D4EB2F
 MASK = 0xFFFFFFFF
 
-FRAME_COMMITS_MAX = 60_000
-"""Commits are numbered with 16 bits in a frame."""
-
 Filter = Callable[[str], Callable[[str, Callable[[], tuple[str, ...]]], bool] | None]
 
 
@@ -424,6 +421,7 @@ def runs_of(frame: bytes | memoryview, head: Head) -> list[RunPlace]:
     places = []
     for _ in range(head.runs):
         run = open_run(frame, offset)
+        run.check(frame)
         places.append(RunPlace(run.stream, run.first_seq, offset, run.count))
         offset = run.end
     return places

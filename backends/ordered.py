@@ -17,11 +17,11 @@ import attrs
 import trio
 
 from perdure.backends import build, tables, upkeep
-from perdure.backends.apply import apply
+from perdure.backends.apply import TYPES_MAX, TooManyTypes, apply
 from perdure.backends.commit import Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Corrupt, Full
+from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, TooLarge
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName
 from perdure.backends.limits import LIMITS, Limits
@@ -206,25 +206,33 @@ class OrderedBackend(OrderedReads):
         return group
 
     def _commit(self, commits: Sequence[Commit]) -> Group:
-        """One group; halved and asked again when it does not fit, so that only what does not fit is told so."""
-        decisions: list[Decisions] = []
+        """One group; halved and asked again where one commit may be the reason that it fails, so that only that one is told so."""
         try:
-            self._store.write(partial(self._decide_and_write, commits, decisions))
+            return self._write(commits)
+        except (MapFull, TooManyTypes, Corrupt) as error:
+            if len(commits) == 1:
+                return self._answer_alone(commits[0], error)
+        return self._halve(commits)
+
+    def _write(self, commits: Sequence[Commit], *, small: bool = False) -> Group:
+        runs: list[Decisions] = []
+        try:
+            self._store.write(partial(self._decide_and_write, commits, runs), small=small)
         except _NothingToWrite:
             pass
-        except MapFull:
-            self._forget()
-            return self._halve(commits)
         except tables.DAMAGE as error:
             self._forget()
             raise self._damaged(error) from error
         except BaseException:
             self._forget()
             raise
-        done = decisions[0]
+        done = runs[-1]
         return Group(done.follows, done.answers, partial(build.records_of, done.commits, done.pieces))
 
     def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
+        if out:  # the map has grown or opened its reserve: what the cache says of the first run was not written
+            self._forget()
+            out.clear()
         if not self._cache_valid:
             self._cache.load(writer)
             self._cache_valid = True
@@ -240,24 +248,31 @@ class OrderedBackend(OrderedReads):
         self._cache_valid = False
 
     def _halve(self, commits: Sequence[Commit]) -> Group:
-        if len(commits) == 1:
-            return self._commit_reserved(commits[0])
         middle = len(commits) // 2
-        first, second = self._commit(commits[:middle]), self._commit(commits[middle:])
-        return Group(first.follows, [*first.answers, *second.answers])
-
-    def _commit_reserved(self, commit: Commit) -> Group:
-        """What frees room may use the reserve; anything else is told that the store is full."""
-        decisions: list[Decisions] = []
+        first = self._commit(commits[:middle])
         try:
-            if frees_room(commit):
-                self._store.write(partial(self._decide_and_write, [commit], decisions), small=True)
-                return Group(decisions[0].follows, decisions[0].answers)
-        except MapFull:
-            self._forget()
-        status = self._store.status()
-        full: Answer = Full(self.url, status.bytes_used, status.bytes_limit)
-        return Group(self._store.read(lambda reader: tables.read_head(reader)[0]), [full])
+            second = self._commit(commits[middle:]).answers
+        except PerdureError as error:  # of the second half alone: the first is durable
+            second = [_told(commit, error) for commit in commits[middle:]]
+        return Group(first.follows, [*first.answers, *second])
+
+    def _answer_alone(self, commit: Commit, error: MapFull | TooManyTypes | Corrupt) -> Group:
+        """What frees room may use the reserve; anything else is told why it fails."""
+        if isinstance(error, MapFull) and frees_room(commit):
+            try:
+                return self._write([commit], small=True)
+            except (MapFull, Corrupt) as again:
+                error = again
+        answer: Answer
+        match error:
+            case MapFull():
+                status = self._store.status()
+                answer = Full(self.url, status.bytes_used, status.bytes_limit)
+            case TooManyTypes():
+                answer = TooLarge("type table", f"the store, with type {error.type!r},", TYPES_MAX + 1, TYPES_MAX, "types", "use fewer event types")
+            case Corrupt():
+                answer = error
+        return Group(self._read_open(lambda reader: tables.read_head(reader)[0]), [answer])
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -377,6 +392,13 @@ class OrderedBackend(OrderedReads):
         if rows and int.from_bytes(rows[0][0], "big") >= len(self._cache.types):
             self._cache.load_types(reader)
         return self._cache.types
+
+
+def _told(commit: Commit, error: PerdureError) -> Any:
+    """The error as the answer of one commit of several: an exception object carries one traceback."""
+    answer = InDoubt(commit.id, commit.key) if isinstance(error, InDoubt) else type(error)(*error.args)
+    answer.__cause__ = error
+    return answer
 
 
 def frees_room(commit: Commit) -> bool:

@@ -102,13 +102,15 @@ def _read_type(value: Buffer) -> TypeName:
 
 def read_meta(reader: Reader, name: str) -> int:
     """A number of the store as a whole; 0 if it was never written."""
-    value = reader.get("meta", name.encode())
-    return 0 if value is None else int.from_bytes(value, "big")
+    key = name.encode()
+    value = reader.get("meta", key)
+    return 0 if value is None else keys.read_number(_unseal(f"the store's number {name!r}", key, value))
 
 
 def write_meta(writer: Writer, name: str, value: int) -> None:
     """Keep a number of the store as a whole."""
-    writer.put("meta", name.encode(), value.to_bytes(8, "big"))
+    key = name.encode()
+    writer.put("meta", key, sealed(key, keys.number(value)))
 
 
 def read_head(reader: Reader) -> tuple[Position, int]:
@@ -318,19 +320,20 @@ def streams(reader: Reader, *, prefix: str = "", after: str | None = None, limit
 # -- kv --------------------------------------------------------------------------------------
 
 _ENTRY = struct.Struct(">QIB")
-"""revision, checksum of key, revision and value, whether it is a tombstone."""
+"""revision, checksum of revision, mark, key and value; the mark: 1 for a tombstone."""
+_MARKED = struct.Struct(">QB")
 
 
 def pack_entry(key: bytes, revision: int, value: bytes | None) -> bytes:
     """A row of `kv`; without a value a tombstone."""
     gone, body = (1, b"") if value is None else (0, value)
-    return _ENTRY.pack(revision, crc32(body, crc32(key, revision & 0xFFFFFFFF)), gone) + body
+    return _ENTRY.pack(revision, crc32(body, crc32(key, crc32(_MARKED.pack(revision, gone)))), gone) + body
 
 
 def pack_entries(bucket: str, revision: int, entries: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Rows of `kv` for many (key, value) of one bucket."""
     lead, pack = keys.named(bucket), _ENTRY.pack
-    begun = crc32(lead, revision & 0xFFFFFFFF)
+    begun = crc32(lead, crc32(_MARKED.pack(revision, 0)))
     return [(lead + key, pack(revision, crc32(value, crc32(key, begun)), 0) + value) for key, value in entries]
 
 
@@ -340,7 +343,7 @@ def read_entry(key: bytes, raw: Buffer) -> tuple[int, bytes | None]:
         raise Corrupt(f"kv entry {key!r}", "it is too short")
     revision, crc, gone = _ENTRY.unpack_from(raw)
     body = bytes(raw[_ENTRY.size :])
-    if crc32(body, crc32(key, revision & 0xFFFFFFFF)) != crc:
+    if crc32(body, crc32(key, crc32(_MARKED.pack(revision, gone)))) != crc:
         raise Corrupt(f"kv entry {key!r}", "its checksum does not fit")
     return revision, None if gone else body
 
@@ -448,6 +451,8 @@ def snapshots(reader: Reader, name: str) -> list[Position]:
 def facts(reader: Reader, cache: Cache, needs: Needs) -> Facts:
     """Everything that *needs* names, as it is now."""
     known = Facts(cache.head, cache.at_us, cache.revision)
+    if len(cache.streams) + len(needs.streams) > Cache.STREAMS_MAX:
+        cache.streams.clear()  # before the first: what is written later needs the streams of the whole group
     for stream in needs.streams:
         known.streams[stream] = _stream_fact(reader, cache, stream)
     for bucket, key in needs.entries:
@@ -472,8 +477,6 @@ def _stream_fact(reader: Reader, cache: Cache, stream: str) -> int:
         if row is None:
             return 0
         number, _ = keys.read_stream_row(row)
-        if len(cache.streams) >= Cache.STREAMS_MAX:
-            cache.streams.clear()
         remembered = cache.streams[stream] = (number, newest(reader, stream, number)[0])
     return remembered[1]
 

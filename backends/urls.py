@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import trio
 
 from perdure.backends.environment import Environment
-from perdure.backends.errors import MissingExtra, Misuse
+from perdure.backends.errors import Misuse
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
 
@@ -27,7 +27,6 @@ async def open_backend(
 
     Raises:
       Misuse: the URL names no store.
-      MissingExtra: the backend's driver is not installed.
       Corrupt, TooNew, Unavailable: the store cannot be opened; the message says why.
     """
     backend = await _open(url, environment=environment, limits=limits, create=create)
@@ -50,10 +49,8 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
             if not rest:
                 raise Misuse("an LMDB store is a folder: write lmdb:DIR")
             _refuse_unknown(url, query, ("size", "verify", "insist", "create"))
-            try:
-                from perdure.backends.lmdb import Options, open_lmdb
-            except ModuleNotFoundError as error:
-                raise MissingExtra("the lmdb: backend", "lmdb") from error
+            from perdure.backends.lmdb import Options, open_lmdb
+
             options = Options(
                 size=_size(query["size"]) if "size" in query else None,
                 verify=_choice(query, "verify", ("auto", "full", "tree", "off")),

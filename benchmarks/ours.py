@@ -203,7 +203,7 @@ def catch_up_single(folder: Path, sizes: Sizes) -> Iterator[Work]:
     """A single-value projection from nothing to the head, its last snapshot durable."""
 
     async def check(rt: Any, projection: Any) -> int:
-        return int(rt.model(projection).state)
+        return int((await rt.model(projection).refresh()).state)
 
     yield _catch_up(folder, sizes, partial(Projection, version=1, initial=0, step=step, events=PAYMENTS), check)
 

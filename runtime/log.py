@@ -99,12 +99,15 @@ class LogReader(_Pages[D]):
 
     async def _fetch(self) -> list[Record]:
         while True:
-            page = await self._reads.read_log(
-                after=self.position, limit=self._limits.page_records, bytes_max=self._limits.page_bytes, where=self._where
-            )
+            most = self._limits.page_records if self._left is None else min(self._left, self._limits.page_records)
+            page = await self._reads.read_log(after=self.position, limit=most, bytes_max=self._limits.page_bytes, where=self._where)
             self.position = page.examined
+            if self._left is not None and len(page.records) > self._left:  # a page ends with a commit
+                records = page.records[: self._left]
+                self.position = records[-1].position
+                return records
             if page.records:
-                return page.records if self._left is None else page.records[: self._left]
+                return page.records
             if page.examined >= page.head:
                 return []
 

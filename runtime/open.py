@@ -17,7 +17,7 @@ from perdure.actors.status import Hub, Lifecycle, What
 from perdure.actors.stream import Streams
 from perdure.backends.codec import Codec
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Misuse, PerdureError, RuntimeFailed
+from perdure.backends.errors import Misuse, RuntimeFailed
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.urls import open_backend
@@ -105,10 +105,13 @@ async def _run(
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):
                 await tree.close(models, rt._subscriptions.values())
-        except PerdureError as error:
+        except Exception as error:
             closing = error
-        tree.cut()
-        nursery.cancel_scope.cancel()
+        except BaseException as error:  # noqa: ASYNC103 - a second Ctrl-C: raised below as well
+            body = error if body is None else BaseExceptionGroup("the body and closing failed", [body, error])
+        finally:
+            tree.cut()
+            nursery.cancel_scope.cancel()
     models.end()
     hub.close()
     _leave(body, tree.failure or closing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TypeVar, overload
@@ -30,6 +31,8 @@ from perdure.runtime.log import LogReader, StreamReader, fold_stream
 from perdure.runtime.models import Models
 from perdure.runtime.tree import Status, Tree
 from perdure.runtime.view import RuntimeView
+
+log = logging.getLogger("perdure.subscription")
 
 S = TypeVar("S")
 D = TypeVar("D")
@@ -187,14 +190,20 @@ class Runtime:
         )
         token = object()
         self._subscriptions[token] = subscription
+        ended_well = False
         try:
             yield subscription
+            ended_well = True
         finally:
             try:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.ask_s):
                     await subscription.save()
             except Closed:
                 pass
+            except Exception as error:
+                if ended_well:
+                    raise
+                log.warning("the place of subscription %s was not kept: %s", name, error)  # the body's own exception leaves
             finally:
                 del self._subscriptions[token]
 

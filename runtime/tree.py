@@ -18,13 +18,13 @@ import trio
 from perdure.actors.journal import Journal, JournalStatistics, upkeep
 from perdure.actors.mailbox import current_actor
 from perdure.actors.restart import Restart
-from perdure.actors.status import ActorStatus, Hub
+from perdure.actors.status import ActorStatus, Hub, Lifecycle, What
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Subscription
 from perdure.actors.supervisor import Child, Supervisor
 from perdure.backends.commit import Committed, Write
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Conflict, PerdureError
+from perdure.backends.errors import Conflict, Corrupt, PerdureError
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
@@ -80,7 +80,7 @@ class Tree:
         nursery.start_soon(self._guard, self._run_journal, name="journal")
         await nursery.start(self._streams.run)
         jitter, publish = self._environment.jitter, self._hub.publish
-        self._upkeep = Supervisor("upkeep", [Child("merge", self._run_upkeep, Restart.PERMANENT)], jitter=jitter, publish=publish)
+        self._upkeep = Supervisor("upkeep", [Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged)], jitter=jitter, publish=publish)
         nursery.start_soon(self._guard, self._upkeep.run, name="upkeep")
         nursery.start_soon(self._watch_loop)
         children = [models.child(projection) for projection in projections]
@@ -105,8 +105,13 @@ class Tree:
             self._journal_ended.set()
 
     async def _run_upkeep(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """A damaged frame ends upkeep, not the runtime: what can be read and written still can."""
         task_status.started()
-        await upkeep(self._backend, self._journal)
+        try:
+            await upkeep(self._backend, self._journal)
+        except Corrupt as error:
+            self._hub.publish(Lifecycle("upkeep/merge", What.WARNED, f"nothing is merged or forgotten any more: {error}", trio.current_time()))
+            raise
 
     async def _run_projections(self, started: trio.Event) -> None:
         assert self._projections is not None
@@ -129,7 +134,9 @@ class Tree:
         self.closing = True
         self._streams.close()
         self._journal.close_intake()
-        models.stop()
+        for running in models.all():
+            if not running.supervised:  # the others are stopped by their supervisor, who would start them again
+                running.actor.stop()
         for subscription in list(subscriptions):
             subscription.stop()
         for subscription in list(subscriptions):
@@ -139,7 +146,7 @@ class Tree:
         if self._upkeep is not None:
             await self._upkeep.stop()
         if self._projections is not None:
-            await self._projections.stop()
+            await self._projections.stop(together=True)  # so that their last states share a group
         self._journal.close()
         await self._journal_ended.wait()
 
@@ -158,6 +165,7 @@ class Tree:
             ActorStatus(
                 "streams", "running", children=tuple(ActorStatus(f"stream {name}", "running", mailbox=depth) for name, depth in streams.depths().items())
             ),
+            self._upkeep_status(),
             ActorStatus("projections", "running", children=tuple(self._projection(running, head) for running in models.all())),
             ActorStatus(
                 "subscriptions",
@@ -168,6 +176,12 @@ class Tree:
             ),
         )
         return Status(self._backend.id, head, journal, self._journal.ring.bytes, self._stall_s, ActorStatus("runtime", "running", children=children))
+
+    def _upkeep_status(self) -> ActorStatus:
+        if self._upkeep is None:
+            return ActorStatus("upkeep", "new")
+        state, restarts, error = self._upkeep.slot("merge")
+        return ActorStatus("upkeep", state, restarts=restarts, last_error=None if error is None else str(error))
 
     def _projection(self, running: Running, head: Position) -> ActorStatus:
         cell, actor, name = running.cell, running.actor, running.projection.name
@@ -188,6 +202,10 @@ class Tree:
             restored_from=actor.restored_from,
             last_error=error,
         )
+
+
+def _damaged(error: BaseException) -> bool:
+    return isinstance(error, Corrupt)
 
 
 def _sole(error: Exception) -> Exception:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import trio
+
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.limits import LIMITS, Limits
@@ -37,9 +39,11 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
     backend = OrderedBackend(
         store, url=url, capabilities=Capabilities(durable=True, views=True, shared_reads=True), environment=environment, limits=limits
     )
-    if options.verify == "full":
-        problems = await backend.verify()
-        if problems:
-            await backend.aclose()
+    try:
+        if options.verify == "full" and (problems := await backend.verify()):
             raise Corrupt(folder, problems[0])
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await backend.aclose()
+        raise
     return backend

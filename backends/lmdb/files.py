@@ -6,6 +6,7 @@
     users.lock      held shared by every process that has the store open
     opening.lock    held for the moment of opening and closing
     clean           written at a clean close by the last process: the boot it happened in; gone while the store is in use
+    unverified      there since a store was opened after an unclean stop and its pages were not walked: no clean mark until they are
 """
 
 from __future__ import annotations
@@ -123,6 +124,19 @@ def mark_in_use(folder: Path) -> None:
     """Take the mark away, durably."""
     (folder / "clean").unlink(missing_ok=True)
     sync(folder)
+
+
+def is_unverified(folder: Path) -> bool:
+    """Whether its pages have not been walked since an unclean stop."""
+    return (folder / "unverified").exists()
+
+
+def mark_unverified(folder: Path, unverified: bool) -> None:
+    """Say so, or the contrary, to the process that closes the store last. A crash needs no telling: it leaves no clean mark."""
+    if unverified:
+        (folder / "unverified").touch()
+    else:
+        (folder / "unverified").unlink(missing_ok=True)
 
 
 # -- locks -----------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ class LmdbMap:
             try:
                 return self._write_once(fn)
             except MapFull:
-                if not ((small and shared.extend()) or self._grow()):
+                if not ((small and shared.extend()) or shared.grow()):
                     raise
                 return self._write_once(fn)
 
@@ -233,20 +233,13 @@ class LmdbMap:
         now = time.monotonic()
         if now - self._looked_at < _DISK_LOOK_S:
             return
-        disk = os.statvfs(self._shared.folder)
+        try:
+            disk = os.statvfs(self._shared.folder)
+        except OSError as error:
+            raise Unavailable(f"{self._shared.folder} cannot be looked at: {error.strerror or error}") from error
         if disk.f_bavail * disk.f_frsize < min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 100 + (8 << 20)):
             raise MapFull
         self._looked_at = now
-
-    def _grow(self) -> bool:
-        """Make room in the map, where the size was not asked for."""
-        shared = self._shared
-        if shared.explicit or shared.held or shared.size >= 1 << 46:
-            return False
-        shared.size *= 2
-        shared.restrict()
-        shared.env.set_mapsize(shared.size)
-        return True
 
     # -- the rest ----------------------------------------------------------------------------
 
@@ -279,6 +272,7 @@ class LmdbMap:
             await self._environment.threads.run_sync(sharing.check_pages, shared.folder / DATA)
         except Corrupt as problem:
             return [str(problem)]
+        shared.found_sound()
         return []
 
     async def aclose(self) -> None:

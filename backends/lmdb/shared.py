@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,10 @@ class SharedEnv:
         if not data.exists():
             files.create_data(self.folder, lambda path: self._fill(path, new_id))
         files.sync_folders(self.folder)
-        self.verified = self._verify(data) if first else "by the process that opened it first"
+        self.verified = "by the process that opened it first"
         if first:
+            self.verified, unverified = self._verify(data)
+            files.mark_unverified(self.folder, unverified)
             files.mark_in_use(self.folder)
         self._users_lock.take(shared=True)
         self.env = self._environment(data)
@@ -96,15 +99,25 @@ class SharedEnv:
             self.env.close()
             raise
 
-    def _verify(self, data: Path) -> str:
+    def _verify(self, data: Path) -> tuple[str, bool]:
+        """What is known of the pages, and whether that is too little for a clean mark."""
         how = self.options.verify
         clean = files.left_clean(self.folder)
+        if not clean:
+            files.sync(data)  # what we read may be in the page cache only, and be acted upon
         if how == "off" or (how == "auto" and clean):
-            return "all" if clean else "not since an unclean stop (?verify=off)"
+            return ("all", False) if clean else ("not since an unclean stop (?verify=off)", True)
         if how == "auto" and data.stat().st_size > WALK_AT_ONCE_BYTES:
-            return f"not since an unclean stop: {data.stat().st_size >> 20} MiB are more than are walked at opening, run `perdure verify`"
+            return f"not since an unclean stop: {data.stat().st_size >> 20} MiB are more than are walked at opening, run `perdure verify`", True
         check_pages(data)
-        return "all pages, at opening"
+        return "all pages, at opening", False
+
+    def found_sound(self) -> None:
+        """The pages were walked after opening, without a finding."""
+        with suppress(OSError):
+            if files.is_unverified(self.folder):
+                files.mark_unverified(self.folder, False)
+                self.verified = "all pages, after opening"
 
     def _environment(self, data: Path, **more: Any) -> lmdb.Environment:
         size = self.size
@@ -164,27 +177,53 @@ class SharedEnv:
         """Open the reserve for a batch that frees room; whether there was any to open."""
         if self._extended or self.held:
             return False
-        self.env.set_mapsize(self.size)
+        self._resize(self.size)
         self._extended = True
         return True
 
     def restrict(self) -> None:
         """Close the reserve again."""
         if self._extended and not self.held:
-            self.env.set_mapsize(self._soft(self.size))
+            self._resize(self._soft(self.size))
             self._extended = False
+
+    def grow(self) -> bool:
+        """Make room in the map, where the size was not asked for; whether there was any."""
+        if self.explicit or self.held or self.size >= 1 << 46:
+            return False
+        self._resize(self._soft(self.size * 2))
+        self.size *= 2
+        self._extended = False
+        return True
+
+    def _resize(self, size: int) -> None:
+        """Map the file anew.
+
+        Raises:
+          Unavailable: there is no address space for it; LMDB has let go of the file by then.
+        """
+        try:
+            self.env.set_mapsize(size)
+        except lmdb.Error as error:
+            self.failed = f"{self.folder} cannot be mapped with {size:,} bytes: {error}"
+            raise Unavailable(f"{self.failed}; close the store and open it again") from error
 
     # -- closing -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the file; the last process to do so leaves the clean mark."""
-        self.env.close()
-        if self.pid == os.getpid() and self.failed is None:
-            with files.opening(self.folder):
-                if self._users_lock.take():
-                    files.mark_clean(self.folder)
-        self.writer_lock.close()
-        self._users_lock.close()
+        try:
+            self.env.close()
+            if self.pid == os.getpid() and self.failed is None:
+                self._leave_clean()
+        finally:
+            self.writer_lock.close()
+            self._users_lock.close()
+
+    def _leave_clean(self) -> None:
+        with suppress(OSError, Unavailable), files.opening(self.folder):  # without the mark the next opening walks the pages: no more is lost
+            if self._users_lock.take() and not files.is_unverified(self.folder):
+                files.mark_clean(self.folder)
 
 
 def check_pages(data: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from perdure.actors import batch, snapshots
 from perdure.actors.cursor import EXAMINED_MAX, Checkpoint, Progress, pack, unpack
 from perdure.actors.restart import FIRST_DELAY_S, GIVE_UP_AFTER, LONGEST_DELAY_S, Cause, Decision, History, Restart, Strategy, delay_s, to_restart
-from perdure.actors.ring import Ring
+from perdure.actors.ring import EVENT_BYTES, FAR, Ring
 from perdure.backends.commit import Commit
 from perdure.backends.errors import Corrupt, WrongStore
 from perdure.backends.event import Position, Record
@@ -97,11 +97,11 @@ def positions(taken):
 
 
 def test_a_ring_serves_from_its_floor_on():
-    ring = Ring(1_000)
+    ring = Ring(10_000)
     put(ring, 4, 6)
     put(ring, 6, 7)
 
-    assert (ring.floor, ring.last, ring.bytes) == (4, 7, 20)
+    assert (ring.floor, ring.last, ring.bytes) == (4, 7, 20 + 3 * EVENT_BYTES)
     assert positions(ring.take(Position(3), 10, None)) is None
     assert positions(ring.take(Position(4), 10, None)) == ([5, 6, 7], 7)
     assert positions(ring.take(Position(5), 10, None)) == ([6, 7], 7)
@@ -109,7 +109,7 @@ def test_a_ring_serves_from_its_floor_on():
 
 
 def test_a_group_that_does_not_follow_clears_the_ring():
-    ring = Ring(1_000)
+    ring = Ring(10_000)
     put(ring, 0, 2)
     put(ring, 5, 6)
 
@@ -118,17 +118,26 @@ def test_a_group_that_does_not_follow_clears_the_ring():
 
 
 def test_a_ring_forgets_the_oldest_beyond_its_bytes():
-    ring = Ring(25)
+    ring = Ring(25 + 2 * EVENT_BYTES)
     for at in range(4):
         put(ring, at, at + 1)
-    assert (ring.floor, ring.bytes) == (2, 20)
+    assert (ring.floor, ring.bytes) == (2, 20 + 2 * EVENT_BYTES)
 
-    put(ring, 4, 5, size=100)
+    put(ring, 4, 5, size=1_000)
     assert (ring.floor, ring.last, ring.bytes) == (None, None, 0)
 
 
+def test_a_ring_leaves_a_follower_far_behind_to_the_log():
+    ring = Ring(10_000_000)
+    for at in range(FAR + 1):
+        put(ring, at, at + 1)
+
+    assert ring.take(Position(0), 10, None) is None
+    assert positions(ring.take(Position(FAR), 10, None)) == ([FAR + 1], FAR + 1)
+
+
 def test_a_ring_gives_whole_groups_soft_by_one():
-    ring = Ring(1_000)
+    ring = Ring(10_000)
     put(ring, 0, 3)
     put(ring, 3, 6)
 
@@ -137,7 +146,7 @@ def test_a_ring_gives_whole_groups_soft_by_one():
 
 
 def test_a_ring_says_how_far_it_looked_when_nothing_was_wanted():
-    ring = Ring(1_000)
+    ring = Ring(10_000)
     put(ring, 0, 3)
 
     assert positions(ring.take(Position(0), 10, EVERYTHING.within(types=["other"]))) == ([], 3)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.backends.build import Piece, build, merge, records_of
+from perdure.backends.build import Piece, _assemble, _RunBuilder, build, merge, records_of
 from perdure.backends.commit import Draft
 from perdure.backends.errors import Corrupt, PerdureError, TooNew
 from perdure.backends.event import Extra, pack_extra
-from perdure.backends.frame import FORMAT, read_frame, read_head, read_run, run_end, runs_of, type_name
+from perdure.backends.frame import COMMIT, FORMAT, read_frame, read_head, read_run, run_end, runs_of, type_name
 from perdure.backends.selector import EVERYTHING
 
 TYPES = [type_name("happened", 1), type_name("happened", 2), type_name("ünï", 1)]
@@ -291,3 +291,28 @@ def test_a_newer_format_is_too_new():
         read_head(bytes(value))
 
     assert (caught.value.format, caught.value.known) == (FORMAT + 1, FORMAT)
+
+
+@given(st.binary(max_size=40), st.booleans())
+def test_a_lone_event_makes_the_bytes_of_any_other_frame(payload: bytes, tagged: bool) -> None:
+    """The short way for a group of one event gives what the long way gives."""
+    extra = pack_extra(Extra(tags=("a", "b"))) if tagged else b""
+    lone = Piece("order-1", 7, 9, 0, 3, [Draft("placed", 1, payload, extra)])
+    commit = (b"c" * 16, 1_700_000_000_000_000)
+
+    short = build([commit], [lone], {("placed", 1): (0, 5)})
+
+    run = _RunBuilder(b"order-1", 7)
+    run.add(lone, commit, 9, {("placed", 1): (0, 5)})
+    assert short == _assemble(9, 9, [COMMIT.pack(*commit, 0)], {"order-1": run})
+
+
+def test_merging_does_not_make_a_damaged_run_sound():
+    """A merged frame gets new checksums for its runs' indexes: what it copies is checked first."""
+    one = build([(b"c" * 16, 5)], [Piece("a", 1, 1, 0, 0, [Draft("happened", 1, b"x")])], NUMBERS)
+    two = build([(b"d" * 16, 6)], [Piece("a", 2, 2, 0, 0, [Draft("happened", 1, b"y")])], NUMBERS)
+    damaged = bytearray(two.value)
+    damaged[two.runs[0].offset + 18 + 1 + 16] ^= 1  # the number of its type
+
+    with pytest.raises(Corrupt):
+        merge([one.value, bytes(damaged)])

@@ -9,12 +9,15 @@ import pytest
 import trio
 
 from perdure.backends.environment import Environment, InlineThreads
-from perdure.backends.faulty import FaultyBackend
+from perdure.backends.faulty import FaultyBackend, in_doubt
 from perdure.backends.memory import open_memory
 from perdure.runtime import (
     START,
+    AlreadyRunning,
     App,
+    ClockAhead,
     Closed,
+    Corrupt,
     InDoubt,
     Limits,
     ModelFaulted,
@@ -303,9 +306,86 @@ async def test_status_is_the_tree_as_values(autojump_clock):
         status = rt.status()
 
     names = [actor.name for _, actor in status.root.walk()]
-    assert names == ["runtime", "journal", "streams", "stream a-1", "projections", "sum", "subscriptions", "audit"]
+    assert names == ["runtime", "journal", "streams", "stream a-1", "upkeep", "projections", "sum", "subscriptions", "audit"]
     found = status.find("sum")
     assert found is not None and (found.state, found.position, found.lag_events, found.restarts) == ("running", 1, 0, 0)
+
+
+async def test_a_foreign_error_while_closing_leaves_instead_of_hanging(autojump_clock):
+    backend, gone = faulty(), OSError("gone")
+
+    async def follow(rt):
+        async with rt.subscribe(of(Happened), after=START, name="s") as events:
+            async for _ in events:
+                await trio.sleep(0.1)
+
+    with trio.fail_after(60), pytest.RaisesGroup(RuntimeFailed) as caught:
+        async with trio.open_nursery() as outside:
+            async with open_runtime(backend) as rt:
+                await rt.append("a-1", [Happened(1)])
+                outside.start_soon(follow, rt)
+                await trio.sleep(0.5)
+                backend.fail("commit", in_doubt)
+                backend.fail("get", gone)
+    assert caught.value.exceptions[0].__cause__ is gone
+
+
+async def test_damage_found_by_upkeep_ends_upkeep_and_not_the_runtime(autojump_clock, caplog):
+    caplog.set_level("CRITICAL", "perdure.supervisor")
+    backend, damage = faulty(), Corrupt("a frame", "a test")
+    backend.fail("maintain", damage, for_good=True)
+
+    async with open_runtime(backend) as rt, lifecycle(rt) as listener:
+        for _ in range(3):
+            await rt.append("a-1", [Happened(1)])
+            await trio.sleep(100)
+        found = rt.status().find("upkeep")
+        assert (found.state, found.restarts, found.last_error) == ("failed", 0, str(damage))
+        assert backend.calls["maintain"] == 1
+    assert [seen.actor for seen in [seen async for seen in listener] if seen.what is What.WARNED] == ["upkeep/merge"]
+
+
+class ShortOfAnswers(FaultyBackend):
+    async def commit(self, commits):
+        group = await super().commit(commits)
+        return attrs.evolve(group, answers=group.answers[:-1])
+
+
+async def test_a_backend_that_answers_too_few_leaves_nobody_waiting(autojump_clock):
+    doubts = []
+
+    async def append(rt, name):
+        with pytest.raises(InDoubt):
+            await rt.append(name, [Happened(1)])
+        doubts.append(name)
+
+    with trio.fail_after(5), pytest.RaisesGroup(RuntimeFailed):
+        async with trio.open_nursery() as outside:
+            async with open_runtime(ShortOfAnswers(open_memory(environment=INLINE))) as rt:
+                for name in ("a-1", "b-1", "c-1"):
+                    outside.start_soon(append, rt, name)
+                await trio.sleep_forever()
+    assert sorted(doubts) == ["a-1", "b-1", "c-1"]
+
+
+async def test_projections_are_not_started_again_while_closing(autojump_clock):
+    backend, seen = faulty(), []
+
+    async def follow(rt):
+        async with rt.subscribe(of(Happened), name="s"):
+            await trio.sleep(5)
+
+    async def watch(rt):
+        async with lifecycle(rt) as listener:
+            seen.extend([found.what async for found in listener if found.actor == "projections/sum"])
+
+    async with trio.open_nursery() as outside:
+        async with open_runtime(backend, App(projections=[SUM])) as rt:
+            outside.start_soon(follow, rt)
+            outside.start_soon(watch, rt)
+            await trio.sleep(1)
+            backend.delay("commit", 3)
+    assert seen == [What.STOPPED]
 
 
 async def test_an_idle_stream_actor_ends_and_the_next_append_finds_another(autojump_clock):
@@ -343,3 +423,11 @@ async def test_as_many_stream_actors_live_as_may(autojump_clock):
             for number in range(10):
                 nursery.start_soon(rt.append, f"s-{number}", [Happened(1)])
         assert len(rt._streams) <= 3 and await rt.head() == 10
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [(AlreadyRunning("s"), "here or in another process: "), (ClockAhead(400, 300), "set the clock right, or open the runtime again")],
+)
+def test_errors_that_have_two_reasons_name_both(error, remedy):
+    assert remedy in str(error)

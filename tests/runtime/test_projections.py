@@ -31,6 +31,7 @@ from perdure.runtime import (
     ProjectionFailed,
     StateTooLarge,
     TooManyRestarts,
+    Unavailable,
     UnstableState,
     event,
     of,
@@ -485,3 +486,42 @@ async def test_a_cursor_moved_by_nothing_wanted_is_kept_at_stop_and_used(backend
         await rt.model(SUM).wait_for(6)
         assert rt.model(SUM).state == 9
     assert isinstance(Put("b", "k", 1), Put)
+
+
+async def test_an_interrupted_rebuild_is_nobodys_model():
+    """Once its states are being deleted no version takes what is left for its own, not the old one either."""
+    first = Keyed("kept", version=1, initial=0, step=add, events=of(Happened), key=lambda event: event.data.key)
+    second = Keyed("kept", version=2, initial=0, step=add_otherwise, events=of(Happened), key=lambda event: event.data.key)
+    memory = open_memory()
+    async with open_runtime(memory, App(projections=[first])) as rt:
+        await rt.append("s-1", [Happened(5)])
+        await rt.model(first).wait_for(await rt.head())
+    faulty = FaultyBackend(memory)
+    faulty.fail("commit", Unavailable("told to"), nth=2, for_good=True)  # the first commit takes the checkpoint away, the next would delete the states
+
+    with trio.move_on_after(1):
+        async with open_runtime(faulty, App(projections=[second]), changed="rebuild"):
+            await trio.sleep_forever()
+
+    async with open_runtime(memory, App(projections=[first])) as rt:
+        model = rt.model(first)
+        with pytest.raises(ModelFaulted):
+            await model.wait_for(await rt.head())
+    async with open_runtime(memory, App(projections=[first]), changed="rebuild") as rt:
+        await rt.model(first).wait_for(await rt.head())
+        assert await rt.model(first).get("k") == 5
+
+
+async def test_a_model_is_saved_when_asked():
+    """What has been folded is durable then, without waiting for a snapshot to be due."""
+    projection = Projection("asked", version=1, initial=0, step=add, events=of(Happened))
+    memory = open_memory()
+
+    async with open_runtime(memory, App(projections=[projection])) as rt:
+        await rt.append("s-1", [Happened(5)])
+        await rt.model(projection).wait_for(await rt.head())
+        assert await rt.model(projection).save() == 1
+
+        snapshot = await memory.read_snapshot("asked")
+        assert snapshot is not None
+        assert snapshot.position == 1

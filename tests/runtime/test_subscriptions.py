@@ -168,6 +168,29 @@ async def test_the_stores_trouble_does_not_end_the_iteration(backend, autojump_c
         assert await kept(backend, "s") == 2
 
 
+async def test_a_place_that_cannot_be_kept_does_not_hide_the_bodys_exception(backend, autojump_clock, caplog):
+    bad = ValueError("the body's own")
+    async with open_runtime(backend) as rt:
+        with pytest.raises(ValueError, match="own") as caught:
+            async with rt.subscribe(of(Happened), after=START, name="s"):
+                backend.fail("commit", Unavailable("a test"))
+                raise bad
+        with pytest.raises(Unavailable):
+            async with rt.subscribe(of(Happened), after=START, name="s"):
+                backend.fail("commit", Unavailable("a test"))
+    assert caught.value is bad and "subscription s was not kept" in caplog.text
+
+
+@pytest.mark.parametrize("page", [1, 3, 1_000])
+async def test_a_reader_with_a_limit_stands_at_the_last_event_it_gave(page, autojump_clock):
+    async with open_runtime("memory:", limits=Limits(page_records=page)) as rt:
+        for number in range(5):
+            await rt.append("a-1", [Happened(number), Happened(number), Happened(number), Happened(number)])
+        reader = rt.read_all(limit=3)
+        assert [found.position async for found in reader] == [1, 2, 3]
+        assert reader.position == 3
+
+
 async def test_a_name_is_used_once_at_a_time(backend, autojump_clock):
     outcomes = []
 

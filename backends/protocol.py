@@ -197,6 +197,8 @@ class Backend(Reads, Protocol):
     async def commit(self, commits: Sequence[Commit]) -> Group:
         """Make *commits* durable with one flush, each answered by itself, in order; a later one sees the earlier ones.
 
+        What concerns one commit alone (a conflict, a key reused, no room, a damaged stream that it appends to) is its answer.
+
         On return every later read, by any process, sees them. Once begun it is not interrupted.
 
         Raises:

@@ -81,6 +81,7 @@ class Runtime:
           KeyReused: *key* was used for another content; nothing was stored.
           Full: the store reached its size limit; nothing was stored.
           ClockAhead: this machine's clock jumped ahead; nothing was stored.
+          Corrupt: the stream's newest run is damaged; nothing was stored.
           Unavailable: another process writes, or the store is gone; nothing was stored, nothing will be.
           InDoubt: no answer within `limits.commit_s`; ask again with the same *key*; without one a retry is a new commit.
           Closed: the runtime was closed before the group was formed; nothing was stored.

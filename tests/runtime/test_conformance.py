@@ -55,3 +55,11 @@ def test_the_kit_imports_no_pytest():
     code = "import sys, perdure.runtime.conformance; sys.exit(any(name.partition('.')[0] in ('pytest', '_pytest', 'hypothesis') for name in sys.modules))"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_command_runs_both_boards_over_one_set_of_stores():
+    """Laws of the second board hold also after those of the first have moved the stores' clock."""
+    done = subprocess.run([sys.executable, "-m", "perdure.runtime", "conformance", "memory:"], capture_output=True, text=True, timeout=100, check=False)
+
+    assert done.stdout.splitlines()[-1].endswith(" passed, 0 failed"), done.stdout
+    assert done.returncode == 0

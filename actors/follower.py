@@ -46,6 +46,7 @@ class Follower:
           Rewound: the log ends before the cursor.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while True:
             if self._unyielded >= self._limits.page_records:
                 await trio.lowlevel.checkpoint()
@@ -56,6 +57,10 @@ class Follower:
                 self._unyielded += len(records)
                 self.head = max(self.head, self._ring.last or self.cursor)
                 return records
+            if self._ring.last == self.cursor and not waited:  # up to date, unless another process has written
+                await self._backend.wait_beyond(self.cursor)
+                waited = True
+                continue
             page = await self._backend.read_log(
                 after=self.cursor, limit=self._limits.page_records, bytes_max=self._limits.page_bytes, where=self._where
             )

@@ -2,6 +2,10 @@
 
 All that waits when it runs becomes one group with one flush; while a flush runs the next group
 gathers. Each waiting task is woken once, in one sweep. What was answered goes into the ring.
+
+When a flush fails, nobody knows what is stored. The group stays in hand until the keeper has brought the
+store back; then each of its commits is asked for by its id: what is there is answered, what is not is
+decided again, in the same order. Meanwhile new commits wait.
 """
 
 from __future__ import annotations
@@ -14,26 +18,32 @@ import outcome
 import trio
 
 from perdure.actors import batch
+from perdure.actors.keeper import Keeper
 from perdure.actors.mailbox import Slot, Stage
 from perdure.actors.ring import Ring
 from perdure.backends.commit import Answer, Commit, Committed, Group
 from perdure.backends.errors import Closed, Conflict, InDoubt, PerdureError, Unavailable
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
-from perdure.backends.protocol import Backend
+from perdure.backends.protocol import Backend, State
+from perdure.backends.timing import Timings
 
 _UPKEEP_IDLE_S = 0.25
 """The journal has been idle for so long when upkeep begins."""
+_TICKS = 10
+"""How often within `limits.commit_s` it is looked whether someone has waited so long."""
 
 
 class Request(Slot[Committed | Conflict]):
     """A commit on its way, with its caller's answer slot."""
 
-    __slots__ = ("commit",)
+    __slots__ = ("commit", "ticks")
 
     def __init__(self, commit: Commit) -> None:
         super().__init__()
         self.commit = commit
+        self.ticks = 0
+        """How often it was found waiting before a group that does not get on."""
 
 
 @attrs.frozen
@@ -44,15 +54,20 @@ class JournalStatistics:
     commits: int
     waiting: int
     waiting_bytes: int
+    doubts: int
+    """Groups whose flush failed."""
     flush_mean_s: float
+    flush_p50_s: float
+    flush_p99_s: float
     flush_max_s: float
 
 
 class Journal:
     """See the module. `run` is its task; `enqueue` never blocks, `wait_room` holds back whoever wants to."""
 
-    def __init__(self, backend: Backend, limits: Limits, ring: Ring) -> None:
+    def __init__(self, backend: Backend, limits: Limits, ring: Ring, keeper: Keeper) -> None:
         self._backend = backend
+        self._keeper = keeper
         self._limits = limits
         self.ring = ring
         self.head = Position(0)
@@ -68,8 +83,10 @@ class Journal:
         self._ending = False
         self._scope: trio.CancelScope | None = None
         self._in_flight: tuple[float, Sequence[Request]] | None = None
-        self._groups = self._commits = 0
-        self._flush_s = self._flush_max_s = 0.0
+        self._begun = False
+        """Whether what is in flight may be stored."""
+        self._commits = self._doubts = 0
+        self._flushes = Timings()
         self._flush_mean_s = 0.0005
         self.failure: BaseException | None = None
 
@@ -83,7 +100,7 @@ class Journal:
         Raises:
           KeyReused, TooLarge, Full, ConditionTooBroad: nothing was stored.
           Unavailable, Closed: nothing was stored, and nothing will be.
-          InDoubt: the store did not answer within `limits.commit_s`.
+          InDoubt: the store did not answer, or did not come back from a failed flush, within `limits.commit_s`.
         """
         if self.full and not derived:
             await self.wait_room()
@@ -176,38 +193,54 @@ class Journal:
             trio.lowlevel.reschedule(task)
 
     async def _flush(self, requests: list[Request]) -> None:
+        self._in_flight = (trio.current_time(), requests)
+        try:
+            while requests:
+                requests = await self._try(requests)
+        except trio.Cancelled:
+            self._give_up(self._in_flight[1], Closed("the journal"))
+            raise
+        except BaseException as error:
+            self.failure = error
+            self._begun = True
+            self._give_up(self._in_flight[1], error)
+            raise
+        finally:
+            self._in_flight, self._begun = None, False
+
+    async def _try(self, requests: list[Request]) -> list[Request]:
+        """Commit *requests* once; those that have to be tried again."""
         began = trio.current_time()
-        self._in_flight = (began, requests)
+        self._begun = True
         try:
             group = await self._backend.commit([request.commit for request in requests])
             if len(group.answers) != len(requests):
                 raise RuntimeError(f"the backend gave {len(group.answers)} answers to {len(requests)} commits: it breaks its contract")
         except InDoubt as error:
-            self._answer_all(requests, error)
+            return await self._resolve(requests, error)
         except PerdureError as error:
+            self._begun = False
+            if self._backend.state is State.DOUBTFUL or self._backend.state is State.REOPENING:
+                return await self._wait_open(requests)
             for request in requests:
                 request.answer(outcome.Error(_again(error)))
-        except trio.Cancelled:
-            self._answer_all(requests, Closed("the journal"))
-            raise
-        except BaseException as error:
-            self.failure = error
-            self._answer_all(requests, error)
-            raise
-        else:
-            self._note(trio.current_time() - began, len(requests))
-            self._sweep(requests, group)
-        finally:
-            self._in_flight = None
+            return []
+        self._note(trio.current_time() - began, len(requests))
+        self._keeper.sound()
+        doubtful = self._sweep(requests, group)
+        return await self._resolve(doubtful, None) if doubtful else []
 
-    def _sweep(self, requests: list[Request], group: Group) -> None:
-        """Wake every caller with its own answer, then hand the group to the ring."""
+    def _sweep(self, requests: list[Request], group: Group) -> list[Request]:
+        """Wake every caller with its own answer, then hand the group to the ring; those in doubt."""
         last = group.follows
+        doubtful: list[Request] = []
         for request, answer in zip(requests, group.answers, strict=True):
             if type(answer) is Committed:
                 request.answer(outcome.Value(answer))
                 if answer.position is not None and answer.position > last:
                     last = answer.position
+            elif isinstance(answer, InDoubt):
+                doubtful.append(request)
             else:
                 request.answer(_outcome_of(answer))
         if last > group.follows:
@@ -217,25 +250,85 @@ class Journal:
             else:
                 size = sum([request.commit.size_bytes for request in requests])
                 self.ring.put(group.follows, last, size, group.records)
+        return doubtful
 
-    def _answer_all(self, requests: Sequence[Request], error: BaseException) -> None:
+    # -- doubt -------------------------------------------------------------------------------
+
+    async def _resolve(self, requests: list[Request], cause: InDoubt | None) -> list[Request]:
+        """Answer those that are stored once the store is back; the others, in order, are to be tried again."""
+        self._doubts += 1
+        self.ring.clear()
+        again: list[Request] = []
+        left = deque(requests)
+        while left:
+            try:
+                await self._keeper.reopened()
+                while left:
+                    if await self._is_absent(left[0]):
+                        again.append(left[0])
+                    left.popleft()
+            except (Unavailable, InDoubt) as error:
+                if self._keeper.failure is not None or isinstance(error, InDoubt):
+                    self._give_up([*left, *again], cause or error)
+                    return []
+        self._begun = False
+        return [request for request in again if request.stage is Stage.TAKEN]
+
+    async def _is_absent(self, request: Request) -> bool:
+        """Whether a commit in doubt turned out not to be stored; one that is, is answered. Whoever was told of the doubt is left with it."""
+        if request.stage is not Stage.TAKEN:
+            return False
+        answer = await self._backend.answer(request.commit.id)
+        if answer is None:
+            return True
+        request.answer(outcome.Value(answer))
+        self.head = max(self.head, answer.position or self.head)
+        return False
+
+    async def _wait_open(self, requests: list[Request]) -> list[Request]:
+        """The store was doubtful already: nothing was begun, and is tried again when it is back."""
+        try:
+            await self._keeper.reopened()
+        except Unavailable as error:
+            self._give_up(requests, error)
+            return []
+        return [request for request in requests if request.stage is Stage.TAKEN]
+
+    def _give_up(self, requests: Sequence[Request], error: BaseException) -> None:
+        """Tell those who still wait: in doubt, or that nothing was begun."""
         for request in requests:
-            doubt = InDoubt(request.commit.id, request.commit.key)
-            doubt.__cause__ = error
-            request.answer(outcome.Error(doubt))
+            if not self._begun:
+                told: PerdureError = Unavailable(str(error))
+            else:
+                told = InDoubt(request.commit.id, request.commit.key)
+            told.__cause__ = error
+            request.answer(outcome.Error(told))
 
     async def _watch(self) -> None:
-        """No caller waits longer than `limits.commit_s` for a flush; the flush itself goes on."""
+        """No caller waits longer than `limits.commit_s`, in a group or before one; a flush under way goes on."""
+        limit_s = self._limits.commit_s
         while True:
-            await trio.sleep(self._limits.commit_s / 10)
-            if self._in_flight is not None and trio.current_time() - self._in_flight[0] >= self._limits.commit_s:
-                self._answer_all(self._in_flight[1], TimeoutError("no answer from the store"))
+            await trio.sleep(limit_s / _TICKS)
+            if self._in_flight is None or trio.current_time() - self._in_flight[0] < limit_s / _TICKS:
+                continue
+            if trio.current_time() - self._in_flight[0] >= limit_s:
+                self._give_up(self._in_flight[1], TimeoutError(f"no answer from the store within {limit_s:g} s"))
+            for queue in (self._callers, self._derived):
+                self._refuse_old(queue, limit_s)
+
+    def _refuse_old(self, queue: deque[Request], limit_s: float) -> None:
+        for request in queue:
+            request.ticks += 1
+        while queue and queue[0].ticks > _TICKS:
+            request = queue.popleft()
+            self._bytes -= request.commit.size_bytes
+            request.answer(outcome.Error(Unavailable(f"it has taken no commit for {limit_s:g} s")))
+        if self._room and not self.full:
+            self._room.unpark_all()
 
     def _note(self, took_s: float, commits: int) -> None:
-        self._groups += 1
         self._commits += commits
-        self._flush_s += took_s
-        self._flush_max_s = max(self._flush_max_s, took_s)
+        self._flushes.note(took_s)
         self._flush_mean_s += (took_s - self._flush_mean_s) / 16
 
     # -- closing -----------------------------------------------------------------------------
@@ -273,12 +366,15 @@ class Journal:
     def statistics(self) -> JournalStatistics:
         """Numbers, now."""
         return JournalStatistics(
-            groups=self._groups,
+            groups=self._flushes.count,
             commits=self._commits,
             waiting=len(self._callers) + len(self._derived),
             waiting_bytes=self._bytes,
-            flush_mean_s=self._flush_s / self._groups if self._groups else 0.0,
-            flush_max_s=self._flush_max_s,
+            doubts=self._doubts,
+            flush_mean_s=self._flushes.mean_s,
+            flush_p50_s=self._flushes.quantile_s(0.5),
+            flush_p99_s=self._flushes.quantile_s(0.99),
+            flush_max_s=self._flushes.max_s,
         )
 
 
@@ -296,7 +392,7 @@ def _again(error: PerdureError) -> PerdureError:
     return copy
 
 
-async def upkeep(backend: Backend, journal: Journal) -> None:
+async def upkeep(backend: Backend, journal: Journal, keeper: Keeper) -> None:
     """Merge and forget in small slices whenever the journal has been idle for a while.
 
     Raises:
@@ -313,4 +409,7 @@ async def upkeep(backend: Backend, journal: Journal) -> None:
                 more = await backend.maintain()
                 await trio.lowlevel.checkpoint()
         except Unavailable:
-            await trio.sleep(5)
+            if backend.state is State.OPEN:
+                await trio.sleep(5)
+            else:
+                await keeper.reopened()

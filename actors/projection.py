@@ -1,7 +1,8 @@
 """Projection actors: a fold kept up to date, its state durable by snapshots, its cursor a compare-and-set.
 
 The loser of that compare-and-set (another process runs the same projection) drops its memory and
-shows the owner's durable state; it does not restart into a fight.
+shows the owner's durable state; it does not restart into a fight. When the store had to be brought back
+after a failed flush, the actor begins again from what is durable.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fi
 from perdure.actors.follower import Follower
 from perdure.actors.mailbox import Mailbox, current_actor
 from perdure.actors.model import Cell, Sources, failed, newest_snapshot, other_version
+from perdure.actors.restart import delay_s
 from perdure.actors.ring import Ring
 from perdure.actors.subscription import Place
 from perdure.backends.codec import Codec, check_stable
 from perdure.backends.commit import Committed, SaveSnapshot, Stored, Write
 from perdure.backends.errors import (
+    Closed,
     Conflict,
+    Full,
+    InDoubt,
     Misuse,
     ModelFaulted,
     PerdureError,
@@ -33,13 +38,14 @@ from perdure.backends.errors import (
     Rewound,
     StateTooLarge,
     TooLarge,
+    Unavailable,
     Unreadable,
     UnstableState,
     WrongStore,
 )
 from perdure.backends.event import START, Position, Record
 from perdure.backends.limits import Limits
-from perdure.backends.protocol import Backend
+from perdure.backends.protocol import Backend, State
 
 P = TypeVar("P", bound=AnyProjection)
 
@@ -59,6 +65,10 @@ class Services:
     commit: Callable[[list[Write]], Awaitable[Committed | Conflict]]
     changed: Changed = "refuse"
     warn: Callable[[str, str], None] = lambda name, text: log.warning("%s: %s", name, text)
+    reopened: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    """Returns when a doubtful store is open again."""
+    reopenings: Callable[[], int] = lambda: 0
+    """How often it had to be."""
 
 
 class ProjectionActor(Generic[P]):
@@ -87,10 +97,13 @@ class ProjectionActor(Generic[P]):
         """Another process owns the projection: nothing is kept from here."""
         self._failure: Exception | None = None
         self._checked = False
+        self._reopenings = 0
+        self._troubles = 0
+        """Of the store, in a row."""
 
     # -- its life ----------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - called by another name
         """Restore, then follow the log until stopped.
 
         Raises:
@@ -100,13 +113,20 @@ class ProjectionActor(Generic[P]):
         """
         token = current_actor.set(f"projection {self.name}")
         self.cell.running = True
-        self._stopping = self._standing_by = False
-        self._progress = Progress(START, START)
+        self._stopping = False
+        started: Callable[[], None] | None = task_status.started
         try:
-            await self._restore()
-            follower = Follower(self._services.backend, self._services.ring, self.projection.events, self._progress.position, self._services.limits)
-            task_status.started()
-            await self._follow(follower)
+            while not self._stopping:
+                try:
+                    follower = await self._begin_anew()
+                    if started is not None:
+                        started()
+                        started = None
+                    await self._follow(follower)
+                except (Unavailable, InDoubt, Full) as error:
+                    await self._wait_out(error)
+            if started is not None:
+                raise Closed("the runtime")
         except PerdureError as error:
             if final(error):
                 self.cell.stand_still(f"{error}: {error.__cause__!r}" if error.__cause__ is not None else str(error))
@@ -115,8 +135,33 @@ class ProjectionActor(Generic[P]):
             current_actor.reset(token)
             self.mailbox.refuse()
 
+    async def _begin_anew(self) -> Follower:
+        """Forget what is in memory, and stand where the store says."""
+        services = self._services
+        self._standing_by, self._progress, self._reopenings = False, Progress(START, START), services.reopenings()
+        await self._restore()
+        return Follower(services.backend, services.ring, self.projection.events, self._progress.position, services.limits)
+
+    async def _wait_out(self, error: Exception) -> None:
+        """The store is in trouble: nobody's fault here, and no restart."""
+        services = self._services
+        if self._stopping:
+            services.warn(self.name, f"what it had folded since its last save is folded again next time: {error}")
+            return
+        services.warn(self.name, f"it waits for the store, then begins again from what is durable: {error}")
+        delay = delay_s(self._troubles, 0.5)
+        self._troubles += 1
+        with trio.CancelScope() as self._waiting:
+            if services.backend.state is State.OPEN:
+                await trio.sleep(delay)
+            else:
+                await services.reopened()
+
     async def _follow(self, follower: Follower) -> None:
+        """Until stopped, or until the store had to be brought back: then memory may be ahead of it."""
         while not self._stopping:
+            if self._services.reopenings() != self._reopenings:
+                return
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
@@ -234,6 +279,7 @@ class ProjectionActor(Generic[P]):
         assert isinstance(stored, Stored)
         self._place.wrote(checkpoint, stored.revision)
         progress.wrote()
+        self._troubles = 0
         done()
         return True
 

@@ -164,8 +164,9 @@ class Supervisor:
         child = slot.child
         progressed = child.progress() > slot.best_progress
         ran_s = trio.current_time() - slot.began
+        cause = self._cause(child, error)
         decision, delay_s = slot.history.note(
-            self._cause(child, error), child.restart, ran_s=ran_s, progressed=progressed, jitter=self._jitter()
+            cause, child.restart, ran_s=ran_s, progressed=progressed, jitter=self._jitter()
         )
         slot.errors = [*(slot.errors if not progressed else []), *([error] if error is not None else [])][-GIVE_UP_AFTER - 1 :]
         match decision:
@@ -175,7 +176,7 @@ class Supervisor:
             case Decision.GIVE_UP:
                 self._give_up(slot)
             case Decision.RESTART:
-                await self._restart(slot, delay_s)
+                await self._restart(slot, delay_s, counted=cause is not Cause.STORE)
 
     def _cause(self, child: Child, error: Exception | None) -> Cause:
         if error is None:
@@ -184,7 +185,7 @@ class Supervisor:
             return Cause.STORE
         return Cause.FINAL if child.final(error) else Cause.FAILED
 
-    async def _restart(self, failed: _Slot, delay_s: float) -> None:
+    async def _restart(self, failed: _Slot, delay_s: float, *, counted: bool) -> None:
         failed.state = "waiting"
         if failed.restart is not None:
             return  # one that is under way starts it too
@@ -203,14 +204,14 @@ class Supervisor:
                 return
             if slot.restart is this:
                 slot.restart = None
-                await self._again(slot, failed)
+                await self._again(slot, failed, counted)
 
-    async def _again(self, slot: _Slot, failed: _Slot) -> None:
+    async def _again(self, slot: _Slot, failed: _Slot, counted: bool) -> None:
         if slot is not failed and slot.child.restart is Restart.TEMPORARY:
             slot.left = True
             self._tell(slot, What.LEFT)
             return
-        slot.restarts += 1
+        slot.restarts += counted
         self._tell(slot, What.RESTARTED, failed.last_error)
         await self._start(slot)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from perdure.backends import keys
+from perdure.backends.answers import write_drawn
 from perdure.backends.build import build, kinds
 from perdure.backends.commit import CHECKPOINTS, MODELS, Alike, SaveSnapshot
 from perdure.backends.engine import Change, Decisions
 from perdure.backends.frame import type_name
-from perdure.backends.tables import DRAWN, Cache, SnapshotRow, Writer, pack_entries, pack_entry, read_entry, sealed, write_meta
+from perdure.backends.tables import Cache, SnapshotRow, Writer, pack_entries, pack_entry, read_entry, sealed, write_meta
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -51,7 +52,7 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
         writer.put("keys", id, sealed(id, _pack(kept)))
         writer.put("ages", keys.aged(kept.at_us, "key", id), b"")
     if done.drawn:
-        writer.put("meta", DRAWN, sealed(DRAWN, _pack(done.drawn)))
+        write_drawn(writer, cache.owner, done.drawn)
     cache.head, cache.at_us, cache.revision = done.head, done.at_us, done.revision
 
 

@@ -10,7 +10,8 @@
 
 A fault belongs to a method by name, and strikes at its nth call from the moment the fault was set,
 once or (`for_good`) from then on. *after* means: the call was carried out, only its answer is lost.
-`calls` counts, faults or not. The reads of a view count like those of the store.
+`calls` counts, faults or not. The reads of a view count like those of the store. A commit that fails
+with `InDoubt` leaves the store doubtful, as a failed flush does, until it is reopened.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import attrs
 import trio
 
 from perdure.backends.commit import Commit, Committed, Group
-from perdure.backends.errors import InDoubt, Misuse
+from perdure.backends.errors import InDoubt, Misuse, Unavailable
 from perdure.backends.event import Position, Record
-from perdure.backends.protocol import Backend, Capabilities, Changes, Entry, Page, Reads, Snapshot, StoreStatus, StreamInfo
+from perdure.backends.protocol import Backend, Capabilities, Changes, Entry, Page, Reads, Snapshot, State, StoreStatus, StreamInfo
 from perdure.backends.selector import EVERYTHING, Selector
 
 T = TypeVar("T")
@@ -148,6 +149,7 @@ class FaultyBackend(FaultyReads):
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner, Faults())
         self.inner = inner
+        self._doubtful = False
 
     # -- what goes wrong ---------------------------------------------------------------------
 
@@ -182,8 +184,22 @@ class FaultyBackend(FaultyReads):
     def id(self) -> str:
         return self.inner.id
 
+    @property
+    def state(self) -> State:
+        return State.DOUBTFUL if self._doubtful else self.inner.state
+
     async def commit(self, commits: Sequence[Commit]) -> Group:
-        return await self._faults.through("commit", [commits], lambda: self.inner.commit(commits))
+        if self._doubtful:
+            raise Unavailable("a flush was made to fail; it has to be reopened first")
+        try:
+            return await self._faults.through("commit", [commits], lambda: self.inner.commit(commits))
+        except InDoubt:
+            self._doubtful = True
+            raise
+
+    async def reopen(self) -> None:
+        await self._faults.through("reopen", [], self.inner.reopen)
+        self._doubtful = False
 
     async def wait_beyond(self, position: Position) -> None:
         await self._faults.through("wait_beyond", [position], lambda: self.inner.wait_beyond(position))

@@ -53,6 +53,7 @@ class Limits:
     view_s: float = _seconds(5, 60)
     commit_s: float = _seconds(30, 3_600)
     gate_s: float = _seconds(5, 3_600)
+    reopen_s: float = _seconds(60, 86_400)
     ask_s: float = _seconds(5, 3_600)
     close_s: float = _seconds(10, 3_600)
     keys_kept_s: float = _seconds(7 * 86_400, 3650 * 86_400)

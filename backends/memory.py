@@ -13,7 +13,8 @@ from sortedcontainers import SortedDict
 from perdure.backends import keys
 from perdure.backends.environment import Environment
 from perdure.backends.limits import LIMITS, Limits
-from perdure.backends.ordered import MapStatus, OrderedBackend
+from perdure.backends.ordered import OrderedBackend
+from perdure.backends.ordered_map import Alone, MapStatus
 from perdure.backends.protocol import Capabilities
 from perdure.backends.tables import Reader, Row, Writer
 
@@ -24,6 +25,8 @@ Tables = dict[str, "SortedDict[bytes, bytes]"]
 
 class _Reader:
     """Rows as they stand in *tables*."""
+
+    stale = False
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -69,12 +72,11 @@ class _Writer(_Reader):
                 self._tables[table][key] = before
 
 
-class MemoryMap:
+class MemoryMap(Alone):
     """See `OrderedMap`. Views keep the tables they began with: a write that meets one goes on with a copy."""
 
-    poll_s = float("inf")
-
     def __init__(self, id: str) -> None:
+        super().__init__()
         self.id = id
         self._tables: Tables = {name: SortedDict() for name in keys.TABLES}
         self._held: dict[object, Tables] = {}
@@ -91,10 +93,7 @@ class MemoryMap:
         finally:
             del self._held[token]
 
-    async def prepare(self) -> bool:
-        return False
-
-    def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
         if any(held is self._tables for held in self._held.values()):
             self._tables = {name: rows.copy() for name, rows in self._tables.items()}
         writer = _Writer(self._tables)

@@ -1,171 +1,40 @@
 """A backend from an ordered map and the engine: what `memory:` and `lmdb:` are made of.
 
 The map keeps tables of ordered keys and writes a batch of them whole or not at all. All else (facts,
-decisions, pages, waits) stands here once. A group is judged and written in one call of the map, with
-no `await` between.
+decisions, pages, waits, doubt) stands here once. A group is judged and written in one call of the map,
+with no `await` between.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import attrs
 import trio
 
-from perdure.backends import build, tables, upkeep
+from perdure.backends import answers, build, tables, upkeep
 from perdure.backends.apply import TYPES_MAX, TooManyTypes, apply
-from perdure.backends.commit import Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
+from perdure.backends.commit import CHECKPOINTS, Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, TooLarge
-from perdure.backends.event import Position, Record
+from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, TooLarge, Unavailable
+from perdure.backends.event import Position
 from perdure.backends.frame import TypeName
 from perdure.backends.limits import LIMITS, Limits
-from perdure.backends.protocol import Capabilities, Changes, Entry, Page, Snapshot, StoreStatus, StreamInfo
-from perdure.backends.selector import EVERYTHING, Selector
+from perdure.backends.news import Moved
+from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedMap
+from perdure.backends.ordered_reads import OrderedReads
+from perdure.backends.protocol import Capabilities, State, StoreStatus
 from perdure.backends.tables import Cache, Reader, Writer
 from perdure.backends.verify import verify_tables
 
 T = TypeVar("T")
 
 
-class MapFull(Exception):
-    """A batch does not fit; nothing of it was written."""
-
-
-@attrs.frozen
-class MapStatus:
-    """Numbers about a map."""
-
-    bytes_used: int = 0
-    bytes_limit: int = 0
-    verified: str = "all"
-    details: dict[str, Any] = attrs.field(factory=dict)
-
-
-class OrderedMap(Protocol):
-    """Tables of ordered keys. Calls do not await: a transaction begins, works and ends in one of them."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def poll_s(self) -> float:
-        """How often to look for what other processes wrote; infinite when there can be none."""
-        ...
-
-    def read(self, fn: Callable[[Reader], T]) -> T:
-        """What *fn* says of the state as it is now."""
-        ...
-
-    def hold(self) -> AbstractContextManager[Reader]:
-        """A reader of the state as it is now, for longer."""
-        ...
-
-    async def prepare(self) -> bool:
-        """Get the right to write; whether another process may have written since the last time.
-
-        Raises:
-          Unavailable: another process has it and keeps it.
-        """
-        ...
-
-    def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
-        """Do *fn* as one batch, durable on return, unless it raises. *small*: it frees room, and may use the reserve.
-
-        Raises:
-          MapFull: it does not fit.
-        """
-        ...
-
-    def status(self) -> MapStatus: ...
-
-    async def check_files(self) -> list[str]:
-        """Problems of the files below the tables, each a sentence."""
-        ...
-
-    async def aclose(self) -> None: ...
-
-
 class _NothingToWrite(Exception):
     """Ends a batch that turned out empty: no flush is owed."""
-
-
-class OrderedReads:
-    """The reads, over whatever gives a reader: the map's newest state, or one that is held."""
-
-    def __init__(self, read: Callable[[Callable[[Reader], Any]], Any], types: Callable[[Reader], Sequence[TypeName]]) -> None:
-        self._read = read
-        self._types = types
-        self._turns = 0
-
-    async def _now(self, fn: Callable[[Reader], T]) -> T:
-        """A small read: every sixteenth one lets other tasks run, all see a cancellation."""
-        self._turns = (self._turns + 1) & 15
-        if self._turns:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
-        result: T = self._read(fn)
-        return result
-
-    async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
-        """See `Reads.read_stream`."""
-        return await self._now(
-            lambda reader: tables.read_stream(reader, self._types(reader), stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
-        )
-
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
-        """See `Reads.read_log`."""
-        await trio.lowlevel.checkpoint()
-        page: Page = self._read(
-            lambda reader: tables.read_log(reader, self._types(reader), after=after, limit=limit, bytes_max=bytes_max, where=where)
-        )
-        return page
-
-    async def head(self) -> Position:
-        """See `Reads.head`."""
-        return await self._now(lambda reader: tables.read_head(reader)[0])
-
-    async def revision(self) -> int:
-        """See `Reads.revision`."""
-        return await self._now(lambda reader: tables.read_meta(reader, "revision"))
-
-    async def answer(self, id: bytes) -> Committed | None:
-        """See `Reads.answer`."""
-        return await self._now(lambda reader: tables.answer(reader, self._types(reader), id))
-
-    async def get(self, bucket: str, key: bytes) -> Entry | None:
-        """See `Reads.get`."""
-        return await self._now(lambda reader: tables.get(reader, bucket, key))
-
-    async def scan(self, bucket: str, *, prefix: bytes = b"", after: bytes | None = None, limit: int) -> list[Entry]:
-        """See `Reads.scan`."""
-        return await self._now(lambda reader: tables.scan(reader, bucket, prefix=prefix, after=after, limit=limit))
-
-    async def read_changes(self, bucket: str, *, after: int, limit: int) -> Changes:
-        """See `Reads.read_changes`."""
-        return await self._now(lambda reader: tables.read_changes(reader, bucket, after=after, limit=limit))
-
-    async def read_snapshot(self, name: str, *, at_most: Position | None = None) -> Snapshot | None:
-        """See `Reads.read_snapshot`."""
-        return await self._now(lambda reader: tables.read_snapshot(reader, name, at_most))
-
-    async def snapshots(self, name: str) -> list[Position]:
-        """See `Reads.snapshots`."""
-        return await self._now(lambda reader: tables.snapshots(reader, name))
-
-    async def stream(self, name: str) -> StreamInfo | None:
-        """See `Reads.stream`."""
-        return await self._now(lambda reader: None if (row := reader.get("streams", name.encode())) is None else tables.stream_info(reader, name, row))
-
-    async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
-        """See `Reads.streams`."""
-        return await self._now(lambda reader: tables.streams(reader, prefix=prefix, after=after, limit=limit))
 
 
 class OrderedBackend(OrderedReads):
@@ -180,10 +49,24 @@ class OrderedBackend(OrderedReads):
         self.environment = environment or Environment()
         self.limits = limits
         self._store = store
-        self._cache = Cache()
+        self._cache = Cache(owner=self.environment.ids()[:8])
         self._cache_valid = False
+        self._read_types: list[TypeName] = []
+        """The table of types as far as readers know it: the cache belongs to whoever writes, who may be a thread."""
         self._closed = False
-        self._news = trio.lowlevel.ParkingLot()
+        self._busy = False
+        """Whether a group of ours is being judged or written."""
+        self._turns_lot = trio.lowlevel.ParkingLot()
+        self._moved = Moved.NOTHING
+        self._moved_to = (Position(0), 0)
+        """Head and revision after it."""
+        self._doubts: list[bytes] = []
+        """Ids of commits of which nobody knows whether they are stored,"""
+        self._doubts_after = Position(0)
+        """and where the log ended before them."""
+        self._resolved: dict[bytes, Committed | None] = {}
+        """What was found of them once the store was back."""
+        self._views: set[trio.CancelScope] = set()
 
     def __repr__(self) -> str:
         return f"<backend {self.url}>"
@@ -198,28 +81,58 @@ class OrderedBackend(OrderedReads):
     async def commit(self, commits: Sequence[Commit]) -> Group:
         """See `Backend.commit`."""
         self._check_open()
-        if await self._store.prepare():
-            self._cache_valid = False
-        group = self._commit(commits)
-        if self._news:
-            self._news.unpark_all()
-        return group
+        await self._take_turn()
+        try:
+            group = await self._commit(commits)
+            if self._moved:
+                self._store.news.tell(self._moved, *self._moved_to)
+            return group
+        finally:
+            self._end_turn()
 
-    def _commit(self, commits: Sequence[Commit]) -> Group:
+    async def _take_turn(self) -> None:
+        while self._busy:
+            await self._turns_lot.park()
+            self._check_open()
+        self._busy = True
+        try:
+            await self._store.take_turn()
+        except BaseException:
+            self._let_next()
+            raise
+
+    def _end_turn(self) -> None:
+        self._moved = Moved.NOTHING
+        self._store.end_turn()
+        self._let_next()
+
+    def _let_next(self) -> None:
+        self._busy = False
+        if self._turns_lot:
+            self._turns_lot.unpark()
+
+    async def _commit(self, commits: Sequence[Commit]) -> Group:
         """One group; halved and asked again where one commit may be the reason that it fails, so that only that one is told so."""
         try:
-            return self._write(commits)
+            return await self._write(commits)
         except (MapFull, TooManyTypes, Corrupt) as error:
             if len(commits) == 1:
-                return self._answer_alone(commits[0], error)
-        return self._halve(commits)
+                return await self._answer_alone(commits[0], error)
+        return await self._halve(commits)
 
-    def _write(self, commits: Sequence[Commit], *, small: bool = False) -> Group:
+    async def _write(self, commits: Sequence[Commit], *, small: bool = False) -> Group:
         runs: list[Decisions] = []
         try:
-            self._store.write(partial(self._decide_and_write, commits, runs), small=small)
+            await self._store.write(partial(self._decide_and_write, commits, runs), small=small)
         except _NothingToWrite:
             pass
+        except MapAway as error:
+            self._forget()
+            raise Unavailable(f"{self.url} has to be reopened first, after a failed flush") from error
+        except MapDoubtful as error:
+            self._forget()
+            self._note_doubt(commits, runs[-1].follows)
+            raise InDoubt(commits[0].id, commits[0].key) from error
         except tables.DAMAGE as error:
             self._forget()
             raise self._damaged(error) from error
@@ -227,9 +140,13 @@ class OrderedBackend(OrderedReads):
             self._forget()
             raise
         done = runs[-1]
+        self._moved |= _moved_by(done)
+        self._moved_to = (done.head, done.revision)
         return Group(done.follows, done.answers, partial(build.records_of, done.commits, done.pieces))
 
     def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
+        if writer.stale:  # another process has written
+            self._cache_valid = False
         if out:  # the map has grown or opened its reserve: what the cache says of the first run was not written
             self._forget()
             out.clear()
@@ -244,23 +161,23 @@ class OrderedBackend(OrderedReads):
 
     def _forget(self) -> None:
         """What the cache says may not have been written."""
-        self._cache = Cache()
+        self._cache = Cache(owner=self._cache.owner)
         self._cache_valid = False
 
-    def _halve(self, commits: Sequence[Commit]) -> Group:
+    async def _halve(self, commits: Sequence[Commit]) -> Group:
         middle = len(commits) // 2
-        first = self._commit(commits[:middle])
+        first = await self._commit(commits[:middle])
         try:
-            second = self._commit(commits[middle:]).answers
+            second = (await self._commit(commits[middle:])).answers
         except PerdureError as error:  # of the second half alone: the first is durable
             second = [_told(commit, error) for commit in commits[middle:]]
         return Group(first.follows, [*first.answers, *second])
 
-    def _answer_alone(self, commit: Commit, error: MapFull | TooManyTypes | Corrupt) -> Group:
+    async def _answer_alone(self, commit: Commit, error: MapFull | TooManyTypes | Corrupt) -> Group:
         """What frees room may use the reserve; anything else is told why it fails."""
         if isinstance(error, MapFull) and frees_room(commit):
             try:
-                return self._write([commit], small=True)
+                return await self._write([commit], small=True)
             except (MapFull, Corrupt) as again:
                 error = again
         answer: Answer
@@ -272,23 +189,69 @@ class OrderedBackend(OrderedReads):
                 answer = TooLarge("type table", f"the store, with type {error.type!r},", TYPES_MAX + 1, TYPES_MAX, "types", "use fewer event types")
             case Corrupt():
                 answer = error
-        return Group(self._read_open(lambda reader: tables.read_head(reader)[0]), [answer])
+        return Group(await self._now(lambda reader: tables.read_head(reader)[0]), [answer])
+
+    # -- doubt -------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """See `Backend.state`."""
+        return State.CLOSED if self._closed else self._store.state
+
+    def _note_doubt(self, commits: Sequence[Commit], follows: Position) -> None:
+        self._doubts_after = min(self._doubts_after, follows) if self._doubts else follows
+        self._doubts += [commit.id for commit in commits]
+
+    async def reopen(self) -> None:
+        """See `Backend.reopen`."""
+        self._check_open()
+        for scope in self._views:
+            scope.cancel()
+        await self._store.reopen()
+        if self._doubts:
+            found = await self._now(lambda reader: answers.answers(reader, self._known_types(reader), self._doubts, self._doubts_after), large=True)
+            self._resolved = {id: found.get(id) for id in self._doubts}
+            self._doubts.clear()
+        self._store.news.wake_all()
+
+    async def answer(self, id: bytes) -> Committed | None:
+        """See `Backend.answer`: of a commit that was in doubt, what was found when the store was back."""
+        if id in self._resolved and self._resolved[id] is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return self._resolved[id]
+        return await super().answer(id)
+
+    async def _read_later(self, fn: Callable[[Reader], T]) -> T:
+        with trio.move_on_after(self.limits.commit_s):
+            while True:
+                await self._store.wait_back()
+                try:
+                    return self._read_open(fn)
+                except MapAway:
+                    continue
+        raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after a failed flush")
 
     # -- waiting -----------------------------------------------------------------------------
 
     async def wait_beyond(self, position: Position) -> None:
         """See `Backend.wait_beyond`."""
-        await self._wait(lambda reader: tables.read_head(reader)[0] > position)
+        await self._wait(Moved.LOG, lambda reader: tables.read_head(reader)[0] > position)
 
     async def wait_changed(self, revision: int) -> None:
         """See `Backend.wait_changed`."""
-        await self._wait(lambda reader: tables.read_meta(reader, "revision") > revision)
+        await self._wait(Moved.KV, lambda reader: tables.read_meta(reader, "revision") > revision)
 
-    async def _wait(self, done: Callable[[Reader], bool]) -> None:
+    async def _wait(self, what: Moved, done: Callable[[Reader], bool]) -> None:
         await trio.lowlevel.checkpoint()
-        while not self._read_open(done):
-            with trio.move_on_after(self._store.poll_s) if math.isfinite(self._store.poll_s) else trio.CancelScope():
-                await self._news.park()
+        while not await self._look(done):
+            await self._store.news.wait(what)
+
+    async def _look(self, done: Callable[[Reader], T]) -> T:
+        """What *done* says, with no other task between the look and what its caller does next."""
+        try:
+            return self._read_open(done)
+        except MapAway:
+            return await self._read_later(done)
 
     # -- the rest ----------------------------------------------------------------------------
 
@@ -296,34 +259,45 @@ class OrderedBackend(OrderedReads):
     async def view(self) -> AsyncIterator[OrderedReads]:
         """See `Backend.view`."""
         self._check_open()
-        with self._store.hold() as reader:
-            types = self._known_types(reader)
-            with trio.move_on_after(self.limits.view_s) as scope:  # noqa: ASYNC100 - the body is what it bounds
-                yield OrderedReads(partial(self._read_held, reader), lambda _: types)
+        try:
+            with self._store.hold() as reader:
+                types = self._known_types(reader)
+                with trio.move_on_after(self.limits.view_s) as scope:  # noqa: ASYNC100 - the body is what it bounds
+                    self._views.add(scope)
+                    try:
+                        yield OrderedReads(partial(self._read_held, reader, scope), lambda _: types)
+                    finally:
+                        self._views.discard(scope)
+        except MapAway as error:
+            raise Unavailable(f"{self.url} is being reopened after a failed flush") from error
         if scope.cancelled_caught:
-            raise Closed(f"the view (open for {self.limits.view_s:g} s)")
+            raise Closed(f"the view (open for {self.limits.view_s:g} s, or cut because the store had to be reopened)")
 
     async def now_us(self) -> int:
         """See `Backend.now_us`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        return max(self._read_open(lambda reader: max(tables.read_head(reader)[1], tables.read_meta(reader, "at"))), self.environment.clock())
+        return max(await self._look(lambda reader: max(tables.read_head(reader)[1], tables.read_meta(reader, "at"))), self.environment.clock())
 
     async def maintain(self) -> bool:
         """See `Backend.maintain`."""
         self._check_open()
-        if await self._store.prepare():
-            self._cache_valid = False
         now = self.environment.clock()
         keys_before = now - int(self.limits.keys_kept_s * 1e6)
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)
+        await self._take_turn()
         try:
-            return self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True)
-        except _NothingToWrite:
+            return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True)
+        except (_NothingToWrite, MapFull):
             return False
-        except MapFull:
-            return False
+        except (MapDoubtful, MapAway) as error:
+            self._forget()
+            raise Unavailable(f"a flush of {self.url} failed during upkeep") from error
+        finally:
+            self._end_turn()
 
     def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int) -> bool:
+        if writer.stale:
+            self._cache_valid = False
         before = tables.read_meta(writer, "merged")
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
         merged = upkeep.merge_some(writer)
@@ -345,7 +319,7 @@ class OrderedBackend(OrderedReads):
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_open()
         status = self._store.status()
-        head, revision = self._read_open(lambda reader: (tables.read_head(reader)[0], tables.read_meta(reader, "revision")))
+        head, revision = await self._look(lambda reader: (tables.read_head(reader)[0], tables.read_meta(reader, "revision")))
         return StoreStatus(
             url=self.url,
             id=self.id,
@@ -354,6 +328,7 @@ class OrderedBackend(OrderedReads):
             bytes_used=status.bytes_used,
             bytes_limit=status.bytes_limit,
             verified=status.verified,
+            state=self.state,
             details=status.details,
         )
 
@@ -363,7 +338,10 @@ class OrderedBackend(OrderedReads):
             await trio.lowlevel.checkpoint()
             return
         self._closed = True
-        self._news.unpark_all()
+        for scope in self._views:
+            scope.cancel()
+        self._turns_lot.unpark_all()
+        self._store.news.wake_all()
         await self._store.aclose()
 
     def _check_open(self) -> None:
@@ -377,7 +355,9 @@ class OrderedBackend(OrderedReads):
         except tables.DAMAGE as error:
             raise self._damaged(error) from error
 
-    def _read_held(self, reader: Reader, fn: Callable[[Reader], T]) -> T:
+    def _read_held(self, reader: Reader, scope: trio.CancelScope, fn: Callable[[Reader], T]) -> T:
+        if scope.cancel_called or scope not in self._views:
+            raise Closed("the view")
         try:
             return fn(reader)
         except tables.DAMAGE as error:
@@ -389,9 +369,9 @@ class OrderedBackend(OrderedReads):
     def _known_types(self, reader: Reader) -> Sequence[TypeName]:
         """The table of types as this reader sees it, at least."""
         rows = reader.scan_back("types", b"", None, 1)
-        if rows and int.from_bytes(rows[0][0], "big") >= len(self._cache.types):
-            self._cache.load_types(reader)
-        return self._cache.types
+        if rows and int.from_bytes(rows[0][0], "big") >= len(self._read_types):
+            self._read_types = tables.read_types(reader)
+        return self._read_types
 
 
 def _told(commit: Commit, error: PerdureError) -> Any:
@@ -399,6 +379,13 @@ def _told(commit: Commit, error: PerdureError) -> Any:
     answer = InDoubt(commit.id, commit.key) if isinstance(error, InDoubt) else type(error)(*error.args)
     answer.__cause__ = error
     return answer
+
+
+def _moved_by(done: Decisions) -> Moved:
+    moved = Moved.LOG if done.pieces else Moved.NOTHING
+    if done.states or any(change.bucket != CHECKPOINTS for change in done.changes):
+        return moved | Moved.KV
+    return moved | Moved.CHECKPOINT if done.changes else moved
 
 
 def frees_room(commit: Commit) -> bool:

@@ -6,6 +6,7 @@ cancelled read or wait has changed nothing; a commit that has begun is not inter
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -15,6 +16,17 @@ import attrs
 from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.event import Position, Record
 from perdure.backends.selector import EVERYTHING, Selector
+
+
+class State(enum.StrEnum):
+    """Whether a store can be asked. Drawn in ARCHITECTURE.md."""
+
+    OPEN = "open"
+    DOUBTFUL = "doubtful"
+    """A flush failed: nobody knows what of it is stored, until `Backend.reopen`. Nothing is committed, reads go on as far as they can."""
+    REOPENING = "reopening"
+    """Reads wait."""
+    CLOSED = "closed"
 
 
 @attrs.frozen
@@ -27,6 +39,8 @@ class Capabilities:
     """`view` gives reads of one position."""
     shared_reads: bool = False
     """Other processes may read the store meanwhile."""
+    shared_writes: bool = False
+    """Other processes may write to the store meanwhile."""
 
     def declared(self) -> tuple[str, ...]:
         """The names of those it has."""
@@ -105,6 +119,7 @@ class StoreStatus:
     bytes_limit: int
     verified: str
     """How far the stored bytes have been checked since the last unclean stop."""
+    state: State = State.OPEN
     details: dict[str, Any] = attrs.field(factory=dict)
     """What only this kind of backend knows: flush times, oldest reader, and so on."""
 
@@ -202,8 +217,25 @@ class Backend(Reads, Protocol):
         On return every later read, by any process, sees them. Once begun it is not interrupted.
 
         Raises:
-          Unavailable: not begun; nothing will happen later.
+          Unavailable: not begun; nothing will happen later. Where `state` is not open, `reopen` is the remedy.
+          InDoubt: the flush failed; the store is doubtful. `reopen` it, then ask for each commit's `answer`.
           Closed: not begun.
+        """
+        ...
+
+    @property
+    def state(self) -> State:
+        """Whether it can be asked."""
+        ...
+
+    async def reopen(self) -> None:
+        """Bring a doubtful store back: cut its views, close it, open it again, and learn what is stored of the commits in doubt.
+
+        On return it is open and `answer` knows each of them. At once where nothing is in doubt. If cancelled, it is as it was or open.
+
+        Raises:
+          Unavailable: it does not open now; try again.
+          Corrupt, WrongStore, TooNew, Misuse: it will not.
         """
         ...
 

@@ -16,7 +16,7 @@ import attrs
 import msgspec
 
 from perdure.backends import frame, keys
-from perdure.backends.commit import LEASES, Appended, Committed, Unless
+from perdure.backends.commit import LEASES, Unless
 from perdure.backends.engine import Facts, Kept, Needs, TooBroad
 from perdure.backends.errors import Compacted, Corrupt, Rewound, Truncated
 from perdure.backends.event import Position, Record
@@ -32,8 +32,6 @@ DAMAGE = (struct.error, UnicodeDecodeError, msgspec.DecodeError)
 """What unpacking a row raises that is not as it was written."""
 FRAMES_A_STEP = 256
 """Frames looked at in one scan step."""
-RECENT_FRAMES = 1_000
-"""How far back a drawn commit id is looked for: it serves to resolve doubt, which is young."""
 
 
 class Reader(Protocol):
@@ -52,6 +50,11 @@ class Reader(Protocol):
 
 class Writer(Reader, Protocol):
     """The same, in a transaction that writes."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether someone else has written since this map was written last: what was remembered since then does not count."""
+        ...
 
     def put(self, table: str, key: bytes, value: bytes) -> None: ...
 
@@ -77,6 +80,8 @@ class Cache:
     at_us: int = 0
     revision: int = 0
     streams_made: int = 0
+    owner: bytes = b"\0" * 8
+    """Whose it is: under this name the ids of the last group are kept that its events do not tell."""
 
     STREAMS_MAX = 200_000
 
@@ -91,8 +96,16 @@ class Cache:
 
     def load_types(self, reader: Reader) -> None:
         """Read the table of types."""
-        self.types = [_read_type(value) for _, value in reader.scan("types", b"", None, 1 << 16)]
+        newest = reader.scan_back("types", b"", None, 1)
+        if newest and int.from_bytes(newest[0][0], "big") < len(self.types):
+            return  # types are only added
+        self.types = read_types(reader)
         self.numbers = {(type.name, type.version): (number, type.crc) for number, type in enumerate(self.types)}
+
+
+def read_types(reader: Reader) -> list[TypeName]:
+    """The table of types, by number."""
+    return [_read_type(value) for _, value in reader.scan("types", b"", None, 1 << 16)]
 
 
 def _read_type(value: Buffer) -> TypeName:
@@ -104,7 +117,7 @@ def read_meta(reader: Reader, name: str) -> int:
     """A number of the store as a whole; 0 if it was never written."""
     key = name.encode()
     value = reader.get("meta", key)
-    return 0 if value is None else keys.read_number(_unseal(f"the store's number {name!r}", key, value))
+    return 0 if value is None else keys.read_number(unseal(f"the store's number {name!r}", key, value))
 
 
 def write_meta(writer: Writer, name: str, value: int) -> None:
@@ -134,7 +147,7 @@ def read_log(reader: Reader, types: Sequence[TypeName], *, after: Position, limi
     cursor, budget, room = after, PAGE_EXAMINED, bytes_max
     while cursor < end and budget > 0 and room > 0 and len(records) < limit:
         before = cursor
-        for value, head in _frames_beyond(reader, cursor):
+        for value, head in frames_beyond(reader, cursor):
             while cursor < head.last and budget > 0 and room > 0 and len(records) < limit:
                 last = head.commit_end(min(head.last, cursor + min(limit - len(records), budget)))
                 found = frame.read_frame(value, types, head=head, first=cursor + 1, last=last, where=choose)
@@ -152,7 +165,7 @@ def read_log(reader: Reader, types: Sequence[TypeName], *, after: Position, limi
     return Page(records, cursor, end)
 
 
-def _frames_beyond(reader: Reader, after: Position) -> Iterator[tuple[bytes, frame.Head]]:
+def frames_beyond(reader: Reader, after: Position) -> Iterator[tuple[bytes, frame.Head]]:
     """Some frames that hold positions beyond *after*, in order."""
     start = keys.number(after + 1)
     for key, _ in reader.scan_back("frames", b"", keys.number(after + 2), 1):
@@ -412,8 +425,6 @@ class SnapshotRow(msgspec.Struct, array_like=True, frozen=True):
 
 _unpack_snapshot = msgspec.msgpack.Decoder(SnapshotRow).decode
 _unpack_kept = msgspec.msgpack.Decoder(Kept).decode
-_unpack_drawn = msgspec.msgpack.Decoder(list[tuple[bytes, Kept]]).decode
-DRAWN = b"drawn"
 
 
 def sealed(key: bytes, body: bytes) -> bytes:
@@ -421,7 +432,12 @@ def sealed(key: bytes, body: bytes) -> bytes:
     return crc32(body, crc32(key)).to_bytes(4, "big") + body
 
 
-def _unseal(what: str, key: bytes, raw: Buffer) -> bytes:
+def unseal(what: str, key: bytes, raw: Buffer) -> bytes:
+    """The body of a sealed row.
+
+    Raises:
+      Corrupt: it is not as it was written; *what* says whose it is.
+    """
     body = bytes(raw[4:])
     if crc32(body, crc32(key)) != int.from_bytes(raw[:4], "big"):
         raise Corrupt(what, "its checksum does not fit")
@@ -434,7 +450,7 @@ def read_snapshot(reader: Reader, name: str, at_most: Position | None = None) ->
     stop = keys.after_prefix(lead) if at_most is None else keys.snapshot(name, at_most + 1)
     for key, raw in reader.scan_back("snapshots", lead, stop, 1):
         position = Position(keys.last_number(key))
-        row = _unpack_snapshot(_unseal(f"snapshot {name!r} at position {position}", bytes(key), raw))
+        row = _unpack_snapshot(unseal(f"snapshot {name!r} at position {position}", bytes(key), raw))
         return Snapshot(name, position, row.fingerprint, row.state, row.at_us)
     return None
 
@@ -484,39 +500,7 @@ def _stream_fact(reader: Reader, cache: Cache, stream: str) -> int:
 def read_kept(reader: Reader, id: bytes) -> Kept | None:
     """What is kept of the commit with that id, if it had a key."""
     raw = reader.get("keys", id)
-    return None if raw is None else _unpack_kept(_unseal(f"the row of commit {id.hex()}", id, raw))
-
-
-def read_drawn(reader: Reader) -> dict[bytes, Kept]:
-    """What is kept, of the last group that had such, of commits without a key whose events do not tell their answer."""
-    raw = reader.get("meta", DRAWN)
-    return {} if raw is None else dict(_unpack_drawn(_unseal("the row of the last group's ids", DRAWN, raw)))
-
-
-def answer(reader: Reader, types: Sequence[TypeName], id: bytes) -> Committed | None:
-    """See `Reads.answer`: by its row if it had a key, else among the newest frames and the ids kept of commits without events."""
-    kept = read_kept(reader, id)
-    kept = kept or read_drawn(reader).get(id)
-    if kept is not None:
-        return kept.answer()
-    for _, value in reader.scan_back("frames", b"", None, RECENT_FRAMES):
-        if any(commit[0] == id for commit in frame.read_head(value).commits):
-            return _answer_of(frame.read_frame(bytes(value), types), id)
-    return None
-
-
-def _answer_of(records: Sequence[Record], id: bytes) -> Committed:
-    own = [record for record in records if record.commit == id]
-    return committed_of(own)
-
-
-def committed_of(records: Sequence[Record]) -> Committed:
-    """The answer to a commit, from its records (its kv writes are not among them)."""
-    by_stream: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.ordinal):
-        by_stream.setdefault(record.stream, []).append(record)
-    parts = tuple(Appended(part[0].seq, part[-1].seq, part[-1].position) for part in by_stream.values())
-    return Committed(max(record.position for record in records), parts)
+    return None if raw is None else _unpack_kept(unseal(f"the row of commit {id.hex()}", id, raw))
 
 
 # -- conditions ------------------------------------------------------------------------------

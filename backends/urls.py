@@ -48,12 +48,13 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
         case "lmdb":
             if not rest:
                 raise Misuse("an LMDB store is a folder: write lmdb:DIR")
-            _refuse_unknown(url, query, ("size", "verify", "insist", "create"))
+            _refuse_unknown(url, query, ("size", "verify", "flush", "insist", "create"))
             from perdure.backends.lmdb import Options, open_lmdb
 
             options = Options(
                 size=_size(query["size"]) if "size" in query else None,
                 verify=_choice(query, "verify", ("auto", "full", "tree", "off")),
+                flush=_choice(query, "flush", ("auto", "inline", "thread")),  # type: ignore[arg-type]  # one of these
                 create=create and query.get("create", "1") != "0",
                 insist=query.get("insist") == "1",
             )

@@ -17,7 +17,8 @@ import trio
 
 from perdure.backends.conformance import run_checks
 from perdure.backends.keys import TABLES
-from perdure.backends.ordered import MapStatus, OrderedBackend
+from perdure.backends.ordered import OrderedBackend
+from perdure.backends.ordered_map import Alone, MapStatus
 from perdure.backends.protocol import Backend, Capabilities
 from perdure.backends.tables import Reader, Row, Writer
 
@@ -27,6 +28,8 @@ Rows = dict[str, dict[bytes, bytes]]
 
 class DictTables:
     """One transaction: it reads and writes a copy of the tables, made table by table when first written."""
+
+    stale = False
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -53,12 +56,11 @@ class DictTables:
         return found
 
 
-class DictMap:
-    """See `perdure.backends.ordered.OrderedMap`."""
-
-    poll_s = float("inf")  # no other process writes to it
+class DictMap(Alone):
+    """See `perdure.backends.ordered_map.OrderedMap`; no other process writes to it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.id = os.urandom(16).hex()
         self._rows: Rows = {table: {} for table in TABLES}
 
@@ -69,10 +71,7 @@ class DictMap:
     def hold(self) -> Iterator[Reader]:
         yield DictTables(self._rows)
 
-    async def prepare(self) -> bool:
-        return False
-
-    def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
         batch = DictTables(dict(self._rows))
         result = fn(batch)
         self._rows = batch.rows

@@ -10,6 +10,7 @@ import cattrs
 import trio
 
 from perdure.actors.journal import Journal
+from perdure.actors.keeper import Keeper
 from perdure.actors.model import Sources
 from perdure.actors.projection import Changed, Services
 from perdure.actors.ring import Ring
@@ -77,17 +78,18 @@ async def _run(
         codec.registry.register(cls)
     hub = Hub()
     ring = Ring(limits.ring_bytes)
-    journal = Journal(backend, limits, ring)
+    keeper = Keeper(backend, limits, jitter=environment.jitter, publish=hub.publish)
+    journal = Journal(backend, limits, ring, keeper)
     journal.head = await backend.head()
     encoder = Encoder(codec, environment, limits, await backend.now_us())
     streams = Streams(journal, limits)
-    tree = Tree(backend, journal, streams, encoder, environment, limits, hub)
+    tree = Tree(backend, keeper, journal, streams, encoder, environment, limits, hub)
 
     def warn(name: str, text: str) -> None:
         log.warning("%s: %s", name, text)
         hub.publish(Lifecycle(f"projections/{name}", What.WARNED, text, trio.current_time()))
 
-    services = Services(backend, ring, codec, limits, tree.commit_derived, changed, warn)
+    services = Services(backend, ring, codec, limits, tree.commit_derived, changed, warn, keeper.reopened, lambda: keeper.reopenings)
     models = Models(services, Sources(backend, codec, limits))
     rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
 

@@ -1,5 +1,6 @@
 """The supervision tree as one list, its order of closing, and its status as values.
 
+    keeper        brings the store back when a flush failed; when it gives up, that is the runtime's failure
     journal       every commit goes through it; its failure is the runtime's
     streams       a stream actor per stream in use, ending when idle
     upkeep        merges and forgets while the journal is idle
@@ -16,6 +17,7 @@ import attrs
 import trio
 
 from perdure.actors.journal import Journal, JournalStatistics, upkeep
+from perdure.actors.keeper import Keeper
 from perdure.actors.mailbox import current_actor
 from perdure.actors.restart import Restart
 from perdure.actors.status import ActorStatus, Hub, Lifecycle, What
@@ -53,8 +55,19 @@ class Status:
 class Tree:
     """Starts, watches and closes the parts of a runtime."""
 
-    def __init__(self, backend: Backend, journal: Journal, streams: Streams, encoder: Encoder, environment: Environment, limits: Limits, hub: Hub) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        keeper: Keeper,
+        journal: Journal,
+        streams: Streams,
+        encoder: Encoder,
+        environment: Environment,
+        limits: Limits,
+        hub: Hub,
+    ) -> None:
         self._backend = backend
+        self._keeper = keeper
         self._journal = journal
         self._streams = streams
         self._encoder = encoder
@@ -77,6 +90,7 @@ class Tree:
 
     async def start(self, nursery: trio.Nursery, models: Models, projections: Iterable[Any]) -> None:
         """Start everything, in order."""
+        nursery.start_soon(self._guard, self._keeper.run, name="keeper")
         nursery.start_soon(self._guard, self._run_journal, name="journal")
         await nursery.start(self._streams.run)
         jitter, publish = self._environment.jitter, self._hub.publish
@@ -108,7 +122,7 @@ class Tree:
         """A damaged frame ends upkeep, not the runtime: what can be read and written still can."""
         task_status.started()
         try:
-            await upkeep(self._backend, self._journal)
+            await upkeep(self._backend, self._journal, self._keeper)
         except Corrupt as error:
             self._hub.publish(Lifecycle("upkeep/merge", What.WARNED, f"nothing is merged or forgotten any more: {error}", trio.current_time()))
             raise
@@ -160,7 +174,11 @@ class Tree:
         """See `Runtime.status`."""
         head = max([self._journal.head, *(running.cell.position for running in models.all())])
         journal = self._journal.statistics()
+        failure = self._keeper.failure
         children = (
+            ActorStatus(
+                "keeper", self._backend.state.value, restarts=self._keeper.reopenings, last_error=None if failure is None else str(failure)
+            ),
             ActorStatus("journal", "failed" if self._journal.failure else "running", mailbox=journal.waiting, position=head),
             ActorStatus(
                 "streams", "running", children=tuple(ActorStatus(f"stream {name}", "running", mailbox=depth) for name, depth in streams.depths().items())

@@ -152,4 +152,4 @@ async def shared_reads_need_durability(stores: Stores) -> None:
     async with open_desk(stores) as desk:
         declared = desk.backend.capabilities
         holds(declared.durable or not declared.shared_reads, "shared_reads without durable: there is nothing that another process could open")
-        same(set(declared.declared()) <= {"durable", "views", "shared_reads"}, True, "whether only known capabilities are declared")
+        same(set(declared.declared()) <= {"durable", "views", "shared_reads", "shared_writes"}, True, "whether only known capabilities are declared")

@@ -1,7 +1,8 @@
 """`lmdb:DIR`: the embedded default. Acknowledges when the LMDB transaction is durable.
 
 Options in the URL's query: `size=` (bytes, with KiB/MiB/GiB; without it the store may grow as the
-disk allows), `verify=auto|full|tree|off`, `insist=1` (a network file system after all).
+disk allows), `verify=auto|full|tree|off`, `flush=auto|inline|thread` (see `place`), `insist=1` (a network file
+system after all).
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
         shared = await environment.threads.run_sync(sharing.acquire, Path(folder), options, environment.ids())
     except OSError as error:
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
-    store = LmdbMap(shared, environment=environment, gate_s=limits.gate_s)
-    backend = OrderedBackend(
-        store, url=url, capabilities=Capabilities(durable=True, views=True, shared_reads=True), environment=environment, limits=limits
-    )
+    store = LmdbMap(shared, environment=environment, gate_s=limits.gate_s, view_s=limits.view_s)
+    capabilities = Capabilities(durable=True, views=True, shared_reads=True, shared_writes=True)
+    backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
     try:
+        await store.begin()
         if options.verify == "full" and (problems := await backend.verify()):
             raise Corrupt(folder, problems[0])
     except BaseException:

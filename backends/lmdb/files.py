@@ -2,7 +2,10 @@
 
     data.mdb        the tables (LMDB's own format)
     data.mdb-lock   LMDB's readers
-    writer.lock     held (flock) by the process that writes; holds its pid
+    next.lock       held (flock) by who may write next; holds its pid. See `turnstile`
+    gate.lock       held by who writes; holds its pid
+    turn            touched by who has let go of one of these
+    news            written after each group: head and revision, for followers in other processes. See `watch`
     users.lock      held shared by every process that has the store open
     opening.lock    held for the moment of opening and closing
     clean           written at a clean close by the last process: the boot it happened in; gone while the store is in use
@@ -15,6 +18,7 @@ import errno
 import fcntl
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,12 +146,30 @@ def mark_unverified(folder: Path, unverified: bool) -> None:
 # -- locks -----------------------------------------------------------------------------------
 
 
+_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _close_inherited() -> None:
+    """A forked child lets go of what it inherited: else it would keep its parent's locks when that dies. The parent's hold is not touched."""
+    for lock in list(_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
 class FileLock:
-    """An advisory lock on a file (flock), never waited for: taken or not."""
+    """An advisory lock on a file (flock), never waited for: taken or not.
+
+    Each object opens the file anew, so two of one process exclude each other like those of two. In the
+    file stands the pid of who took it last: who does not get it can say who has it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._signature = b"%-20d" % os.getpid()
+        _locks.add(self)
 
     def take(self, *, shared: bool = False) -> bool:
         """Try to take it, or to turn it into the other kind; whether that worked."""
@@ -160,16 +182,20 @@ class FileLock:
             raise
         return True
 
+    def let_go(self) -> None:
+        """Give it back."""
+        if self._handle is not None:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+
     def write_pid(self) -> None:
         """Say in the file who holds it."""
         assert self._handle is not None, "closed"
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+        os.pwrite(self._handle, self._signature, 0)
 
     def read_pid(self) -> str:
         """Who said last to hold it."""
         assert self._handle is not None, "closed"
-        return os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        return os.pread(self._handle, 20, 0).decode(errors="replace").strip() or "unknown"
 
     def close(self) -> None:
         """Let go. Idempotent."""

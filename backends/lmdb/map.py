@@ -10,26 +10,32 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
+import attrs
 import lmdb
 import trio
 
+from perdure.backends.answers import sweep_drawn
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Corrupt, InDoubt, Unavailable
+from perdure.backends.errors import Corrupt, Full, Unavailable
 from perdure.backends.lmdb import shared as sharing
 from perdure.backends.lmdb.files import DATA
 from perdure.backends.lmdb.shared import SharedEnv
-from perdure.backends.ordered import MapFull, MapStatus
-from perdure.backends.tables import Buffer, Reader, Row, Writer
+from perdure.backends.lmdb.turnstile import Turnstile
+from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, MapStatus
+from perdure.backends.protocol import State
+from perdure.backends.tables import Buffer, Reader, Row, Writer, read_meta, write_meta
 
 T = TypeVar("T")
 
 _CHUNK = 16
 _DISK_LOOK_S = 0.5
 _DISK_RESERVE_BYTES = 64 << 20
+_BACK_S = 0.01
+"""How often who waits for a reopening looks."""
 
 
 class _Reader:
@@ -92,7 +98,11 @@ def _key(row: Row) -> bytes:
 class _Writer(_Reader):
     """The same, writing."""
 
-    __slots__ = ()
+    __slots__ = ("stale",)
+
+    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any], stale: bool) -> None:
+        super().__init__(txn, tables)
+        self.stale = stale
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self._txn.put(key, value, db=self._tables[table])
@@ -108,20 +118,26 @@ class _Writer(_Reader):
 class LmdbMap:
     """See `OrderedMap`. One of possibly several users of a `SharedEnv` in this process."""
 
-    poll_s = 0.05
-
-    def __init__(self, shared: SharedEnv, *, environment: Environment, gate_s: float) -> None:
+    def __init__(self, shared: SharedEnv, *, environment: Environment, gate_s: float, view_s: float) -> None:
         self._shared = shared
         self._environment = environment
         self._gate_s = gate_s
+        self._view_s = view_s
+        self._turnstile = Turnstile(shared.folder)
+        self.news = shared.watcher()
         self._seen = -1
-        self._writes = False
+        """The transaction after which what our caller remembers was right."""
+        self._held = 0
         self._looked_at = 0.0
         self._closed = False
 
     @property
     def id(self) -> str:
         return self._shared.id
+
+    @property
+    def state(self) -> State:
+        return self._shared.state
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -136,70 +152,81 @@ class LmdbMap:
             self._translate(error)
 
     def _begin(self) -> lmdb.Transaction:
-        env = self._shared.env
+        shared = self._shared
+        if shared.away:
+            raise MapAway
         try:
-            return env.begin(buffers=True)
+            return shared.env.begin(buffers=True)
         except lmdb.ReadersFullError:
-            env.reader_check()
-            return env.begin(buffers=True)
+            shared.env.reader_check()
+            return shared.env.begin(buffers=True)
         except lmdb.MapResizedError:
-            env.set_mapsize(0)
-            return env.begin(buffers=True)
+            if shared.held:
+                raise Unavailable(f"another process has made the map of {shared.folder} larger: end your views, then it is taken over") from None
+            shared.env.set_mapsize(0)
+            return shared.env.begin(buffers=True)
 
     @contextmanager
     def hold(self) -> Iterator[Reader]:
         sharing.refuse_fork(self._shared)
-        txn = self._begin()
+        try:
+            txn = self._begin()
+        except lmdb.Error as error:
+            self._translate(error)
         self._shared.held += 1
+        self._held += 1
         try:
             yield _Reader(txn, self._shared.tables)
         except lmdb.Error as error:
             self._translate(error)
         finally:
             self._shared.held -= 1
+            self._held -= 1
             txn.abort()
 
     # -- writing -----------------------------------------------------------------------------
 
-    async def prepare(self) -> bool:
-        shared = self._shared
-        sharing.refuse_fork(shared)
-        if not self._writes:
-            await self._become_writer()
-        return self._seen != shared.commits
+    async def take_turn(self) -> None:
+        sharing.refuse_fork(self._shared)
+        await self._turnstile.take(self._gate_s)
+        if self._shared.state is not State.OPEN:
+            self._turnstile.let_go()
+            raise Unavailable(f"{self._shared.why}; it has to be reopened first")
 
-    async def _become_writer(self) -> None:
-        """Take the writer's lock, by trying; this process then keeps it until it closes the store."""
-        lock = self._shared.writer_lock
-        deadline = trio.current_time() + self._gate_s
-        while not lock.take():
-            if trio.current_time() >= deadline:
-                raise Unavailable(f"process {lock.read_pid()} writes to {self._shared.folder}; stop it, or write through it")
-            await trio.sleep(0.02)
-        lock.write_pid()
-        self._writes = True
+    def end_turn(self) -> None:
+        self._turnstile.let_go()
+        if self._shared.state is State.OPEN:
+            with suppress(lmdb.Error):
+                self._shared.check_readers()
 
-    def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
         shared = self._shared
-        with shared.lock:
-            if shared.failed is not None:
-                raise Unavailable(f"{shared.failed}; close the store and open it again")
-            if not small:
-                self._look_at_disk()
-                shared.restrict()
-            try:
-                return self._write_once(fn)
-            except MapFull:
-                if not ((small and shared.extend()) or shared.grow()):
-                    raise
-                return self._write_once(fn)
+        if not small:
+            self._look_at_disk()
+            shared.restrict()
+        try:
+            return await self._write(fn)
+        except MapFull:
+            if not ((small and shared.extend()) or shared.grow()):
+                raise
+            return await self._write(fn)
+
+    async def _write(self, fn: Callable[[Writer], T]) -> T:
+        if not self._shared.place.in_thread:
+            return self._write_once(fn)
+        self._shared.flushes_in_thread += 1
+        with trio.CancelScope(shield=True):  # it is not abandoned once it is on its way to the thread
+            result: T = await self._environment.threads.run_sync(self._write_once, fn)
+        return result
 
     def _write_once(self, fn: Callable[[Writer], T]) -> T:
         shared = self._shared
         try:
             txn = shared.env.begin(write=True, buffers=True)
             try:
-                result = fn(_Writer(txn, shared.tables))
+                this = txn.id()
+                stale, self._seen = self._seen != this - 1, this - 1
+                result = fn(_Writer(txn, shared.tables, stale))
             except BaseException:
                 txn.abort()
                 raise
@@ -208,6 +235,7 @@ class LmdbMap:
         except lmdb.Error as error:
             self._translate(error)
         self._flush(txn)
+        self._seen = this
         return result
 
     def _flush(self, txn: lmdb.Transaction) -> None:
@@ -219,14 +247,11 @@ class LmdbMap:
         except lmdb.MapFullError as error:
             raise MapFull from error
         except lmdb.Error as error:
-            shared.failed = f"a flush of {shared.folder} failed: {error}"
-            raise InDoubt(b"", None) from error
+            shared.doubt(f"a flush of {shared.folder} failed: {error}")
+            raise MapDoubtful from error
         took = time.perf_counter() - began
-        shared.flushes += 1
-        shared.flush_s += took
-        shared.flush_max_s = max(shared.flush_max_s, took)
-        shared.commits += 1
-        self._seen = shared.commits
+        shared.flushes.note(took)
+        shared.place.note(took)
 
     def _look_at_disk(self) -> None:
         """A full disk shows as an IO error in the middle of a flush: so look first, from time to time."""
@@ -241,11 +266,86 @@ class LmdbMap:
             raise MapFull
         self._looked_at = now
 
+    # -- opening, and opening again ----------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Commit one durable transaction, the epoch raised by one: what is read from here on does not rest on the page cache alone.
+
+        Where another process has done so and lives, a writer that is frozen does not keep us out.
+
+        Raises:
+          Unavailable: the first to open the store may not write to it now.
+          Full: it has no room for that.
+        """
+        shared = self._shared
+        if shared.epoch:
+            return
+        try:
+            await self.take_turn()
+        except Unavailable:
+            if shared.first:
+                raise
+            return
+        try:
+            shared.epoch = await self.write(_raise_epoch, small=True)
+            shared.side.epoch = shared.epoch
+        except MapFull as error:
+            status = self.status()
+            raise Full(str(shared.folder), status.bytes_used, status.bytes_limit) from error
+        except MapDoubtful as error:
+            raise Unavailable(shared.why) from error
+        finally:
+            self.end_turn()
+
+    async def reopen(self) -> None:
+        shared = self._shared
+        while shared.state is State.REOPENING:  # noqa: ASYNC110 - another loop of the process may be at it
+            await trio.sleep(_BACK_S)
+        if shared.state is State.OPEN:
+            return
+        shared.state = State.REOPENING
+        try:
+            await self._wait_unread()
+            await self._environment.threads.run_sync(shared.reopen)
+            shared.epoch, shared.first, shared.state, self._seen = 0, True, State.OPEN, -1
+            await self.begin()
+        except BaseException:
+            if shared.state is not State.CLOSED:
+                shared.state = State.DOUBTFUL
+            raise
+
+    async def _wait_unread(self) -> None:
+        """Views have been cut, or end by themselves."""
+        with trio.move_on_after(self._view_s + 1):
+            while self._shared.held:  # noqa: ASYNC110 - another loop of the process may be at it
+                await trio.sleep(_BACK_S)
+        if self._shared.held:
+            raise Unavailable(f"{self._shared.folder} is being read, it cannot be reopened")
+
+    async def wait_back(self) -> None:
+        while self._shared.away or self._shared.state is State.REOPENING:  # noqa: ASYNC110 - another loop of the process may be at it
+            await trio.sleep(_BACK_S)
+
     # -- the rest ----------------------------------------------------------------------------
 
     def status(self) -> MapStatus:
         shared = self._shared
+        details: dict[str, Any] = {
+            "path": str(shared.folder),
+            "epoch": shared.epoch,
+            "reopened": shared.reopened,
+            "flush": shared.place.how,
+            "flushes": shared.flushes.count,
+            "flushes_in_thread": shared.flushes_in_thread,
+            "flush_mean_s": shared.flushes.mean_s,
+            "flush_p50_s": shared.flushes.quantile_s(0.5),
+            "flush_p99_s": shared.flushes.quantile_s(0.99),
+            "flush_max_s": shared.flushes.max_s,
+        }
+        if shared.away:
+            return MapStatus(bytes_limit=shared.size, verified=shared.verified, details=details)
         info, page = shared.env.info(), shared.env.stat()["psize"]
+        oldest = shared.oldest_reader()
         with self._begin() as txn:
             pages = sum(
                 stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in (txn.stat(db) for db in shared.tables.values())
@@ -255,18 +355,16 @@ class LmdbMap:
             bytes_limit=shared.size,
             verified=shared.verified,
             details={
-                "path": str(shared.folder),
+                **details,
                 "file_bytes": (info["last_pgno"] + 1) * page,
-                "flushes": shared.flushes,
-                "flush_mean_s": shared.flush_s / shared.flushes if shared.flushes else 0.0,
-                "flush_max_s": shared.flush_max_s,
-                "readers": shared.env.readers().strip(),
+                "readers": info["num_readers"],
+                "oldest_reader": None if oldest is None else attrs.asdict(oldest),
             },
         )
 
     async def check_files(self) -> list[str]:
         shared = self._shared
-        if shared.held or shared.flushes:
+        if shared.held or shared.flushes.count:
             shared.env.reader_check()
         try:
             await self._environment.threads.run_sync(sharing.check_pages, shared.folder / DATA)
@@ -279,12 +377,23 @@ class LmdbMap:
         if not self._closed:
             self._closed = True
             with trio.CancelScope(shield=True):
+                with trio.move_on_after(1):
+                    while self._held:  # noqa: ASYNC110 - another loop of the process may be at it
+                        await trio.sleep(_BACK_S / 10)
+                self._turnstile.close()
+                self._shared.leave_watcher()
                 await self._environment.threads.run_sync(sharing.release, self._shared)
 
     def _translate(self, error: lmdb.Error) -> NoReturn:
-        where = str(self._shared.folder)
-        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError):
-            raise Corrupt(where, f"LMDB says: {error}") from error
+        shared = self._shared
         if isinstance(error, lmdb.PanicError):
-            self._shared.failed = f"LMDB gave up on {where}: {error}"
-        raise Unavailable(f"LMDB says: {error}") from error
+            shared.doubt(f"LMDB gave up on {shared.folder}: {error}", away=True)
+            raise MapAway from error
+        raise sharing.translated(error, str(shared.folder)) from error
+
+
+def _raise_epoch(writer: Writer) -> int:
+    epoch = read_meta(writer, "epoch") + 1
+    write_meta(writer, "epoch", epoch)
+    sweep_drawn(writer)
+    return epoch

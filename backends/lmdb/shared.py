@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 import lmdb
+import trio
 from lmdb.verify import VerifyError
 from lmdb.verify import verify as walk_pages
 
 from perdure.backends import keys
-from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable
+from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable, WrongStore
 from perdure.backends.lmdb import files
+from perdure.backends.lmdb.place import How, Place
+from perdure.backends.lmdb.readers import Oldest, Readers
+from perdure.backends.lmdb.watch import SideFile, Watcher
+from perdure.backends.protocol import State
+from perdure.backends.timing import Timings
 
 FORMAT = 1
 READABLE_FROM = 1
@@ -30,6 +38,11 @@ RESERVE = 0.01
 """So much of the size limit is kept for deletes and upkeep."""
 MAP_BYTES = 1 << 40
 """The map's size unless ?size= says otherwise: address space, not disk."""
+READERS_EVERY_S = 10.0
+"""Slots of readers that died are freed so often."""
+
+open_environment: Callable[..., lmdb.Environment] = lmdb.open
+"""How LMDB is opened: `faulty` puts itself here."""
 
 
 @attrs.frozen
@@ -40,6 +53,7 @@ class Options:
     verify: str = "auto"
     create: bool = True
     insist: bool = False
+    flush: How = "auto"
 
 
 class SharedEnv:
@@ -49,33 +63,41 @@ class SharedEnv:
         self.folder = folder
         self.options = options
         self.users = 0
-        self.commits = 0
-        """Write transactions of this process: who sees another number than it left has stale caches."""
         self.held = 0
         """Read transactions that are held open for views."""
-        self.lock = threading.RLock()
-        self.flushes = 0
-        self.flush_s = 0.0
-        self.flush_max_s = 0.0
-        self.failed: str | None = None
+        self.flushes = Timings()
+        self.flushes_in_thread = 0
+        self.place = Place(options.flush)
+        self.readers = Readers()
+        self._checked_at = time.monotonic()
+        self.state = State.OPEN
+        self.why = ""
+        """What made it doubtful."""
+        self.away = False
+        """Whether there is no environment to read from."""
+        self.reopened = 0
+        self.epoch = 0
+        self.threads: set[int] = set()
+        """Those whose loops use it."""
+        self._watchers: dict[trio.lowlevel.TrioToken, tuple[Watcher, int]] = {}
         self.pid = os.getpid()
         self.explicit = options.size is not None
         self.size = options.size or MAP_BYTES
         self._extended = False
         self._users_lock = files.FileLock(folder / "users.lock")
-        self.writer_lock = files.FileLock(folder / "writer.lock")
+        self.side = SideFile(folder / "news")
         try:
             with files.opening(folder):
                 self._open(new_id)
         except BaseException:
             self._users_lock.close()
-            self.writer_lock.close()
+            self.side.close()
             raise
 
     # -- opening -----------------------------------------------------------------------------
 
     def _open(self, new_id: bytes) -> None:
-        first = self._users_lock.take()
+        first = self.first = self._users_lock.take()
         data = self.folder / files.DATA
         if not data.exists():
             files.create_data(self.folder, lambda path: self._fill(path, new_id))
@@ -86,18 +108,44 @@ class SharedEnv:
             files.mark_unverified(self.folder, unverified)
             files.mark_in_use(self.folder)
         self._users_lock.take(shared=True)
+        self._open_data(data)
+
+    def _open_data(self, data: Path) -> None:
         self.env = self._environment(data)
-        self.env.reader_check()
         try:
+            self.env.reader_check()
             self.tables = {name: self.env.open_db(name.encode(), create=False) for name in keys.TABLES}
             with self.env.begin() as txn:
                 self._read_identity(txn)
         except lmdb.Error as error:
             self.env.close()
-            raise Corrupt(str(data), f"{error}") from error
+            raise translated(error, str(data)) from error
         except BaseException:
             self.env.close()
             raise
+
+    # -- doubt -------------------------------------------------------------------------------
+
+    def doubt(self, why: str, *, away: bool = False) -> None:
+        """Nobody knows any more what is stored, or (*away*) nothing can be read."""
+        if self.state is State.OPEN:
+            self.state, self.why = State.DOUBTFUL, why
+        self.away = self.away or away
+
+    def reopen(self) -> None:
+        """Close the environment and open it again. Nobody reads."""
+        self.away = True
+        self.env.close()
+        before = self.id
+        with files.opening(self.folder):
+            if not (self.folder / files.DATA).exists():
+                raise Unavailable(f"{self.folder / files.DATA} is not there")
+            self._open_data(self.folder / files.DATA)
+        if self.id != before:
+            self.env.close()
+            raise WrongStore(before, self.id)
+        self.away = False
+        self.reopened += 1
 
     def _verify(self, data: Path) -> tuple[str, bool]:
         """What is known of the pages, and whether that is too little for a clean mark."""
@@ -123,7 +171,7 @@ class SharedEnv:
         size = self.size
         while True:
             try:
-                return lmdb.open(
+                return open_environment(
                     str(data),
                     subdir=False,
                     map_size=self._soft(size),
@@ -138,7 +186,7 @@ class SharedEnv:
                         size //= 2
                         continue
                     raise Unavailable(f"there is no address space for a map of {size:,} bytes; open it with a smaller ?size=") from error
-                raise Corrupt(str(data), f"LMDB says: {error}") from error
+                raise translated(error, str(data)) from error
             finally:
                 self.size = size
 
@@ -168,6 +216,47 @@ class SharedEnv:
             raise Corrupt(str(self.folder), "it has no id")
         self.id = id.hex()
 
+    # -- news and readers --------------------------------------------------------------------
+
+    def watcher(self) -> Watcher:
+        """The watcher of the current loop, counted: give it back with `leave_watcher`."""
+        token = trio.lowlevel.current_trio_token()
+        watcher, users = self._watchers.get(token) or (Watcher(self.side, self.last_transaction), 0)
+        self._watchers[token] = (watcher, users + 1)
+        self.threads.add(threading.get_ident())
+        return watcher
+
+    def leave_watcher(self) -> None:
+        """One user of the current loop's watcher less."""
+        token = trio.lowlevel.current_trio_token()
+        watcher, users = self._watchers.pop(token)
+        if users > 1:
+            self._watchers[token] = (watcher, users - 1)
+        else:
+            watcher.close()
+
+    def last_transaction(self) -> int:
+        """The id of a real read transaction; -1 while there can be none."""
+        if self.away:
+            return -1
+        try:
+            with self.env.begin() as txn:
+                return int(txn.id())
+        except lmdb.Error:
+            return -1
+
+    def check_readers(self) -> None:
+        """From time to time free the slots of readers that died."""
+        now = time.monotonic()
+        if now - self._checked_at >= READERS_EVERY_S:
+            self._checked_at = now
+            self.env.reader_check()
+            self.oldest_reader()
+
+    def oldest_reader(self) -> Oldest | None:
+        """Who stands furthest back, since when."""
+        return self.readers.look(self.env.readers(), self.last_transaction(), time.monotonic())
+
     # -- size --------------------------------------------------------------------------------
 
     def _soft(self, size: int) -> int:
@@ -175,7 +264,7 @@ class SharedEnv:
 
     def extend(self) -> bool:
         """Open the reserve for a batch that frees room; whether there was any to open."""
-        if self._extended or self.held:
+        if self._extended or not self._may_resize:
             return False
         self._resize(self.size)
         self._extended = True
@@ -183,18 +272,23 @@ class SharedEnv:
 
     def restrict(self) -> None:
         """Close the reserve again."""
-        if self._extended and not self.held:
+        if self._extended and self._may_resize:
             self._resize(self._soft(self.size))
             self._extended = False
 
     def grow(self) -> bool:
         """Make room in the map, where the size was not asked for; whether there was any."""
-        if self.explicit or self.held or self.size >= 1 << 46:
+        if self.explicit or not self._may_resize or self.size >= 1 << 46:
             return False
         self._resize(self._soft(self.size * 2))
         self.size *= 2
         self._extended = False
         return True
+
+    @property
+    def _may_resize(self) -> bool:
+        """Mapping anew takes the ground from under every reader: there must be none, in no loop of this process."""
+        return not self.held and len(self.threads) == 1
 
     def _resize(self, size: int) -> None:
         """Map the file anew.
@@ -205,8 +299,8 @@ class SharedEnv:
         try:
             self.env.set_mapsize(size)
         except lmdb.Error as error:
-            self.failed = f"{self.folder} cannot be mapped with {size:,} bytes: {error}"
-            raise Unavailable(f"{self.failed}; close the store and open it again") from error
+            self.doubt(f"{self.folder} cannot be mapped with {size:,} bytes: {error}", away=True)
+            raise Unavailable(self.why) from error
 
     # -- closing -----------------------------------------------------------------------------
 
@@ -214,16 +308,24 @@ class SharedEnv:
         """Close the file; the last process to do so leaves the clean mark."""
         try:
             self.env.close()
-            if self.pid == os.getpid() and self.failed is None:
+            if self.pid == os.getpid() and self.state is State.OPEN:
                 self._leave_clean()
         finally:
-            self.writer_lock.close()
+            self.state = State.CLOSED
+            self.side.close()
             self._users_lock.close()
 
     def _leave_clean(self) -> None:
         with suppress(OSError, Unavailable), files.opening(self.folder):  # without the mark the next opening walks the pages: no more is lost
             if self._users_lock.take() and not files.is_unverified(self.folder):
                 files.mark_clean(self.folder)
+
+
+def translated(error: lmdb.Error, where: str) -> Corrupt | Unavailable:
+    """What LMDB says, as an error of ours."""
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError | lmdb.NotFoundError):
+        return Corrupt(where, f"LMDB says: {error}")
+    return Unavailable(f"LMDB says of {where}: {error}")
 
 
 def check_pages(data: Path) -> None:

@@ -52,7 +52,8 @@ def _lines(status: StoreStatus, streams: int) -> list[tuple[str, object]]:
         ("kv revision", f"{status.revision:,}"),
         ("in use", f"{_told_bytes(status.bytes_used)}{limit}"),
         ("verified", status.verified),
-        *((name.replace("_", " "), _told(name, value)) for name, value in status.details.items()),
+        ("state", status.state),
+        *((name.removesuffix("_s").replace("_", " "), _told(name, value)) for name, value in status.details.items()),
     ]
 
 
@@ -61,6 +62,8 @@ def _told(name: str, value: Any) -> object:
         return _told_bytes(value)
     if name.endswith("_s"):
         return f"{value * 1e3:.2f} ms"
+    if name == "oldest_reader":
+        return "none" if value is None else f"process {value['pid']}, for {value['age_s']:.1f} s, {value['behind']:,} transactions behind"
     return ", ".join(" ".join(part.split()) for part in value.splitlines()) if isinstance(value, str) else value
 
 

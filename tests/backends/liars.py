@@ -23,7 +23,9 @@ from perdure.backends.errors import Closed, Conflict, KeyReused, PerdureError
 from perdure.backends.event import Position, Record
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.memory import MemoryMap
-from perdure.backends.ordered import OrderedBackend, OrderedReads
+from perdure.backends.news import Moved
+from perdure.backends.ordered import OrderedBackend
+from perdure.backends.ordered_reads import OrderedReads
 from perdure.backends.protocol import Backend, Capabilities, ChangedEntry, Changes, Entry, Page, Snapshot
 from perdure.backends.selector import EVERYTHING, Selector
 from perdure.backends.tables import Writer
@@ -141,12 +143,12 @@ class OneBadCommitFailsItsGroup(Honest):
             out[0].answers[:] = [bad[0]] * len(commits)
             raise _Undone
 
-    def _commit(self, commits: Sequence[Commit]) -> Group:
+    async def _commit(self, commits: Sequence[Commit]) -> Group:
         try:
-            return super()._commit(commits)
+            return await super()._commit(commits)
         except _Undone:
             dry: list[Decisions] = []
-            self._store.write(lambda writer: dry.append(decide(commits, tables.facts(writer, _loaded(writer), needs(commits)))))
+            await self._store.write(lambda writer: dry.append(decide(commits, tables.facts(writer, _loaded(writer), needs(commits)))))
             bad = next(answer for answer in dry[0].answers if not isinstance(answer, Committed))
             return Group(dry[0].follows, [bad] * len(commits))
 
@@ -315,7 +317,7 @@ class LosesWakeUps(Liar):
         head = await self.head()
         if head <= position:
             await trio.sleep(0)
-            await self.inner._news.park()  # type: ignore[attr-defined]
+            await self.inner._store.news.wait(Moved.LOG)  # type: ignore[attr-defined]
 
 
 class WakesForNothing(Liar):
@@ -323,7 +325,7 @@ class WakesForNothing(Liar):
 
     async def wait_beyond(self, position: Position) -> None:
         if await self.head() <= position:
-            await self.inner._news.park()  # type: ignore[attr-defined]
+            await self.inner._store.news.wait(Moved.KV)  # type: ignore[attr-defined]
 
 
 class GoesOnAfterClose(Liar):

@@ -119,7 +119,7 @@ async def test_the_board_shows_every_sentence(autojump_clock):
     assert lines[9] == "        in-a-task: the sum is 3, not 4"
     assert lines[10:12] == ["  ----  What nobody has is left out.", "        magic: left out, these stores have no magic()"]
     assert lines[-3:] == [
-        "undeclared capabilities: durable, shared_reads",
+        "undeclared capabilities: durable, shared_reads, shared_writes",
         "1 left out, for want of what only some stores can do",
         "1 passed, 4 failed",
     ]
@@ -169,7 +169,7 @@ async def test_what_has_no_views_must_say_so(autojump_clock):
 
     assert complaints(honest) == []
     assert [score.law.name for score in rude.failed] == ["undeclared-views-are-unsupported"]
-    assert honest.undeclared == ("durable", "views", "shared_reads")
+    assert honest.undeclared == ("durable", "views", "shared_reads", "shared_writes")
 
 
 def test_stores_are_of_memory_or_lmdb(tmp_path):

@@ -11,6 +11,7 @@ from perdure.backends.conformance.law import Desk, appending
 from perdure.backends.errors import Corrupt, InDoubt, Misuse, Unavailable
 from perdure.backends.faulty import METHODS, FaultyBackend, in_doubt
 from perdure.backends.memory import open_memory
+from perdure.backends.protocol import State
 
 NAMES = [
     "ack before commit",
@@ -95,6 +96,8 @@ async def test_a_fault_after_a_commit_loses_only_its_answer(faulty):
         await Desk(faulty).ask(appending("a"), key=b"once")
 
     assert caught.value.key == b"once"
+    assert faulty.state is State.DOUBTFUL
+    await faulty.reopen()
     assert await faulty.answer(caught.value.id) == await Desk(faulty).ask(appending("a"), key=b"once")
 
 

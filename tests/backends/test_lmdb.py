@@ -22,6 +22,7 @@ from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
 from perdure.backends.lmdb import files
+from perdure.backends.lmdb.files import FileLock
 from perdure.backends.urls import open_backend
 
 PRELUDE = """
@@ -217,21 +218,35 @@ WRITER = """
 """
 
 
-async def test_a_second_writing_process_is_refused_with_the_pid_of_the_first_and_may_read(url):
+async def test_two_processes_write_in_turns(url):
     with start(WRITER, url) as first:
         assert first.stdout.readline() == "ready\n"
-        async with open_backend(url, limits=Limits(gate_s=0.1)) as backend:
+        async with open_backend(url) as backend:
             assert await Desk(backend).payloads("a") == [b"1"]
-            with pytest.raises(Unavailable) as caught:
-                await Desk(backend).append("a")
-            assert f"process {first.pid} " in str(caught.value)
 
             first.stdin.write("\n")
             first.stdin.flush()
             await backend.wait_beyond(Position(1))
             assert len(await Desk(backend).stream("a")) == 2
-            assert first.wait(10) == 0
             assert (await Desk(backend).append("a", 1, 2)).last == 3
+            assert first.wait(10) == 0
+
+
+@pytest.mark.parametrize("name", ["next.lock", "gate.lock"])
+async def test_who_has_the_right_to_write_and_keeps_it_is_named_and_nothing_happens_later(url, folder, name):
+    async with open_backend(url, limits=Limits(gate_s=0.1)) as backend:
+        await Desk(backend).append("a")
+        lock = FileLock(folder / name)
+        assert lock.take()
+        lock.write_pid()
+
+        with pytest.raises(Unavailable, match=f"process {os.getpid()} "):
+            await Desk(backend).append("a")
+        assert await Desk(backend).payloads("a") == [b"1"]
+        lock.close()
+
+        assert (await Desk(backend).append("b")).position == 2
+        assert len(await Desk(backend).log()) == 2
 
 
 # -- full ------------------------------------------------------------------------------------

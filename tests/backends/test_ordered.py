@@ -10,7 +10,8 @@ from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Full, InDoubt, TooLarge, Unavailable
 from perdure.backends.lmdb.map import LmdbMap
 from perdure.backends.memory import MemoryMap, open_memory
-from perdure.backends.ordered import MapFull, OrderedBackend
+from perdure.backends.ordered import OrderedBackend
+from perdure.backends.ordered_map import MapFull
 from perdure.backends.protocol import Capabilities
 from perdure.backends.tables import Cache
 from perdure.backends.urls import open_backend

@@ -17,7 +17,7 @@ import layers
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 
-REQUIRED = {"attrs", "cattrs", "lmdb", "msgspec", "outcome", "sortedcontainers", "trio"}
+REQUIRED = {"attrs", "cattrs", "inotify_simple", "lmdb", "msgspec", "outcome", "sortedcontainers", "trio"}
 CLI = {"cyclopts", "rich"}
 EXTRAS = {"perdure.runtime.cli": CLI, "perdure.runtime.__main__": CLI}
 """What a part may import beyond the required; `__main__` says what to install when it is not there."""
@@ -116,7 +116,7 @@ def undeclared(sources: list[layers.Source]) -> list[str]:
         allowed = REQUIRED.union(*(extra for part, extra in EXTRAS.items() if f"{source.name}.".startswith(f"{part}.")))
         for found in layers.imports_of(source):
             known = found.root in sys.stdlib_module_names or found.root in ("perdure", "__future__")
-            if not known and allowed.isdisjoint(owners.get(found.root, ())):
+            if not known and allowed.isdisjoint(owner.replace("-", "_") for owner in owners.get(found.root, ())):
                 complaints.append(f"{source.name}:{found.line} imports {found.root}")
     return complaints
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import attrs
 import lmdb
@@ -22,6 +23,7 @@ import trio
 from perdure.backends import errors
 from perdure.backends.errors import PerdureError
 from perdure.backends.limits import MIB
+from perdure.backends.lmdb.files import FileLock
 from perdure.runtime import NewEvent, open_runtime
 from perdure.runtime.__main__ import main
 from perdure.runtime.cli import store as store_commands
@@ -675,11 +677,22 @@ def test_a_full_store(cli, url):
 # -- other processes -------------------------------------------------------------------------
 
 
-def test_a_second_writer_is_refused_with_the_pid_of_the_first(writer, url):
+def test_a_second_writer_takes_its_turn(writer, url):
     done = finish(start("append", url, "s", "t", "1"))
 
+    assert (done.code, done.err) == (0, "")
+
+
+def test_a_writer_that_keeps_the_others_out_is_named(filled, cli):
+    gate = FileLock(Path(filled.removeprefix("lmdb:")) / "gate.lock")
+    assert gate.take()
+    gate.write_pid()
+
+    done = cli("append", filled, "s", "t", "1")
+    gate.close()
+
     assert (done.code, done.out) == (Exit.UNAVAILABLE, "")
-    assert f"process {writer.pid} writes to " in done.err
+    assert f"process {os.getpid()} has the right to write to " in done.err
 
 
 def test_reading_goes_on_while_another_process_writes(writer, url, cli):

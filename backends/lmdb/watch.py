@@ -1,0 +1,143 @@
+"""What tells followers that another process has committed: a side file, and one watcher of it per store and loop.
+
+The file `news`, 40 bytes, is written in one call after a commit is visible, by whoever holds the gate:
+
+    magic 4 | version u32 | epoch u64 | head u64 | revision u64 | CRC-32 of these u32 | zero u32   (little end first)
+
+It is a hint: a writer that dies between its commit and this write is found out by the slow poll, which
+looks at the id of a real read transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from zlib import crc32
+
+import trio
+
+from perdure.backends.event import Position
+from perdure.backends.lmdb.inotify import watch
+from perdure.backends.news import Moved
+
+_BODY = struct.Struct("<4sIQQQ")
+_END = struct.Struct("<II")
+_MAGIC, _VERSION = b"prdN", 1
+POLL_S = 0.5
+"""How often a waiter looks for itself where it is told,"""
+POLL_UNTOLD_S = 0.02
+"""and where nothing tells."""
+
+
+class SideFile:
+    """The file `news` of a store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.epoch = 0
+
+    def write(self, head: int, revision: int) -> None:
+        """Say how far the store is. What cannot be written is found by polling."""
+        body = _BODY.pack(_MAGIC, _VERSION, self.epoch, head, revision)
+        if self._handle is not None:
+            with suppress(OSError):
+                os.pwrite(self._handle, body + _END.pack(crc32(body), 0), 0)
+
+    def read(self) -> tuple[int, int] | None:
+        """Head and revision as they were said last; None if that cannot be made out."""
+        if self._handle is None:
+            return None
+        raw = os.pread(self._handle, _BODY.size + _END.size, 0)
+        if len(raw) != _BODY.size + _END.size or _END.unpack_from(raw, _BODY.size)[0] != crc32(raw[: _BODY.size]):
+            return None
+        magic, version, _, head, revision = _BODY.unpack_from(raw)
+        return (head, revision) if (magic, version) == (_MAGIC, _VERSION) else None
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+class Watcher:
+    """See `News`. Of those that wait one watches the file for all; when it leaves, the next one does."""
+
+    def __init__(self, side: SideFile, last_transaction: Callable[[], int]) -> None:
+        self._side = side
+        self._watch = watch(side.path)
+        self._poll_s = POLL_S if self._watch.tells else POLL_UNTOLD_S
+        self._last_transaction = last_transaction
+        self._transaction = -1
+        self._lots = {Moved.LOG: trio.lowlevel.ParkingLot(), Moved.KV: trio.lowlevel.ParkingLot()}
+        self._leader: trio.CancelScope | None = None
+        self._leads = Moved.NOTHING
+        """What the leader waits for itself."""
+        self._head, self._revision = -1, -1
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    async def wait(self, what: Moved) -> None:
+        """See `News.wait`."""
+        if self._leader is None:
+            await self._lead(what)
+        else:
+            await self._lots[what].park()
+
+    async def _lead(self, what: Moved) -> None:
+        self._leads = what
+        try:
+            with trio.CancelScope() as self._leader:
+                moved = Moved.NOTHING
+                while not moved & what:
+                    await self._watch.wait(self._poll_s)
+                    moved = self._look()
+                    self._wake(moved)
+        finally:
+            self._leader, self._leads = None, Moved.NOTHING
+            next((lot for lot in self._lots.values() if lot), self._lots[what]).unpark()
+
+    def _look(self) -> Moved:
+        """What has moved since the last look."""
+        if self._watch.drain() and (said := self._side.read()) is not None:
+            return self._compare(*said)
+        transaction = self._last_transaction()
+        if transaction != self._transaction:
+            self._transaction = transaction
+            return Moved.LOG | Moved.KV
+        return Moved.NOTHING
+
+    def _compare(self, head: int, revision: int) -> Moved:
+        moved = Moved.LOG if head != self._head else Moved.NOTHING
+        moved |= Moved.KV if revision != self._revision else Moved.NOTHING
+        self._head, self._revision = head, revision
+        return moved
+
+    # -- telling -----------------------------------------------------------------------------
+
+    def tell(self, moved: Moved, head: Position, revision: int) -> None:
+        """See `News.tell`: to other processes by the file, here directly."""
+        if moved & (Moved.LOG | Moved.KV):
+            self._side.write(head, revision)
+            self._watch.drain()  # our own touch; what others did before it is told with it
+        self._wake(self._compare(head, revision))
+
+    def wake_all(self) -> None:
+        """See `News.wake_all`."""
+        self._wake(Moved.LOG | Moved.KV)
+
+    def _wake(self, moved: Moved) -> None:
+        for what, lot in self._lots.items():
+            if lot and moved & what:
+                lot.unpark_all()
+        if self._leader is not None and moved & self._leads:
+            self._leader.cancel()
+
+    def close(self) -> None:
+        """Wake everybody, watch no more."""
+        self.wake_all()
+        self._watch.close()

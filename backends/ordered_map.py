@@ -1,0 +1,123 @@
+"""What an ordered map is: tables of ordered keys, a batch of writes whole or not at all, and a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+import attrs
+import trio
+
+from perdure.backends.news import LocalNews, News
+from perdure.backends.protocol import State
+from perdure.backends.tables import Reader, Writer
+
+T = TypeVar("T")
+
+
+class MapFull(Exception):
+    """A batch does not fit; nothing of it was written."""
+
+
+class MapDoubtful(Exception):
+    """A flush failed: nobody knows whether the batch is stored. The map is doubtful from here on."""
+
+
+class MapAway(Exception):
+    """The map cannot be read until it has been reopened."""
+
+
+@attrs.frozen
+class MapStatus:
+    """Numbers about a map."""
+
+    bytes_used: int = 0
+    bytes_limit: int = 0
+    verified: str = "all"
+    details: dict[str, Any] = attrs.field(factory=dict)
+
+
+class OrderedMap(Protocol):
+    """Tables of ordered keys. Calls do not await: a transaction begins, works and ends in one of them."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def news(self) -> News: ...
+
+    def read(self, fn: Callable[[Reader], T]) -> T:
+        """What *fn* says of the state as it is now.
+
+        Raises:
+          MapAway: it has to be reopened first.
+        """
+        ...
+
+    def hold(self) -> AbstractContextManager[Reader]:
+        """A reader of the state as it is now, for longer."""
+        ...
+
+    async def take_turn(self) -> None:
+        """Get the right to write, until `end_turn`. If cancelled, it was not got.
+
+        Raises:
+          Unavailable: another process has it and keeps it, or the map is not open.
+        """
+        ...
+
+    def end_turn(self) -> None:
+        """Give it back."""
+        ...
+
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
+        """Do *fn* as one batch, durable on return, unless it raises. *small*: it frees room, and may use the reserve.
+
+        It may run in a thread, and once more if the map has grown. Not cancelled once begun.
+
+        Raises:
+          MapFull: it does not fit.
+          MapDoubtful: its flush failed.
+        """
+        ...
+
+    async def reopen(self) -> None:
+        """See `Backend.reopen`; its readers have been asked to end."""
+        ...
+
+    async def wait_back(self) -> None:
+        """Return when it may be read again."""
+        ...
+
+    def status(self) -> MapStatus: ...
+
+    async def check_files(self) -> list[str]:
+        """Problems of the files below the tables, each a sentence."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Alone:
+    """What a map need not say that no other process writes to and whose flushes do not fail."""
+
+    state = State.OPEN
+
+    def __init__(self) -> None:
+        self.news: News = LocalNews()
+
+    async def take_turn(self) -> None:
+        """Nobody else writes."""
+
+    def end_turn(self) -> None:
+        """Likewise."""
+
+    async def reopen(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def wait_back(self) -> None:
+        await trio.lowlevel.checkpoint()

@@ -85,7 +85,7 @@ class MemoryMap(Alone):
         return fn(_Reader(self._tables))
 
     @contextmanager
-    def hold(self) -> Iterator[Reader]:
+    def hold(self, *, busy: bool = False) -> Iterator[Reader]:
         token = object()
         tables = self._held[token] = self._tables
         try:

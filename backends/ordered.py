@@ -308,7 +308,7 @@ class OrderedBackend(OrderedReads):
     async def verify(self) -> list[str]:
         """See `Backend.verify`."""
         self._check_open()
-        with self._store.hold() as reader:  # while it is held, no page that it can see is used again
+        with self._store.hold(busy=True) as reader:  # while it is held, no page that it can see is used again
             broken = await self._store.check_files()
             if broken:
                 return broken  # what cannot be walked is not handed to the database

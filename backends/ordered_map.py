@@ -58,8 +58,11 @@ class OrderedMap(Protocol):
         """
         ...
 
-    def hold(self) -> AbstractContextManager[Reader]:
-        """A reader of the state as it is now, for longer."""
+    def hold(self, *, busy: bool = False) -> AbstractContextManager[Reader]:
+        """A reader of the state as it is now, for longer. A reopening ends it, unless (*busy*) a thread reads with it: then it waits.
+
+        Ended, it raises `MapAway`.
+        """
         ...
 
     async def take_turn(self) -> None:

@@ -68,7 +68,7 @@ class DictMap(Alone):
         return fn(DictTables(self._rows))
 
     @contextmanager
-    def hold(self) -> Iterator[Reader]:
+    def hold(self, *, busy: bool = False) -> Iterator[Reader]:
         yield DictTables(self._rows)
 
     async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:

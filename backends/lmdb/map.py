@@ -7,6 +7,7 @@ transaction ends.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,31 @@ class _Writer(_Reader):
         return self._txn.delete(key, db=self._tables[table])
 
 
+class _Gone:
+    """In the place of a transaction that was ended under its reader."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise MapAway
+
+
+class Held(_Reader):
+    """A reader that is held; *busy*: a thread reads with it, so it cannot be ended from outside."""
+
+    __slots__ = ("busy", "thread")
+
+    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any], busy: bool) -> None:
+        super().__init__(txn, tables)
+        self.busy = busy
+        self.thread = threading.get_ident()
+
+    def end(self) -> None:
+        """Idempotent."""
+        txn: Any = self._txn
+        self._txn = _Gone()  # type: ignore[assignment]  # it only says that it is gone
+        if not isinstance(txn, _Gone):
+            txn.abort()
+
+
 class LmdbMap:
     """See `OrderedMap`. One of possibly several users of a `SharedEnv` in this process."""
 
@@ -127,7 +153,7 @@ class LmdbMap:
         self.news = shared.watcher()
         self._seen = -1
         """The transaction after which what our caller remembers was right."""
-        self._held = 0
+        self._held: set[Held] = set()
         self._looked_at = 0.0
         self._closed = False
 
@@ -167,22 +193,23 @@ class LmdbMap:
             return shared.env.begin(buffers=True)
 
     @contextmanager
-    def hold(self) -> Iterator[Reader]:
+    def hold(self, *, busy: bool = False) -> Iterator[Reader]:
         sharing.refuse_fork(self._shared)
         try:
             txn = self._begin()
         except lmdb.Error as error:
             self._translate(error)
-        self._shared.held += 1
-        self._held += 1
+        held = Held(txn, self._shared.tables, busy)
+        self._shared.held.add(held)
+        self._held.add(held)
         try:
-            yield _Reader(txn, self._shared.tables)
+            yield held
         except lmdb.Error as error:
             self._translate(error)
         finally:
-            self._shared.held -= 1
-            self._held -= 1
-            txn.abort()
+            self._shared.held.discard(held)
+            self._held.discard(held)
+            held.end()
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -289,6 +316,7 @@ class LmdbMap:
         try:
             shared.epoch = await self.write(_raise_epoch, small=True)
             shared.side.epoch = shared.epoch
+            self._seen = -1  # our caller has not seen whether others wrote before
         except MapFull as error:
             status = self.status()
             raise Full(str(shared.folder), status.bytes_used, status.bytes_limit) from error
@@ -315,7 +343,10 @@ class LmdbMap:
             raise
 
     async def _wait_unread(self) -> None:
-        """Views have been cut, or end by themselves."""
+        """Views of this loop are ended under those who hold them; those of others, and what a thread reads, end by themselves."""
+        for held in [held for held in self._shared.held if not held.busy and held.thread == threading.get_ident()]:
+            self._shared.held.discard(held)
+            held.end()
         with trio.move_on_after(self._view_s + 1):
             while self._shared.held:  # noqa: ASYNC110 - another loop of the process may be at it
                 await trio.sleep(_BACK_S)
@@ -377,9 +408,12 @@ class LmdbMap:
         if not self._closed:
             self._closed = True
             with trio.CancelScope(shield=True):
-                with trio.move_on_after(1):
-                    while self._held:  # noqa: ASYNC110 - another loop of the process may be at it
-                        await trio.sleep(_BACK_S / 10)
+                for held in [held for held in self._held if not held.busy]:
+                    self._shared.held.discard(held)
+                    held.end()
+                with trio.move_on_after(self._view_s):
+                    while any(held.busy for held in self._held):  # noqa: ASYNC110 - a thread reads
+                        await trio.sleep(_BACK_S)
                 self._turnstile.close()
                 self._shared.leave_watcher()
                 await self._environment.threads.run_sync(sharing.release, self._shared)

@@ -63,7 +63,7 @@ class SharedEnv:
         self.folder = folder
         self.options = options
         self.users = 0
-        self.held = 0
+        self.held: set[Any] = set()
         """Read transactions that are held open for views."""
         self.flushes = Timings()
         self.flushes_in_thread = 0

@@ -1,0 +1,188 @@
+"""A flush that fails: every caller gets the true answer, nothing counts as a restart, and the program goes on."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from perdure.backends.environment import Environment, InlineThreads
+from perdure.backends.errors import InDoubt, RuntimeFailed, Unavailable
+from perdure.backends.event import START, Position
+from perdure.backends.limits import Limits
+from perdure.backends.lmdb.faulty import faulty_lmdb
+from perdure.backends.protocol import State
+from perdure.runtime import App, Appended, Event, Keyed, Projection, Stored, event, of, open_runtime
+from perdure.runtime.lifecycle import lifecycle
+
+INLINE = Environment(threads=InlineThreads())
+
+
+@event("counted", version=1)
+@attrs.frozen
+class Counted:
+    by: int
+
+
+def add(state: int, event: Event[Counted]) -> int:
+    return state + event.data.by
+
+
+SUMS = [Projection(f"sum-{number}", version=1, initial=0, step=add, events=of(Counted)) for number in range(5)]
+BY_STREAM = [Keyed(f"by-{number}", version=1, initial=0, step=add, events=of(Counted), key=lambda event: event.stream) for number in range(5)]
+APP = App(projections=[*SUMS, *BY_STREAM])
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"lmdb:{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def broken(tmp_path):
+    with faulty_lmdb(tmp_path) as faults:
+        yield faults
+
+
+@pytest.mark.parametrize("panic", [True, False], ids=["dead", "readable"])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "lost"])
+async def test_64_callers_and_10_projections_get_over_a_failed_flush(url, broken, stored, panic, autojump_clock):
+    async with open_runtime(url, APP, environment=INLINE) as rt:
+        answers: dict[int, list[Appended]] = {}
+
+        async def append(number):
+            answers[number] = [(await rt.append(f"s-{number}", [Counted(number)], expected=seq)).unwrap() for seq in range(10)]
+
+        broken.fail_commit(nth=5, stored=stored, panic=panic)
+        async with trio.open_nursery() as nursery:
+            for number in range(64):
+                nursery.start_soon(append, number)
+
+        head = await rt.head()
+        assert head == 640
+        assert all([a.last for a in answers[number]] == list(range(1, 11)) for number in range(64))
+        assert {one.position for found in answers.values() for one in found} == set(range(1, 641))
+        for projection in SUMS:
+            await rt.model(projection).wait_for(head)
+            assert rt.model(projection).state == sum(range(64)) * 10
+        for keyed in BY_STREAM:
+            await rt.model(keyed).wait_for(head)
+            assert await rt.model(keyed).get("s-7") == 70
+        status = rt.status()
+        assert [found.restarts for projection in APP.projections if (found := status.find(projection.name))] == [0] * 10
+        keeper = status.find("keeper")
+        assert keeper is not None
+        assert (keeper.restarts, keeper.state) == (1, "open")
+        assert status.journal.doubts == 1
+    assert broken.opened == 3  # made, opened, opened again
+
+
+async def test_each_kind_of_commit_in_doubt_is_answered(url, broken, autojump_clock):
+    async with open_runtime(url, environment=INLINE) as rt:
+        bucket = rt.kv("b", int)
+        for stored in (True, False):
+            broken.fail_commit(stored=stored)
+            first = await rt.append("a-1", [Counted(1), Counted(2)])
+            broken.fail_commit(stored=stored)
+            put = await bucket.put("k", 1)
+            broken.fail_commit(stored=stored)
+            keyed = await rt.append("a-1", [Counted(3)], key=b"%d" % stored)
+            broken.fail_commit(stored=stored)
+            gone = await bucket.delete("k")
+
+            assert (await rt.append("a-1", [Counted(3)], key=b"%d" % stored)) == keyed
+            assert (first.last + 1, keyed.last) == (keyed.first, first.last + 1)
+            assert isinstance(put, Stored)
+            assert isinstance(gone, Stored)
+            assert gone.revision == put.revision + 1
+            assert await bucket.get("k") is None
+        assert [one.seq async for one in rt.read("a-1")] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_it_is_brought_back_however_often_it_does_not_open(url, broken, autojump_clock):
+    async with open_runtime(url, environment=INLINE) as rt, lifecycle(rt) as happened:
+        told: list[str] = []
+        broken.fail_commit()
+        broken.refuse_open(times=3)
+
+        assert await rt.append("a-1", [Counted(1)]) == Appended(1, 1, Position(1))
+        while not told or told[-1] != "restarted":
+            with trio.fail_after(60):
+                one = await anext(happened)
+            told += [one.what.value] if one.actor == "keeper" else []
+
+    assert told == ["failed", "failed", "failed", "restarted"]
+
+
+async def test_a_flush_that_fails_for_good_leaves_as_one_error(url, broken, autojump_clock):
+    with pytest.raises(RuntimeFailed) as caught, trio.fail_after(300):
+        async with open_runtime(url, APP, environment=INLINE, limits=Limits(commit_s=30, reopen_s=60)) as rt:
+            await rt.append("a-1", [Counted(1)])
+            broken.fail_commit(for_good=True)
+            began = trio.current_time()
+            with pytest.raises(InDoubt) as doubt:
+                await rt.append("a-1", [Counted(2)], key=b"mine")
+            assert doubt.value.key == b"mine"
+            assert 30 <= trio.current_time() - began <= 34
+            with pytest.raises(Unavailable):
+                await rt.append("a-1", [Counted(3)])
+            await trio.sleep_forever()
+
+    assert isinstance(caught.value.__cause__, Unavailable)
+    assert "not brought back within 60 s" in str(caught.value)
+    broken.heal()
+    async with open_runtime(url, APP, environment=INLINE) as rt:
+        assert [one.data async for one in rt.read("a-1")] == [Counted(1)]
+
+
+async def test_readers_wait_for_a_store_that_is_away(url, broken, autojump_clock):
+    async with open_runtime(url, environment=INLINE) as rt:
+        await rt.append("a-1", [Counted(1)])
+        seen: list[int] = []
+
+        async def follow():
+            async with rt.subscribe(of(Counted), after=START) as events:
+                seen.extend([(await anext(events)).position for _ in range(3)])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            broken.fail_commit()
+            broken.refuse_open(times=5)
+            nursery.start_soon(rt.append, "a-1", [Counted(2)])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert rt.backend.state is not State.OPEN
+
+            assert await rt.head() in (1, 2)
+            await rt.append("a-1", [Counted(3)])
+
+    assert seen == [1, 2, 3]
+
+
+async def test_a_view_is_cut_when_the_store_has_to_be_reopened(url, broken, autojump_clock):
+    async with open_runtime(url, environment=INLINE) as rt:
+        await rt.append("a-1", [Counted(1)])
+        with pytest.raises(Exception, match="cut because the store had to be reopened"):
+            async with rt.view():
+                broken.fail_commit()
+                await rt.append("a-1", [Counted(2)])
+                await trio.sleep(1)
+        assert await rt.head() == 2
+
+
+async def test_two_runtimes_of_one_process_get_over_it_together(url, broken, autojump_clock):
+    async with open_runtime(url, environment=INLINE) as one, open_runtime(url, environment=INLINE) as two:
+        answers = []
+
+        async def append(rt, name):
+            for _ in range(20):
+                position = (await rt.append(name, [Counted(1)])).position
+                answers.append(position)
+
+        broken.fail_commit(nth=10, stored=True)
+        broken.fail_commit(nth=20)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(append, one, "a-1")
+            nursery.start_soon(append, two, "b-1")
+        assert sorted(answers) == list(range(1, 41))
+        assert await one.head() == await two.head() == 40

@@ -9,10 +9,10 @@ from typing import Any
 
 import trio
 
+from perdure.actors.pace import Pace
 from perdure.actors.ring import Ring
 from perdure.backends.errors import Rewound
 from perdure.backends.event import Position, Record
-from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.selector import Selector
 
@@ -20,7 +20,7 @@ from perdure.backends.selector import Selector
 class Follower:
     """Reads the selected records beyond *cursor*, a page at a time; holds one page, and never slows a writer."""
 
-    def __init__(self, backend: Backend, ring: Ring, where: Selector[Any], cursor: Position, limits: Limits) -> None:
+    def __init__(self, backend: Backend, ring: Ring, where: Selector[Any], cursor: Position, pace: Pace) -> None:
         self.cursor = cursor
         self.head = Position(0)
         """Where the log ended when it last looked."""
@@ -28,7 +28,7 @@ class Follower:
         self._ring = ring
         self._where = where
         self._choose = None if where.everything else where
-        self._limits = limits
+        self._pace = pace
         self._unyielded = 0
         """Records handed out since other tasks had their turn."""
 
@@ -48,10 +48,11 @@ class Follower:
         await trio.lowlevel.checkpoint_if_cancelled()
         waited = False
         while True:
-            if self._unyielded >= self._limits.page_records:
+            most = self._pace.page_records
+            if self._unyielded >= most:
                 await trio.lowlevel.checkpoint()
                 self._unyielded = 0
-            taken = self._ring.take(self.cursor, self._limits.page_records, self._choose)
+            taken = self._ring.take(self.cursor, most, self._choose)
             if taken is not None:
                 records, self.cursor = taken
                 self._unyielded += len(records)
@@ -61,9 +62,7 @@ class Follower:
                 await self._backend.wait_beyond(self.cursor)
                 waited = True
                 continue
-            page = await self._backend.read_log(
-                after=self.cursor, limit=self._limits.page_records, bytes_max=self._limits.page_bytes, where=self._where
-            )
+            page = await self._backend.read_log(after=self.cursor, limit=most, bytes_max=self._pace.page_bytes, where=self._where)
             self.head = page.head
             if page.head < self.cursor:
                 raise Rewound(page.head)

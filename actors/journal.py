@@ -20,6 +20,7 @@ import trio
 from perdure.actors import batch
 from perdure.actors.keeper import Keeper
 from perdure.actors.mailbox import Slot, Stage
+from perdure.actors.pace import Pace
 from perdure.actors.ring import Ring
 from perdure.backends.commit import Answer, Commit, Committed, Group
 from perdure.backends.errors import Closed, Conflict, InDoubt, PerdureError, Unavailable
@@ -70,6 +71,7 @@ class Journal:
         self._keeper = keeper
         self._limits = limits
         self.ring = ring
+        self.pace = Pace(limits)
         self.head = Position(0)
         """The last position this journal knows of."""
         self.at_us = 0
@@ -153,6 +155,8 @@ class Journal:
     async def _groups_until_closed(self) -> None:
         while True:
             await self._wait_work()
+            if self._callers:
+                self.pace.note_callers(trio.current_time())
             group = batch.next_group(self._callers, self._derived, self._limits, self._take)
             if group:
                 await self._flush(group)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import trio
+
 from perdure.actors.cursor import Checkpoint, Progress
 from perdure.actors.fold import Keyed, Stopped, keys_of
 from perdure.actors.follower import Follower
@@ -14,12 +16,16 @@ from perdure.backends.commit import Committed, Delete, PutAll, Stored, Write, ch
 from perdure.backends.errors import TooLarge, Unreadable
 from perdure.backends.event import START, Event, Position, Record
 
-BATCH_KEYS: Final = 16_384
+BATCH_KEYS: Final = 4_096
 """A batch is committed when so many keys are dirty,"""
 BATCH_EVENTS: Final = 50_000
 """or so many events were folded,"""
 BATCH_BYTES: Final = 16 << 20
 """or so many bytes of payload or of states, or when the projection is up to date."""
+
+
+SLICE: Final = 256
+"""So many states are encoded, or so many events folded, before other tasks have their turn."""
 
 
 class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
@@ -141,6 +147,7 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         progress, dirty = self._progress, len(self._dirty)
         return bool(progress.events) and (
             follower.caught_up
+            or self._services.pace.pressed
             or dirty >= BATCH_KEYS
             or dirty * self._state_bytes >= BATCH_BYTES
             or progress.events >= BATCH_EVENTS
@@ -153,7 +160,9 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         states: list[tuple[bytes, bytes]] = []
         sizes: dict[str, int] = {}
         encode = self._encoder()
-        for key, state in dirty.items():
+        for place, (key, state) in enumerate(dirty.items(), 1):
+            if place % SLICE == 0:
+                await trio.lowlevel.checkpoint()
             raw = encode(state)
             if len(raw) > limit:
                 raise TooLarge("value", f"key {key!r} of model {self.name!r}", len(raw), limit)

@@ -21,6 +21,7 @@ from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fi
 from perdure.actors.follower import Follower
 from perdure.actors.mailbox import Mailbox, current_actor
 from perdure.actors.model import Cell, Sources, failed, newest_snapshot, other_version
+from perdure.actors.pace import Pace
 from perdure.actors.restart import delay_s
 from perdure.actors.ring import Ring
 from perdure.actors.subscription import Place
@@ -62,6 +63,7 @@ class Services:
     ring: Ring
     codec: Codec
     limits: Limits
+    pace: Pace
     commit: Callable[[list[Write]], Awaitable[Committed | Conflict]]
     changed: Changed = "refuse"
     warn: Callable[[str, str], None] = lambda name, text: log.warning("%s: %s", name, text)
@@ -140,7 +142,7 @@ class ProjectionActor(Generic[P]):
         services = self._services
         self._standing_by, self._progress, self._reopenings = False, Progress(START, START), services.reopenings()
         await self._restore()
-        return Follower(services.backend, services.ring, self.projection.events, self._progress.position, services.limits)
+        return Follower(services.backend, services.ring, self.projection.events, self._progress.position, services.pace)
 
     async def _wait_out(self, error: Exception) -> None:
         """The store is in trouble: nobody's fault here, and no restart."""

@@ -9,12 +9,12 @@ import trio
 
 from perdure.actors.fold import Fold, fold_page
 from perdure.actors.model import failed
+from perdure.actors.pace import Pace
 from perdure.actors.subscription import decoded
 from perdure.backends.codec import Codec
 from perdure.backends.commit import check_stream
 from perdure.backends.errors import Misuse, ProjectionFailed, Unreadable
 from perdure.backends.event import Event, Position, Record
-from perdure.backends.limits import Limits
 from perdure.backends.protocol import Reads
 from perdure.backends.selector import Selector
 from perdure.backends.tables import bytes_of
@@ -60,13 +60,13 @@ class _Pages(Generic[D]):
 class StreamReader(_Pages[object]):
     """See `Runtime.read`."""
 
-    def __init__(self, reads: Reads, codec: Codec, limits: Limits, stream: str, *, after: int, limit: int | None, backward: bool) -> None:
+    def __init__(self, reads: Reads, codec: Codec, pace: Pace, stream: str, *, after: int, limit: int | None, backward: bool) -> None:
         super().__init__(codec, limit)
-        check_stream(stream, limits, own=True)
+        check_stream(stream, pace.limits, own=True)
         if isinstance(after, bool) or not isinstance(after, int) or after < 0:
             raise Misuse(f"read(after=...) takes a seq from 0, not {after!r}")
         self._reads = reads
-        self._limits = limits
+        self._pace = pace
         self._stream = stream
         self._after = after
         self._backward = backward
@@ -75,9 +75,9 @@ class StreamReader(_Pages[object]):
     async def _fetch(self) -> list[Record]:
         if self._ended:
             return []
-        most = self._limits.page_records if self._left is None else min(self._left, self._limits.page_records)
+        most = self._pace.page_records if self._left is None else min(self._left, self._pace.page_records)
         records = await self._reads.read_stream(
-            self._stream, after=self._after, limit=most, bytes_max=self._limits.page_bytes, backward=self._backward
+            self._stream, after=self._after, limit=most, bytes_max=self._pace.page_bytes, backward=self._backward
         )
         if records:
             self._after = records[-1].seq
@@ -88,19 +88,19 @@ class StreamReader(_Pages[object]):
 class LogReader(_Pages[D]):
     """See `Runtime.read_all`. It ends at the head it finds; `position` is how far it has looked."""
 
-    def __init__(self, reads: Reads, codec: Codec, limits: Limits, events: Selector[D], *, after: Position, limit: int | None) -> None:
+    def __init__(self, reads: Reads, codec: Codec, pace: Pace, events: Selector[D], *, after: Position, limit: int | None) -> None:
         super().__init__(codec, limit)
         if isinstance(after, bool) or not isinstance(after, int) or after < 0:
             raise Misuse(f"read_all(after=...) takes a position, not {after!r}")
         self._reads = reads
-        self._limits = limits
+        self._pace = pace
         self._where = events
         self.position = after
 
     async def _fetch(self) -> list[Record]:
         while True:
-            most = self._limits.page_records if self._left is None else min(self._left, self._limits.page_records)
-            page = await self._reads.read_log(after=self.position, limit=most, bytes_max=self._limits.page_bytes, where=self._where)
+            most = self._pace.page_records if self._left is None else min(self._left, self._pace.page_records)
+            page = await self._reads.read_log(after=self.position, limit=most, bytes_max=self._pace.page_bytes, where=self._where)
             self.position = page.examined
             if self._left is not None and len(page.records) > self._left:  # a page ends with a commit
                 records = page.records[: self._left]
@@ -112,13 +112,14 @@ class LogReader(_Pages[D]):
                 return []
 
 
-async def fold_stream(reads: Reads, codec: Codec, limits: Limits, stream: str, fold: Fold[S, Any]) -> tuple[S, int]:
+async def fold_stream(reads: Reads, codec: Codec, pace: Pace, stream: str, fold: Fold[S, Any]) -> tuple[S, int]:
     """See `Runtime.fold`."""
     if not isinstance(stream, str):
         raise Misuse(f"a stream is named by text, not by {stream!r}")
     state, last = fold.initial, 0
-    step, most, size = fold.step, limits.page_records, limits.page_bytes
+    step, size = fold.step, pace.page_bytes
     while True:
+        most = pace.page_records
         records = await reads.read_stream(stream, after=last, limit=most, bytes_max=size)
         if not records:
             return state, last

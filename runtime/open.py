@@ -89,7 +89,7 @@ async def _run(
         log.warning("%s: %s", name, text)
         hub.publish(Lifecycle(f"projections/{name}", What.WARNED, text, trio.current_time()))
 
-    services = Services(backend, ring, codec, limits, tree.commit_derived, changed, warn, keeper.reopened, lambda: keeper.reopenings)
+    services = Services(backend, ring, codec, limits, journal.pace, tree.commit_derived, changed, warn, keeper.reopened, lambda: keeper.reopenings)
     models = Models(services, Sources(backend, codec, limits))
     rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
 

@@ -122,7 +122,7 @@ class Runtime:
         Raises:
           ProjectionFailed: an event could not be read or folded; the cause says why.
         """
-        return await fold_stream(self.backend, self._codec, self.limits, stream, fold)
+        return await fold_stream(self.backend, self._codec, self._journal.pace, stream, fold)
 
     def read(self, stream: str, *, after: int = 0, limit: int | None = None, backward: bool = False) -> AsyncIterator[Event[object]]:
         """The stream's events with a seq beyond *after*; *backward*: below *after* (0: from the end), newest first.
@@ -130,7 +130,7 @@ class Runtime:
         Ends at the end it finds. Raises while iterating:
           Unreadable: an event does not fit its class. Truncated: what was asked for has been cut.
         """
-        return StreamReader(self.backend, self._codec, self.limits, stream, after=after, limit=limit, backward=backward)
+        return StreamReader(self.backend, self._codec, self._journal.pace, stream, after=after, limit=limit, backward=backward)
 
     def read_all(self, events: Selector[D] = EVERYTHING, *, after: Position = START, limit: int | None = None) -> LogReader[D]:
         """The selected events beyond position *after*, in order, to the head it finds.
@@ -139,7 +139,7 @@ class Runtime:
           Unreadable: an event does not fit its class. Rewound: *after* is beyond the head.
         """
         self._register(events)
-        return LogReader(self.backend, self._codec, self.limits, events, after=after, limit=limit)
+        return LogReader(self.backend, self._codec, self._journal.pace, events, after=after, limit=limit)
 
     @asynccontextmanager
     async def subscribe(
@@ -180,7 +180,7 @@ class Runtime:
             start = start if kept is None else Position(kept.position)
         if start > head:
             raise Rewound(head)
-        follower = Follower(self.backend, self._journal.ring, events, start, self.limits)
+        follower = Follower(self.backend, self._journal.ring, events, start, self._journal.pace)
         subscription: Subscription[D] = Subscription(
             follower,
             self._codec,
@@ -263,7 +263,7 @@ class Runtime:
 
     def view(self) -> AbstractAsyncContextManager[RuntimeView]:
         """Reads that all stand at one position, for `limits.view_s` at most; then the body is cancelled and `Closed` raised."""
-        return RuntimeView.open(self.backend, self._codec, self.limits, self._register)
+        return RuntimeView.open(self.backend, self._codec, self._journal.pace, self._register)
 
     def status(self) -> Status:
         """The tree of actors, as values."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from perdure.actors.follower import Follower
+from perdure.actors.pace import Pace
 from perdure.actors.ring import Ring
 from perdure.backends.codec import Codec
 from perdure.backends.commit import check_stream
@@ -91,7 +92,7 @@ def read(
                 out.note(f"there is no stream {stream!r}: `perdure streams {url}` lists those there are")
                 return Exit.NO
             printer = EventPrinter("seq>", "position>", "at", "type", "data", json=json)
-            async for event in StreamReader(backend, Codec(), LIMITS, stream, after=after, limit=limit, backward=backward):
+            async for event in StreamReader(backend, Codec(), Pace(LIMITS), stream, after=after, limit=limit, backward=backward):
                 printer.add(event)
             printer.flush()
         return Exit.DONE
@@ -125,7 +126,7 @@ def tail(
             if start > head:
                 raise Rewound(head)
             out.hint(f"following {url} from position {start}; Ctrl-C ends")
-            follower = Follower(backend, Ring(1), events, start, LIMITS)
+            follower = Follower(backend, Ring(1), events, start, Pace(LIMITS))
             await _follow(follower, EventPrinter("position>", "stream", "seq>", "at", "type", "data", json=json), limit)
         return Exit.DONE
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from benchmarks import ours, ours_backend
-from benchmarks.harness import BEST, Case, Row
-from benchmarks.peers import eventsource, eventsourcing, raw_lmdb, raw_sqlite, umadb
+from benchmarks import ours, ours_backend, ours_latency, ours_memory, ours_processes
+from benchmarks.harness import BEST, Case, Row, constant
+from benchmarks.peers import bare_trio, eventsource, eventsourcing, eventsourcing_visible, raw_lmdb, raw_sqlite, umadb
 
 
 def growth(name: str) -> Row:
@@ -14,6 +14,11 @@ def growth(name: str) -> Row:
 
 def disk(name: str, case: Case, times_at_most: float) -> Row:
     return Row(f"disk-{name}", case, [ours.PAYLOAD], {ours.PAYLOAD.name: times_at_most}, at_most=True, unit="B/event")
+
+
+def p99(name: str, case: Case, ms_at_most: float) -> Row:
+    limit = constant(f"{ms_at_most:g} ms", ms_at_most)
+    return Row(f"p99-append-{name}", case, [limit, ours_latency.P99_IDLE], {limit.name: 1}, at_most=True, unit="ms")
 
 
 ROWS: Sequence[Row] = [
@@ -66,6 +71,22 @@ ROWS: Sequence[Row] = [
     Row("backend-one-writer", ours_backend.ONE_WRITER, [raw_lmdb.ONE_WRITER], {}),
     Row("backend-bulk-1000", ours_backend.BULK, [raw_lmdb.BULK], {}),
     Row("backend-replay", ours_backend.REPLAY, [raw_lmdb.SCAN], {}),
+    Row(
+        "visible-durable",
+        ours_latency.VISIBLE_DURABLE,
+        [eventsourcing_visible.VISIBLE, eventsourcing_visible.VISIBLE_INLINE, eventsource.VISIBLE],
+        {BEST: 1 / 3},
+        at_most=True,
+        unit="ms",
+    ),
+    Row("visible-memory", ours_latency.VISIBLE_MEMORY, [ours_latency.ANSWERED], {ours_latency.ANSWERED.name: 1.5}, at_most=True, unit="ms"),
+    p99("under-replay", ours_latency.P99_UNDER_REPLAY, 10),
+    p99("under-catch-up", ours_latency.P99_UNDER_CATCH_UP, 15),
+    Row("writer-with-projection", ours_latency.WRITER_WITH_PROJECTION, [ours_latency.WRITER_ALONE], {ours_latency.WRITER_ALONE.name: 0.75}),
+    Row("idle-stream-actor", ours_memory.IDLE_STREAM_ACTOR, [bare_trio.IDLE_TASK], {bare_trio.IDLE_TASK.name: 1.5}, at_most=True, unit="B/actor"),
+    Row("two-processes-64", ours_processes.TWO_PROCESSES, [ours_processes.ONE_PROCESS], {ours_processes.ONE_PROCESS.name: 0.7}),
+    Row("two-processes-least", ours_processes.LEAST_SHARE, [constant("both together", 1.0)], {"both together": 1 / 3}, unit="share"),
+    Row("wake-up", ours_processes.WAKE_UP, [bare_trio.HOP], {bare_trio.HOP.name: 3}, at_most=True, unit="us"),
     disk("bulk", ours.DISK_BULK, 1.6),
     disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),
     disk("interleaved-before-merging", ours.DISK_INTERLEAVED, 3.2),

@@ -4,6 +4,7 @@ It says "ready", is told a line where it has to wait for one, does its part, and
 Instants are those of `time.monotonic_ns`, which is one clock for all processes of a machine.
 """
 
+import gc
 import json
 import socket
 import subprocess
@@ -18,8 +19,12 @@ import attrs
 import trio
 
 from benchmarks.ours import APP, PAYMENTS
-from benchmarks.payload import Payment, payments
+from benchmarks.payload import payments
 from perdure.runtime import Runtime, open_runtime
+
+ANSWER_S = 60
+"""A worker that says nothing for so long has failed."""
+PAYMENTS_COUNT = 1_000
 
 # -- the side that starts it -----------------------------------------------------------------------
 
@@ -40,13 +45,15 @@ class Worker:
 
         Raises:
           WorkerFailed: it ended instead.
+          TooSlowError: it says nothing.
         """
         assert self._process.stdout is not None
-        while b"\n" not in self._rest:
-            more = await self._process.stdout.receive_some()
-            if not more:
-                raise WorkerFailed(f"{self._process.args!r} ended with code {await self._process.wait()}")
-            self._rest += more
+        with trio.fail_after(ANSWER_S):
+            while b"\n" not in self._rest:
+                more = await self._process.stdout.receive_some()
+                if not more:
+                    raise WorkerFailed(f"{self._process.args!r} ended with code {await self._process.wait()}")
+                self._rest += more
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
 
@@ -64,7 +71,8 @@ async def started(role: str, *arguments: object, pass_fds: Sequence[int] = ()) -
         worker = Worker(process)
         assert await worker.line() == "ready"
         yield worker
-        await process.wait()
+        with trio.move_on_after(ANSWER_S):
+            await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
@@ -79,11 +87,18 @@ def say(what: object) -> None:
     print(what, flush=True)
 
 
+def say_ready() -> None:
+    """What was prepared is not the collector's business any more, as on the side that starts it."""
+    gc.collect()
+    gc.freeze()
+    say("ready")
+
+
 async def write(url: str, name: str, writers: str, seconds: str) -> None:
     """So many tasks append single events from the instant told on, for so long; says how many were acknowledged in that time."""
-    acknowledged = 0
+    acknowledged, data = 0, list(payments(PAYMENTS_COUNT))
 
-    async def writer(rt: Runtime, stream: str, data: Sequence[Payment], end_ns: int) -> None:
+    async def writer(rt: Runtime, stream: str, end_ns: int) -> None:
         nonlocal acknowledged
         for each in cycle(data):
             await rt.append(stream, [each])
@@ -92,13 +107,12 @@ async def write(url: str, name: str, writers: str, seconds: str) -> None:
             acknowledged += 1
 
     async with open_runtime(url, APP) as rt:
-        say("ready")
+        say_ready()
         begin_ns = int(await trio.to_thread.run_sync(sys.stdin.readline))
         await trio.sleep((begin_ns - monotonic_ns()) / 1e9)
         async with trio.open_nursery() as nursery:
             for number in range(int(writers)):
-                end_ns = begin_ns + int(float(seconds) * 1e9)
-                nursery.start_soon(writer, rt, f"account-{name}-{number}", list(payments(1_000)), end_ns)
+                nursery.start_soon(writer, rt, f"account-{name}-{number}", begin_ns + int(float(seconds) * 1e9))
     say(acknowledged)
 
 
@@ -106,7 +120,7 @@ async def follow(url: str, count: str) -> None:
     """Subscribe, and say of each of so many events its position and when it was in hand."""
     held: list[tuple[int, int]] = []
     async with open_runtime(url, APP) as rt, rt.subscribe(PAYMENTS) as events:
-        say("ready")
+        say_ready()
         async for each in events:
             held.append((each.position, monotonic_ns()))
             if len(held) == int(count):
@@ -118,7 +132,7 @@ async def receive(fd: str, count: str) -> None:
     """Receive so many single bytes from a socket, and say of each its number and when it was in hand."""
     held: list[tuple[int, int]] = []
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=int(fd))))
-    say("ready")
+    say_ready()
     for number in range(int(count)):
         await stream.receive_some(1)
         held.append((number, monotonic_ns()))

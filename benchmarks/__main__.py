@@ -16,7 +16,7 @@ from benchmarks.harness import Failure, NotDurable, Result, Row, measure, refuse
 from benchmarks.sizes import FULL, QUICK
 
 Outcome = Result | Failure
-COLUMNS = ("row", "peer", "ours", "theirs", "ratio", "range", "goal", "met")
+COLUMNS = ("row", "peer", "unit", "ours", "theirs", "ratio", "range", "goal", "met")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -75,15 +75,16 @@ def as_row(outcome: Outcome) -> dict[str, Any]:
 
 def cells(outcome: Outcome) -> tuple[str, ...]:
     if isinstance(outcome, Failure):
-        return (outcome.row, outcome.case, "", "", "", "", "", f"did not run: {outcome.error}")
-    goal = "" if outcome.goal is None else f"{'<=' if outcome.at_most else '>='} {outcome.goal:g}"
+        return (outcome.row, outcome.case, "", "", "", "", "", "", f"did not run: {outcome.error}")
+    goal = "" if outcome.goal is None else f"{'<=' if outcome.at_most else '>='} {outcome.goal:.3g}"
     met = {None: "", True: "yes", False: "NO"}[outcome.met]
     span = f"{min(outcome.ratios):.2f} to {max(outcome.ratios):.2f}"
-    return (outcome.row, outcome.peer, figure(outcome.ours.median), figure(outcome.theirs.median), f"{outcome.ratio:.2f}", span, goal, met)
+    sides = figure(outcome.ours.median), figure(outcome.theirs.median)
+    return (outcome.row, outcome.peer, outcome.unit, *sides, f"{outcome.ratio:.2f}", span, goal, met)
 
 
 def figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1_000 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
 
 
 def print_table(outcomes: Sequence[Outcome]) -> None:
@@ -96,7 +97,7 @@ def print_table(outcomes: Sequence[Outcome]) -> None:
         print_plain(lines)
         return
     table = Table(*COLUMNS)
-    for column in table.columns[2:7]:
+    for column in table.columns[3:8]:
         column.justify = "right"
     for line in lines:
         table.add_row(*line)

@@ -40,12 +40,22 @@ class Case:
     note: str = ""
 
 
+def constant(name: str, value: float) -> Case:
+    """A peer that is a number: for a goal that is absolute."""
+
+    @contextmanager
+    def always(folder: Path, sizes: Sizes) -> Iterator[Work]:
+        yield lambda: value
+
+    return Case(name, always)
+
+
 @attrs.frozen
 class Row:
     """A subject beside its peers.
 
-    *goals*: a ratio for a peer's name or for `BEST`; a peer without one is shown only. *why*: where the time goes, for a row
-    known to fall short: printed when it does.
+    *goals*: a ratio for a peer's name or for `BEST`; a peer without one is shown only. *at_most*: less is better, so goals are
+    upper bounds. *why*: where the time goes, for a row known to fall short: printed when it does.
     """
 
     name: str
@@ -103,7 +113,8 @@ def results(row: Row, figures: Figures) -> list[Result]:
     ours = figures[row.subject.name]
     lines = [_result(row, peer.name, ours, figures[peer.name], peer.note or row.subject.note) for peer in row.peers]
     if BEST in row.goals and row.peers:
-        best = [max(each) for each in zip(*(figures[peer.name] for peer in row.peers), strict=True)]
+        pick = min if row.at_most else max
+        best = [pick(each) for each in zip(*(figures[peer.name] for peer in row.peers), strict=True)]
         lines.append(_result(row, BEST, ours, best, row.subject.note))
     return lines
 

@@ -18,7 +18,7 @@ import attrs
 import lmdb
 import trio
 
-from benchmarks.harness import Case, Work
+from benchmarks.harness import Case, Work, constant
 from benchmarks.payload import PAYLOAD_BYTES, Payment, payments, total_of
 from benchmarks.sizes import Sizes
 from perdure.backends.urls import open_backend
@@ -47,11 +47,11 @@ def url_of(folder: Path) -> str:
     return f"lmdb:{folder / 'store'}"
 
 
-def _in_runtime(folder: Path, body: Callable[[Any], Awaitable[float]]) -> Work:
+def in_runtime(folder: Path, body: Callable[[Any], Awaitable[float]], app: App = APP) -> Work:
     """*body* with an open runtime in a Trio run of its own; it times itself, so that neither is counted."""
 
     async def run() -> float:
-        async with open_runtime(url_of(folder), APP) as rt:
+        async with open_runtime(url_of(folder), app) as rt:
             return await body(rt)
 
     return lambda: trio.run(run)
@@ -91,7 +91,7 @@ def _one_writer(folder: Path, sizes: Sizes) -> Work:
         await _append_each(rt, next(streams), data)
         return len(data) / (perf_counter() - begun)
 
-    return _in_runtime(folder, body)
+    return in_runtime(folder, body)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _writers(folder: Path, sizes: Sizes) -> Work:
                 nursery.start_soon(_append_each, rt, f"account-{writer}-{number}", each)
         return sizes.writers_ours / (perf_counter() - begun)
 
-    return _in_runtime(folder, body)
+    return in_runtime(folder, body)
 
 
 @contextmanager
@@ -130,13 +130,13 @@ def _bulk(folder: Path, sizes: Sizes) -> Work:
         await _append_all(rt, next(streams), data, sizes.bulk_commit)
         return len(data) / (perf_counter() - begun)
 
-    return _in_runtime(folder, body)
+    return in_runtime(folder, body)
 
 
 @contextmanager
 def replay(folder: Path, sizes: Sizes) -> Iterator[Work]:
     """`fold` over one stream that holds everything."""
-    _copy_filled(folder, sizes.replay, sizes)
+    copy_filled(folder, sizes.replay, sizes)
 
     async def body(rt: Any) -> float:
         begun = perf_counter()
@@ -145,13 +145,13 @@ def replay(folder: Path, sizes: Sizes) -> Iterator[Work]:
         assert (total, last) == (total_of(sizes.replay), sizes.replay)
         return rate
 
-    yield _in_runtime(folder, body)
+    yield in_runtime(folder, body)
 
 
 @contextmanager
 def read_all(folder: Path, sizes: Sizes) -> Iterator[Work]:
     """`async for` over the whole log, event by event, into the same fold."""
-    _copy_filled(folder, sizes.replay, sizes)
+    copy_filled(folder, sizes.replay, sizes)
     yield _read_all(folder, sizes.replay)
 
 
@@ -165,7 +165,7 @@ def _read_all(folder: Path, events_min: int) -> Work:
                 seen += 1
         return seen / (perf_counter() - begun)
 
-    return _in_runtime(folder, body)
+    return in_runtime(folder, body)
 
 
 def _run(folder: Path, body: Callable[[Any], Awaitable[None]]) -> None:
@@ -185,7 +185,7 @@ def _fill(folder: Path, count: int, commit: int) -> None:
     _run(folder, body)
 
 
-def _copy_filled(folder: Path, count: int, sizes: Sizes) -> None:
+def copy_filled(folder: Path, count: int, sizes: Sizes) -> None:
     _copy_template(folder, f"one-stream-{count}", lambda place: _fill(place, count, sizes.bulk_commit))
 
 
@@ -219,7 +219,7 @@ def catch_up_keyed(folder: Path, sizes: Sizes) -> Iterator[Work]:
 
 
 def _catch_up(folder: Path, sizes: Sizes, projection_of: Callable[..., Any], check: Callable[[Any, Any], Awaitable[int]]) -> Work:
-    _copy_filled(folder, sizes.catch_up, sizes)
+    copy_filled(folder, sizes.catch_up, sizes)
     names = (f"total-{number}" for number in numbers())
 
     async def run() -> float:
@@ -258,7 +258,7 @@ def _fold_streams(folder: Path, streams: Sequence[str], each_count: int) -> Work
         assert events == len(streams) * each_count
         return rate
 
-    return _in_runtime(folder, body)
+    return in_runtime(folder, body)
 
 
 def _streams_of(count: int, sizes: Sizes) -> list[str]:
@@ -292,12 +292,6 @@ def grown(work: Callable[[Path, Sizes], Work]) -> tuple[Case, Case]:
         Case("perdure at 1M", partial(_standing_on, events=lambda sizes: sizes.grown, work=work)),
         Case("perdure at 10k", partial(_standing_on, events=lambda sizes: sizes.small, work=work)),
     )
-
-
-@contextmanager
-def payload_bytes(folder: Path, sizes: Sizes) -> Iterator[Work]:
-    """What the payload alone takes."""
-    yield lambda: float(PAYLOAD_BYTES)
 
 
 @contextmanager
@@ -369,4 +363,4 @@ GROWTH = {
 DISK_BULK = Case(NAME, disk_bulk, fresh=True)
 DISK_INTERLEAVED = Case(NAME, disk_interleaved, fresh=True)
 DISK_INTERLEAVED_MERGED = Case(NAME, disk_interleaved_merged, fresh=True)
-PAYLOAD = Case("payload bytes", payload_bytes)
+PAYLOAD = constant("payload bytes", PAYLOAD_BYTES)

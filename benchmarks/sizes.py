@@ -26,6 +26,12 @@ class Sizes:
     small: int = 10_000
     disk_bulk: int = 200_000
     disk_interleaved: int = 64 * 1_000
+    visible: int = 500
+    requests: int = 600
+    behind: int = 300_000
+    actors: int = 10_000
+    seconds: float = 3.0
+    wake_ups: int = 400
 
 
 FULL = Sizes()
@@ -46,4 +52,10 @@ QUICK = Sizes(
     small=1_000,
     disk_bulk=4_000,
     disk_interleaved=64 * 20,
+    visible=50,
+    requests=50,
+    behind=20_000,
+    actors=1_000,
+    seconds=0.5,
+    wake_ups=50,
 )

@@ -24,6 +24,7 @@ from eventsource.ports import ExpectedVersion, FeedReadOptions
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
+from benchmarks.figures import p50_ms
 from benchmarks.harness import FEWER, Case, Work
 from benchmarks.payload import Payment, payments, total_of
 from benchmarks.peers.raw_sqlite import PRAGMAS, check_pragmas
@@ -176,6 +177,8 @@ class AccountsProjection(DatabaseProjection):
     SUM = "SELECT SUM(cents) FROM accounts"
     UPSERT = text("INSERT INTO accounts VALUES (:account, :cents) ON CONFLICT (account) DO UPDATE SET cents = cents + :cents")
 
+    CENTS = text("SELECT cents FROM accounts WHERE account = :account")
+
     @handles(PaymentRecorded)
     async def add(self, conn: Any, event: PaymentRecorded) -> None:
         await conn.execute(self.UPSERT, {"account": event.account, "cents": event.cents})
@@ -207,11 +210,14 @@ def _catch_up(folder: Path, sizes: Sizes, projection_class: Any) -> Work:
     return _in_store(folder, body)
 
 
-async def _run_projection(store: SQLiteEventStore, engine: AsyncEngine, projection_class: Any, count: int) -> float:
+async def _make_table(engine: AsyncEngine, projection_class: Any) -> None:
     async with engine.begin() as connection:
         check_pragmas(*[(await connection.execute(text(pragma))).scalar_one() for pragma in PRAGMAS])
         await connection.execute(text(projection_class.TABLE))
 
+
+async def _run_projection(store: SQLiteEventStore, engine: AsyncEngine, projection_class: Any, count: int) -> float:
+    await _make_table(engine, projection_class)
     projection = projection_class(async_sessionmaker(engine))
     manager = SubscriptionManager(store, InMemoryEventBus(), SQLCheckpointRepository(engine, enable_tracing=False), enable_tracing=False)
     await manager.subscribe(projection, SubscriptionConfig(start_from="beginning", batch_size=PAGE_RECORDS), name="view")
@@ -223,6 +229,42 @@ async def _run_projection(store: SQLiteEventStore, engine: AsyncEngine, projecti
     async with engine.connect() as connection:
         assert (await connection.execute(text(projection_class.SUM))).scalar_one() == total_of(count)
     return rate
+
+
+@contextmanager
+def visible(folder: Path, sizes: Sizes) -> Iterator[Work]:
+    """p50 from `append` until a read of the projection's table gives the new state. The event is published to the in-memory bus
+    after the append, and the bus hands it to the projection, which keeps its checkpoint itself: the subscription does not while live."""
+
+    async def body(store: SQLiteEventStore) -> float:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{folder / 'events.db'}")
+        try:
+            await _make_table(engine, AccountsProjection)
+            checkpoints, bus = SQLCheckpointRepository(engine, enable_tracing=False), InMemoryEventBus(enable_tracing=False)
+            projection: Any = AccountsProjection(async_sessionmaker(engine), checkpoints)
+            manager = SubscriptionManager(store, bus, checkpoints, enable_tracing=False)
+            await manager.subscribe(projection, SubscriptionConfig(start_from="beginning"), name="view")
+            await manager.start()
+            took_s = [await _see(store, bus, engine, each) for each in payments(sizes.visible)]
+            await manager.stop()
+            return p50_ms(took_s)
+        finally:
+            await engine.dispose()
+
+    yield _in_store(folder, body)
+
+
+async def _see(store: SQLiteEventStore, bus: InMemoryEventBus, engine: AsyncEngine, data: Payment) -> float:
+    stream = new_stream()
+    begun = perf_counter()
+    event = event_of(stream, data)
+    await store.append(stream, [event], ExpectedVersion.any_())
+    await bus.publish([event])
+    async with engine.connect() as connection:
+        cents = (await connection.execute(AccountsProjection.CENTS, {"account": data.account})).scalar_one()
+    took_s = perf_counter() - begun
+    assert cents == data.cents
+    return took_s
 
 
 @contextmanager
@@ -257,4 +299,5 @@ BULK = Case(NAME, bulk, fresh=True, note=FEWER)
 REPLAY = Case(NAME, replay, note=FEWER)
 CATCH_UP_SINGLE = Case(NAME, catch_up_single, fresh=True, note=FEWER)
 CATCH_UP_KEYED = Case(NAME, catch_up_keyed, fresh=True, note=FEWER)
+VISIBLE = Case(NAME, visible, fresh=True)
 FOLD_STREAMS = Case(NAME, fold_streams, note=FEWER)

@@ -35,6 +35,8 @@ from benchmarks.sizes import Sizes
 NAME = "eventsourcing"
 JSON_NAME = "eventsourcing JSON"
 PAGE_RECORDS = 1_000
+ACCOUNTS_TABLE = "CREATE TABLE IF NOT EXISTS accounts(account TEXT PRIMARY KEY, cents INTEGER)"
+PAYMENT_UPSERT = "INSERT INTO accounts VALUES (:account, :cents) ON CONFLICT (account) DO UPDATE SET cents = cents + :cents"
 
 
 class PaymentMade(msgspec.Struct, frozen=True):
@@ -104,11 +106,11 @@ class Ledger(JsonLedger):
 @contextmanager
 def open_ledger(folder: Path, ledger_class: type[JsonLedger] = Ledger) -> Iterator[JsonLedger]:
     with ledger_class(env={"SQLITE_DBNAME": str(folder / "ledger.db")}) as app:
-        _check(cast(SQLiteFactory, app.factory).datastore)
+        check_datastore(cast(SQLiteFactory, app.factory).datastore)
         yield app
 
 
-def _check(datastore: SQLiteDatastore) -> None:
+def check_datastore(datastore: SQLiteDatastore) -> None:
     with datastore.get_connection(commit=True) as connection:
         check_durable(connection._sqlite_conn)
 
@@ -215,12 +217,11 @@ class AccountsView(SQLiteTrackingRecorder):
     """One number for each account."""
 
     def construct_create_table_statements(self) -> list[str]:
-        return [*super().construct_create_table_statements(), "CREATE TABLE IF NOT EXISTS accounts(account TEXT PRIMARY KEY, cents INTEGER)"]
+        return [*super().construct_create_table_statements(), ACCOUNTS_TABLE]
 
     def add(self, account: str, cents: int, tracking: Tracking) -> None:
-        upsert = "INSERT INTO accounts VALUES (:account, :cents) ON CONFLICT (account) DO UPDATE SET cents = cents + :cents"
         with self.datastore.transaction(commit=True) as cursor:
-            cursor.execute(upsert, {"account": account, "cents": cents})
+            cursor.execute(PAYMENT_UPSERT, {"account": account, "cents": cents})
             self._insert_tracking(cursor, tracking)
 
     def total(self) -> int:
@@ -230,6 +231,12 @@ class AccountsView(SQLiteTrackingRecorder):
 def _sum(datastore: SQLiteDatastore, table: str) -> int:
     with datastore.transaction(commit=False) as cursor:
         cursor.execute(f"SELECT SUM(cents) FROM {table}")
+        return int(cursor.fetchone()[0])
+
+
+def cents_of(datastore: SQLiteDatastore, account: str) -> int:
+    with datastore.transaction(commit=False) as cursor:
+        cursor.execute("SELECT cents FROM accounts WHERE account = ?", [account])
         return int(cursor.fetchone()[0])
 
 
@@ -258,27 +265,32 @@ def catch_up_keyed(folder: Path, sizes: Sizes) -> Iterator[Work]:
 
 
 @contextmanager
+def open_view(folder: Path, view_class: Any) -> Iterator[Any]:
+    factory: Any = InfrastructureFactory.construct(Environment("View", {**Ledger.env, "SQLITE_DBNAME": str(folder / "view.db")}))
+    with factory:
+        view = factory.tracking_recorder(view_class)
+        check_datastore(factory.datastore)
+        yield view
+
+
+@contextmanager
 def _catch_up(folder: Path, sizes: Sizes, projection_class: Any, view_class: Any) -> Iterator[Work]:
     # SQLite recorders refuse `subscribe`, which the library's projection runner needs: the log is pulled, as its followers do.
     count = sizes.catch_up_slow
 
-    with open_ledger(folder) as app:
+    with open_ledger(folder) as app, open_view(folder, view_class) as view:
         app.save(*app.events_of(uuid4(), payments(count)))
-        factory: Any = InfrastructureFactory.construct(Environment("View", {**Ledger.env, "SQLITE_DBNAME": str(folder / "view.db")}))
-        with factory:
-            view = factory.tracking_recorder(view_class)
-            projection = projection_class(view)
-            _check(factory.datastore)
+        projection = projection_class(view)
 
-            def work() -> float:
-                begun = perf_counter()
-                for event, number in _log(app):
-                    projection.process_event(event, Tracking(app.name, number))
-                rate = count / (perf_counter() - begun)
-                assert view.total() == total_of(count)
-                return rate
+        def work() -> float:
+            begun = perf_counter()
+            for event, number in _log(app):
+                projection.process_event(event, Tracking(app.name, number))
+            rate = count / (perf_counter() - begun)
+            assert view.total() == total_of(count)
+            return rate
 
-            yield work
+        yield work
 
 
 @contextmanager

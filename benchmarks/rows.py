@@ -88,14 +88,15 @@ ROWS: Sequence[Row] = [
         ours_latency.P99_UNDER_REPLAY,
         10,
         why="an append takes three turns of the loop, and in each the reader may take one: reading, decoding and handing out a page of "
-        "1,000 without a Trio checkpoint, 1.5 ms, with the collector up to 4",
+        "1,000 without a Trio checkpoint, 1.5 ms, with the collector up to 4; after one flush of over 5 ms the next 1,000 go to a thread, "
+        "which waits for the interpreter behind the reader: then twice to four times as long",
     ),
     p99(
         "under-catch-up",
         ours_latency.P99_UNDER_CATCH_UP,
         15,
         why="a page is 2 ms without a Trio checkpoint; every 50,000 events 10,000 states are encoded (3 ms), committed (6 ms) and "
-        "remembered (4 ms), each at one go",
+        "remembered (4 ms), each at one go; such a commit may itself send the next 1,000 flushes to a thread, as under replay",
     ),
     Row(
         "writer-with-projection",

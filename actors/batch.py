@@ -13,8 +13,8 @@ from typing import Final, Protocol, TypeVar
 from perdure.backends.commit import Commit
 from perdure.backends.limits import Limits
 
-RIDE_MAX_S: Final = 0.005
-"""A derived commit waits at most so long for an event commit to ride on."""
+RIDE_TURNS: Final = 4
+"""A derived commit waits so many turns of the loop for an event commit to ride on."""
 
 
 class Waiting(Protocol):
@@ -40,8 +40,3 @@ def next_group(callers: deque[W], derived: deque[W], limits: Limits, take: Calla
                 group.append(request)
                 room -= size
     return group
-
-
-def ride_s(flush_mean_s: float) -> float:
-    """How long a derived commit waits for company: about one flush."""
-    return min(flush_mean_s, RIDE_MAX_S)

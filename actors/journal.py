@@ -89,7 +89,6 @@ class Journal:
         """Whether what is in flight may be stored."""
         self._commits = self._doubts = 0
         self._flushes = Timings()
-        self._flush_mean_s = 0.0005
         self.failure: BaseException | None = None
 
     # -- for callers -------------------------------------------------------------------------
@@ -122,8 +121,7 @@ class Journal:
             raise Closed("the runtime")
         (self._derived if derived else self._callers).append(request)
         self._bytes += request.commit.size_bytes
-        if self._task is not None and (not derived or self._callers or self._rides is False):
-            self._wake()
+        self._wake()
 
     async def wait_room(self) -> None:
         """Return when less waits than `limits.journal_bytes`."""
@@ -137,9 +135,6 @@ class Journal:
         return self._bytes > self._limits.journal_bytes
 
     # -- the task ----------------------------------------------------------------------------
-
-    _rides: bool = False
-    """Whether the journal waits for an event commit that the waiting derived ones can ride on."""
 
     async def run(self) -> None:
         """Form groups until closed and empty."""
@@ -170,17 +165,21 @@ class Journal:
         return request.take()
 
     async def _wait_work(self) -> None:
-        """Park while nothing waits; with only derived commits, for about one flush."""
+        """Park while nothing waits; with only derived commits, let callers come first.
+
+        Some turns of the loop are enough for those who wait to be woken to commit again (a timer would have whole
+        milliseconds), and a derived commit is not held up for more.
+        """
         if self._callers or self._ending:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         if not self._derived:
             await self._park()
         if self._derived and not self._callers and not self._refuses:
-            self._rides = True
-            with trio.move_on_after(batch.ride_s(self._flush_mean_s)):
-                await self._park()
-            self._rides = False
+            for _ in range(batch.RIDE_TURNS):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                if self._callers:
+                    break
 
     async def _park(self) -> None:
         self._task = trio.lowlevel.current_task()
@@ -333,7 +332,6 @@ class Journal:
     def _note(self, took_s: float, commits: int) -> None:
         self._commits += commits
         self._flushes.note(took_s)
-        self._flush_mean_s += (took_s - self._flush_mean_s) / 16
 
     # -- closing -----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from perdure.actors.cursor import Checkpoint, Progress
 from perdure.actors.fold import Keyed, Stopped, keys_of
 from perdure.actors.follower import Follower
 from perdure.actors.model import Cell, bucket_of
+from perdure.actors.pace import SLICE
 from perdure.actors.projection import ProjectionActor, Services
 from perdure.backends.commit import Committed, Delete, PutAll, Stored, Write, check_entry
 from perdure.backends.errors import TooLarge, Unreadable
@@ -24,8 +25,8 @@ BATCH_BYTES: Final = 16 << 20
 """or so many bytes of payload or of states, or when the projection is up to date."""
 
 
-SLICE: Final = 256
-"""So many states are encoded, or so many events folded, before other tasks have their turn."""
+LINGER_S: Final = 0.005
+"""Up to date and with nobody waiting for the model, its states are kept so long after the first change: a writer should not pay for each."""
 
 
 class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
@@ -39,6 +40,8 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         self._recent_bytes = 0
         self._state_bytes = BATCH_BYTES
         """The largest state of the last batch; before the first one, which a page fills, it is not known."""
+        self._dirty_since = 0.0
+        self._caught_up = False
         self._whole = False
         """Whether every key there is stands in memory: a key that does not is new."""
 
@@ -47,6 +50,7 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         self._recent.clear()
         self._recent_bytes = 0
         self._whole = kept is None
+        self.cell.hurry = self._interrupt
         position = START if kept is None else Position(kept.position)
         self._progress = Progress(position, position)
         self.cell.publish(None, position)
@@ -70,7 +74,7 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
 
     # -- a page ------------------------------------------------------------------------------
 
-    async def _apply(self, records: list[Record]) -> Stopped | None:
+    async def _apply_slice(self, records: list[Record]) -> Stopped | None:
         events, stopped = self._decode(records)
         keyed, stopped_at_key = self._keys(events)
         stopped = stopped_at_key or stopped
@@ -120,6 +124,8 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
                         self._remember(key, decode(entry.value), len(entry.value))
 
     def _fold(self, keyed: Sequence[tuple[Event[Any], tuple[str, ...]]]) -> Stopped | None:
+        if not self._dirty:
+            self._dirty_since = trio.current_time()
         step, dirty, recent, initial = self.projection.step, self._dirty, self._recent, self.projection.initial
         for event, keys in keyed:
             try:
@@ -143,11 +149,19 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
 
     # -- keeping -----------------------------------------------------------------------------
 
+    @property
+    def _patience_s(self) -> float:
+        if not (self._progress.events and self._caught_up):
+            return super()._patience_s
+        if self.cell.awaited or not self._services.pace.pressed:
+            return 0.0
+        return max(0.0, self._dirty_since + LINGER_S - trio.current_time())
+
     def due(self, follower: Follower) -> bool:
         progress, dirty = self._progress, len(self._dirty)
+        self._caught_up = follower.caught_up
         return bool(progress.events) and (
-            follower.caught_up
-            or self._services.pace.pressed
+            (self._patience_s <= 0 if self._caught_up else self._services.pace.pressed)
             or dirty >= BATCH_KEYS
             or dirty * self._state_bytes >= BATCH_BYTES
             or progress.events >= BATCH_EVENTS
@@ -174,8 +188,7 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
             self._dirty.clear()
             if sizes:
                 self._state_bytes = max(sizes.values())
-            for key, size in sizes.items():
-                self._remember(key, dirty[key], size)
+            self._remember_all(dirty, sizes)
             self._shrink()
             self.cell.publish(None, position, 0, tuple(sizes))
 
@@ -185,6 +198,13 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         before = self._recent.pop(key, None)
         self._recent[key] = (state, size)
         self._recent_bytes += size + 200 - (before[1] + 200 if before is not None else 0)
+
+    def _remember_all(self, states: dict[str, Any], sizes: dict[str, int]) -> None:
+        """`_remember` for a whole batch."""
+        recent = self._recent
+        known = [before[1] + 200 for key in sizes if (before := recent.pop(key, None)) is not None]
+        recent.update({key: (states[key], size) for key, size in sizes.items()})
+        self._recent_bytes += sum(sizes.values()) + 200 * len(sizes) - sum(known)
 
     def _shrink(self) -> None:
         """Forget what was touched longest ago, down to the budget."""

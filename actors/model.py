@@ -32,6 +32,10 @@ S = TypeVar("S")
 log = logging.getLogger("perdure.projection")
 
 
+def _nothing() -> None:
+    """Nobody is to be told."""
+
+
 class Cell:
     """What a projection publishes. *fault* says why it stands still for good; None while it runs or may run again."""
 
@@ -44,6 +48,8 @@ class Cell:
         self.running = False
         self.mailbox: Mailbox[str, Position] | None = None
         """Where its actor is asked to save."""
+        self.hurry: Callable[[], None] = _nothing
+        """Tells the actor that someone waits for what it may be holding back."""
         self.loaded = False
         self.listeners: weakref.WeakSet[Any] = weakref.WeakSet()
         """Iterators over touched keys; one that nobody holds any more is forgotten."""
@@ -58,6 +64,11 @@ class Cell:
                 listener.note(touched)
         if self._lot:
             self._lot.unpark_all()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether someone waits for it to move."""
+        return bool(self._lot)
 
     def stand_still(self, reason: str) -> None:
         """It will not move any more; it stays readable."""
@@ -76,6 +87,7 @@ class Cell:
         await trio.lowlevel.checkpoint_if_cancelled()
         while self.position < position:
             self.check_moves()
+            self.hurry()
             await self._lot.park()
 
     def check_moves(self) -> None:

@@ -11,7 +11,9 @@ from perdure.backends.limits import Limits
 PRESSED_S: Final = 0.25
 """So long after a caller's commit the next one is expected."""
 PRESSED_RECORDS: Final = 256
-"""Then a page has so many records, and other tasks have their turn after each."""
+"""Then a page has so many records, or those of one commit."""
+SLICE: Final = 256
+"""Never are more records decoded, events folded or states encoded before other tasks have their turn."""
 
 
 class Pace:

@@ -21,7 +21,7 @@ from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fi
 from perdure.actors.follower import Follower
 from perdure.actors.mailbox import Mailbox, current_actor
 from perdure.actors.model import Cell, Sources, failed, newest_snapshot, other_version
-from perdure.actors.pace import Pace
+from perdure.actors.pace import SLICE, Pace
 from perdure.actors.restart import delay_s
 from perdure.actors.ring import Ring
 from perdure.actors.subscription import Place
@@ -182,12 +182,16 @@ class ProjectionActor(Generic[P]):
         """The next page; None when there is something to keep and nothing has come for a while, or when it is to stop."""
         if self.mailbox.depth:
             return None
-        idle = snapshots.IDLE_S if self._progress.events else float("inf")
-        with trio.move_on_after(idle) as self._waiting:
+        with trio.move_on_after(self._patience_s) as self._waiting:
             if self._stopping or self._failure is not None:
                 return []
             return await follower.page()
         return None if not self._stopping else []
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the next page is waited for before what there is is kept."""
+        return snapshots.IDLE_S if self._progress.events else float("inf")
 
     async def _deal_with(self, records: list[Record], follower: Follower) -> bool:
         """Apply a page and keep what is due; False when another process turns out to own the projection."""
@@ -251,6 +255,15 @@ class ProjectionActor(Generic[P]):
     # -- a page ------------------------------------------------------------------------------
 
     async def _apply(self, records: list[Record]) -> Stopped | None:
+        """Fold a page, with a turn for other tasks between its slices; nothing of it is shown before its end."""
+        stopped = await self._apply_slice(records[:SLICE])
+        for start in range(SLICE, len(records), SLICE):
+            if stopped is None:
+                await trio.lowlevel.checkpoint()
+                stopped = await self._apply_slice(records[start : start + SLICE])
+        return stopped
+
+    async def _apply_slice(self, records: list[Record]) -> Stopped | None:
         raise NotImplementedError
 
     def _show(self, records: list[Record], stopped: Stopped | None) -> None:
@@ -382,7 +395,7 @@ class SingleActor(ProjectionActor[Projection[Any, Any]]):
             return
         self.cell.publish(state, snapshot.position, snapshot.at_us)
 
-    async def _apply(self, records: list[Record]) -> Stopped | None:
+    async def _apply_slice(self, records: list[Record]) -> Stopped | None:
         self.state, stopped = fold_page(self._codec, self.projection.step, self.state, records)
         return stopped
 

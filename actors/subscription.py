@@ -14,6 +14,7 @@ import trio
 from perdure.actors import cursor
 from perdure.actors.cursor import Checkpoint
 from perdure.actors.follower import Follower
+from perdure.actors.pace import SLICE
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS, Commit, Committed, Put, Stored, Write
 from perdure.backends.errors import AlreadyRunning, Closed, Full, InDoubt, Misuse, Unavailable, Unreadable
@@ -107,7 +108,11 @@ class Subscription(Generic[D]):
         if self._stopped:
             raise StopAsyncIteration
         if self._next == len(self._events):
-            await self._fetch()
+            if self._next == len(self._records):
+                await self._fetch()
+            else:
+                await trio.lowlevel.checkpoint()
+                self._events += decoded(self._codec, self._records[self._next : self._next + SLICE])
         event = self._events[self._next]
         self._next += 1
         if isinstance(event, Unreadable):
@@ -132,7 +137,7 @@ class Subscription(Generic[D]):
             if records is not None:
                 self._page_end = self._follower.cursor
                 if records:
-                    self._records, self._events, self._next = records, decoded(self._codec, records), 0
+                    self._records, self._events, self._next = records, decoded(self._codec, records[:SLICE]), 0
                     return
                 self.done = self._page_end
             if self._due_s <= 0:

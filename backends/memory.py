@@ -93,7 +93,7 @@ class MemoryMap(Alone):
         finally:
             del self._held[token]
 
-    async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         if any(held is self._tables for held in self._held.values()):
             self._tables = {name: rows.copy() for name, rows in self._tables.items()}
         writer = _Writer(self._tables)

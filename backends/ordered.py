@@ -123,7 +123,8 @@ class OrderedBackend(OrderedReads):
     async def _write(self, commits: Sequence[Commit], *, small: bool = False) -> Group:
         runs: list[Decisions] = []
         try:
-            await self._store.write(partial(self._decide_and_write, commits, runs), small=small)
+            size = sum([commit.size_bytes for commit in commits])
+            await self._store.write(partial(self._decide_and_write, commits, runs), small=small, size_bytes=size)
         except _NothingToWrite:
             pass
         except MapAway as error:

@@ -77,8 +77,8 @@ class OrderedMap(Protocol):
         """Give it back."""
         ...
 
-    async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
-        """Do *fn* as one batch, durable on return, unless it raises. *small*: it frees room, and may use the reserve.
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
+        """Do *fn* as one batch, durable on return, unless it raises. *small*: it frees room, and may use the reserve; *size_bytes*: about.
 
         It may run in a thread, and once more if the map has grown. Not cancelled once begun.
 

@@ -71,7 +71,7 @@ class DictMap(Alone):
     def hold(self, *, busy: bool = False) -> Iterator[Reader]:
         yield DictTables(self._rows)
 
-    async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         batch = DictTables(dict(self._rows))
         result = fn(batch)
         self._rows = batch.rows

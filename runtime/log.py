@@ -9,7 +9,7 @@ import trio
 
 from perdure.actors.fold import Fold, fold_page
 from perdure.actors.model import failed
-from perdure.actors.pace import Pace
+from perdure.actors.pace import SLICE, Pace
 from perdure.actors.subscription import decoded
 from perdure.backends.codec import Codec
 from perdure.backends.commit import check_stream
@@ -31,6 +31,8 @@ class _Pages(Generic[D]):
             raise Misuse(f"limit is a number from 0, or None, not {limit!r}")
         self._codec = codec
         self._left = limit
+        self._records: Sequence[Record] = ()
+        """Of the page, those that are not decoded yet."""
         self._events: Sequence[Event[Any] | Unreadable] = ()
         self._next = 0
 
@@ -39,12 +41,7 @@ class _Pages(Generic[D]):
 
     async def __anext__(self) -> Event[D]:
         if self._next == len(self._events):
-            records = await self._fetch() if self._left != 0 else []
-            if not records:
-                raise StopAsyncIteration
-            self._events, self._next = decoded(self._codec, records), 0
-            if self._left is not None:
-                self._left -= len(records)
+            await self._decode_more()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         event = self._events[self._next]
@@ -52,6 +49,19 @@ class _Pages(Generic[D]):
         if isinstance(event, Unreadable):
             raise event  # asking again gives the one after it
         return event
+
+    async def _decode_more(self) -> None:
+        """A slice of the page, or of the next one; other tasks have their turn before each."""
+        if self._records:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._records = await self._fetch() if self._left != 0 else []
+            if not self._records:
+                raise StopAsyncIteration
+            if self._left is not None:
+                self._left -= len(self._records)
+        self._events, self._next = decoded(self._codec, self._records[:SLICE]), 0
+        self._records = self._records[SLICE:]
 
     async def _fetch(self) -> list[Record]:
         raise NotImplementedError

@@ -35,6 +35,7 @@ T = TypeVar("T")
 _CHUNK = 16
 _DISK_LOOK_S = 0.5
 _DISK_RESERVE_BYTES = 64 << 20
+_BULK_BYTES = 256 << 10
 _BACK_S = 0.01
 """How often who waits for a reopening looks."""
 
@@ -155,6 +156,7 @@ class LmdbMap:
         """The transaction after which what our caller remembers was right."""
         self._held: set[Held] = set()
         self._looked_at = 0.0
+        self._bulky = False
         self._closed = False
 
     @property
@@ -226,8 +228,9 @@ class LmdbMap:
             with suppress(lmdb.Error):
                 self._shared.check_readers()
 
-    async def write(self, fn: Callable[[Writer], T], *, small: bool = False) -> T:
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         shared = self._shared
+        self._bulky = size_bytes > _BULK_BYTES
         if not small:
             self._look_at_disk()
             shared.restrict()
@@ -278,7 +281,8 @@ class LmdbMap:
             raise MapDoubtful from error
         took = time.perf_counter() - began
         shared.flushes.note(took)
-        shared.place.note(took)
+        if not self._bulky or shared.place.in_thread:  # the time of much data says little of the disk
+            shared.place.note(took)
 
     def _look_at_disk(self) -> None:
         """A full disk shows as an IO error in the middle of a flush: so look first, from time to time."""

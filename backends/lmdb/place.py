@@ -1,7 +1,10 @@
 """Where a batch is written and flushed: in the loop, or in a thread. Pure.
 
-A worker thread under a busy loop waits for the interpreter lock, tens of milliseconds at times; a flush
-in the loop stops it for as long as the disk takes. So: in the loop while the disk is quick.
+A flush in the loop stops it for as long as the disk takes. A worker thread beside a busy loop waits for
+the interpreter lock, tens of milliseconds at times, and what it measures of the disk includes that. So:
+in the loop while the disk is quick on the whole; a single slow flush (every disk has some) changes
+nothing. Out of the thread by trying: a sentence of flushes there, then one in the loop, and a longer
+sentence if the disk is slow still.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 from typing import Final, Literal
 
 SLOW_S: Final = 0.005
-"""A flush that took longer sends the next ones to a thread,"""
-SENTENCE: Final = 1_000
-"""so many of them."""
+"""When flushes take longer on the average of the last few, the next ones go to a thread."""
+LAST_FEW: Final = 8
+SHORTEST: Final = 64
+LONGEST: Final = 1_024
+"""Flushes of a sentence; each is twice as long as the one before, until the disk is quick again."""
 
 How = Literal["auto", "inline", "thread"]
 
@@ -21,7 +26,9 @@ class Place:
 
     def __init__(self, how: How = "auto") -> None:
         self.how = how
+        self._mean_s = 0.0
         self._left = 0
+        self._sentence = SHORTEST
 
     @property
     def in_thread(self) -> bool:
@@ -29,6 +36,14 @@ class Place:
         return self.how == "thread" or self._left > 0
 
     def note(self, flush_s: float) -> None:
-        """A flush took so long."""
-        if self.how == "auto":
-            self._left = SENTENCE if flush_s > SLOW_S else max(0, self._left - 1)
+        """A flush took so long, there where `in_thread` had said."""
+        if self.how != "auto":
+            return
+        if self._left:
+            self._left -= 1
+            return
+        self._mean_s += (flush_s - self._mean_s) / LAST_FEW
+        if self._mean_s > SLOW_S:
+            self._left, self._sentence = self._sentence, min(LONGEST, 2 * self._sentence)
+        elif self._mean_s < SLOW_S / 2:
+            self._sentence = SHORTEST

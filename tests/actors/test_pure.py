@@ -77,10 +77,6 @@ def test_groups_keep_the_order_and_lose_nothing(callers, derived):
     assert [name for name in taken if name[0] == "d"] == [("d", n) for n in range(len(derived))]
 
 
-def test_derived_commits_wait_about_one_flush_and_at_most_5_ms():
-    assert (batch.ride_s(0.001), batch.ride_s(0.5)) == (0.001, 0.005)
-
-
 # -- the ring --------------------------------------------------------------------------------
 
 

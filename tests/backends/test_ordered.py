@@ -24,11 +24,11 @@ class FailingMap(MemoryMap):
         super().__init__("00" * 16)
         self.errors = list(errors)
 
-    def write(self, fn, *, small=False):
+    def write(self, fn, *, small=False, size_bytes=0):
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
             raise error
-        return super().write(fn, small=small)
+        return super().write(fn, small=small, size_bytes=size_bytes)
 
     def damage(self, number):
         """Change a byte of the frame with that number."""

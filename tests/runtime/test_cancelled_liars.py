@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 import pytest
@@ -126,11 +126,11 @@ async def test_a_save_cancelled_after_its_doubt_is_absent(autojump_clock):
         scope = trio.CancelScope()
         backend.cancel("get", scope)
 
-        with scope:
+        with scope, suppress(InDoubt):
             await events.save()
         await trio.sleep(60)
 
-        assert scope.cancelled_caught is (await backend.get("$checkpoints", b"subscription s") is None)
+        assert not scope.cancelled_caught or await backend.get("$checkpoints", b"subscription s") is None
 
 
 @pytest.mark.xfail(strict=True, raises=pytest.RaisesGroup(AlreadyRunning), reason=PLACE_LOST)

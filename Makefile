@@ -11,11 +11,11 @@ READY := $(VENV)/.ready-$(shell find runtime actors backends -type d ! -name __p
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench matrix lint types clean
+.PHONY: help setup demo test soak-processes bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY)  ## make .venv with all that development needs, or bring it up to date
 
@@ -24,6 +24,9 @@ demo: setup  ## a year of New York's flights through the embedded store, checked
 
 test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's contents
 	$(VENV)/bin/pytest $(ARGS)
+
+soak-processes: setup  ## processes on one store, killed and frozen for 20 minutes (ARGS='--seconds 60 --seed 7' for other); Ctrl-C ends it with the verdict
+	@exec $(VENV)/bin/python tests/processes/soak.py $(ARGS)
 
 bench: setup  ## ratios against raw stores and peers; writes build/bench.json
 	$(VENV)/bin/python -m benchmarks $(ARGS)

@@ -10,6 +10,7 @@ decided again, in the same order. Meanwhile new commits wait.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 
@@ -23,7 +24,7 @@ from perdure.actors.mailbox import Slot, Stage
 from perdure.actors.pace import Pace
 from perdure.actors.ring import Ring
 from perdure.backends.commit import Answer, Commit, Committed, Group
-from perdure.backends.errors import Closed, Conflict, InDoubt, PerdureError, Unavailable
+from perdure.backends.errors import Closed, Conflict, InDoubt, Misuse, PerdureError, Unavailable
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, State
@@ -69,6 +70,7 @@ class Journal:
     def __init__(self, backend: Backend, limits: Limits, ring: Ring, keeper: Keeper) -> None:
         self._backend = backend
         self._keeper = keeper
+        self._pid = os.getpid()
         self._limits = limits
         self.ring = ring
         self.pace = Pace(limits)
@@ -103,6 +105,7 @@ class Journal:
           Unavailable, Closed: nothing was stored, and nothing will be.
           InDoubt: the store did not answer, or did not come back from a failed flush, within `limits.commit_s`.
         """
+        self.refuse_fork()
         if self.full and not derived:
             await self.wait_room()
         else:
@@ -123,11 +126,25 @@ class Journal:
         self._bytes += request.commit.size_bytes
         self._wake()
 
+    def refuse_fork(self) -> None:
+        """A forked child has this loop's tasks without the loop.
+
+        Raises:
+          Misuse: this process is not the one that opened the runtime.
+        """
+        if os.getpid() != self._pid:
+            raise Misuse(f"this runtime was opened by process {self._pid} and inherited by a fork: open one in this process")
+
     async def wait_room(self) -> None:
         """Return when less waits than `limits.journal_bytes`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while self.full and not self._refuses:
             await self._room.park()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is in flight."""
+        return not (self._callers or self._derived or self._in_flight)
 
     @property
     def full(self) -> bool:
@@ -403,11 +420,11 @@ async def upkeep(backend: Backend, journal: Journal, keeper: Keeper) -> None:
     while True:
         before = journal.statistics().groups
         await trio.sleep(_UPKEEP_IDLE_S)
-        if not before or journal.statistics().groups != before or journal.statistics().waiting:
-            continue  # a runtime that has written nothing leaves the right to write to others
+        if not before or journal.statistics().groups != before or not journal.idle:
+            continue  # a runtime that has written nothing leaves upkeep to others
         try:
             more = True
-            while more and journal.statistics().waiting == 0:
+            while more and journal.idle:
                 more = await backend.maintain()
                 await trio.lowlevel.checkpoint()
         except Unavailable:

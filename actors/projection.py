@@ -100,6 +100,10 @@ class ProjectionActor(Generic[P]):
         self._failure: Exception | None = None
         self._checked = False
         self._reopenings = 0
+        self._folding = False
+        """Whether what is in memory may stand in the middle of a page."""
+        self._doubted: Checkpoint | None = None
+        """What we asked to be kept when the store went away: it may be kept yet, and is ours then."""
         self._troubles = 0
         """Of the store, in a row."""
 
@@ -124,8 +128,9 @@ class ProjectionActor(Generic[P]):
                     if started is not None:
                         started()
                         started = None
-                    await self._follow(follower)
-                except (Unavailable, InDoubt, Full) as error:
+                    while await self._follow_on(follower):
+                        pass
+                except (Unavailable, InDoubt, Full, _Stale) as error:
                     await self._wait_out(error)
             if started is not None:
                 raise Closed("the runtime")
@@ -140,9 +145,20 @@ class ProjectionActor(Generic[P]):
     async def _begin_anew(self) -> Follower:
         """Forget what is in memory, and stand where the store says."""
         services = self._services
-        self._standing_by, self._progress, self._reopenings = False, Progress(START, START), services.reopenings()
+        self._standing_by, self._progress, self._reopenings, self._folding = False, Progress(START, START), services.reopenings(), False
         await self._restore()
         return Follower(services.backend, services.ring, self.projection.events, self._progress.position, services.pace)
+
+    async def _follow_on(self, follower: Follower) -> bool:
+        """Follow; whether to go on with what is in memory, because nothing happened but that the store did not take something now."""
+        try:
+            await self._follow(follower)
+        except (Unavailable, Full) as error:
+            if self._folding or self._services.backend.state is not State.OPEN:
+                raise
+            await self._wait_out(error)
+            return not self._stopping
+        return False
 
     async def _wait_out(self, error: Exception) -> None:
         """The store is in trouble: nobody's fault here, and no restart."""
@@ -150,7 +166,7 @@ class ProjectionActor(Generic[P]):
         if self._stopping:
             services.warn(self.name, f"what it had folded since its last save is folded again next time: {error}")
             return
-        services.warn(self.name, f"it waits for the store, then begins again from what is durable: {error}")
+        services.warn(self.name, f"it waits for the store: {error}")
         delay = delay_s(self._troubles, 0.5)
         self._troubles += 1
         with trio.CancelScope() as self._waiting:
@@ -195,7 +211,9 @@ class ProjectionActor(Generic[P]):
 
     async def _deal_with(self, records: list[Record], follower: Follower) -> bool:
         """Apply a page and keep what is due; False when another process turns out to own the projection."""
+        self._folding = True
         stopped = await self._apply(records) if records else None
+        self._folding = False
         if stopped is not None:
             before = Position(stopped.record.position - 1)
             records = [record for record in records if record.position <= before]
@@ -287,8 +305,15 @@ class ProjectionActor(Generic[P]):
             return True
         writes, done = await self._writes()
         checkpoint = Checkpoint(self._services.backend.id, progress.position, self._fingerprint, self._step_print, fault, self._durable(progress))
-        answer = await self._services.commit([self._place.put(checkpoint), *writes])
+        try:
+            answer = await self._services.commit([self._place.put(checkpoint), *writes])
+        except InDoubt:
+            self._doubted = checkpoint
+            raise
         if isinstance(answer, Conflict):
+            if self._doubted is not None and await self._place.read() == self._doubted:
+                self._doubted = None
+                raise _Stale
             return False
         stored = answer.parts[0]
         assert isinstance(stored, Stored)
@@ -343,6 +368,13 @@ class ProjectionActor(Generic[P]):
     def _drop(self) -> None:
         """Forget what is in memory."""
         raise NotImplementedError
+
+
+class _Stale(Exception):
+    """What we had asked to be kept in doubt was kept after all: begin again from it."""
+
+    def __str__(self) -> str:
+        return "a save in doubt was kept after all"
 
 
 def final(error: BaseException) -> bool:

@@ -108,6 +108,7 @@ class Streams:
 
     async def commit(self, stream: str, commit: Commit) -> Committed | Conflict:
         """The answer to a commit that appends to *stream*. See `Journal.commit` for what is raised and what a cancelled call has done."""
+        self._journal.refuse_fork()
         request = Request(commit)
         actor = self._actors.get(stream) or self._start(stream)
         if actor is None:

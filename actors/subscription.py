@@ -87,6 +87,8 @@ class Subscription(Generic[D]):
         """Whether an event is done that the kept place does not know of."""
         self._lost = False
         """Whether another process moves the place: nothing is kept from here any more."""
+        self._doubted: Checkpoint | None = None
+        """What we asked to be kept when the store went away: it may be kept yet, and is ours then."""
         self._waiting: trio.CancelScope | None = None
         self._stopped = False
 
@@ -186,17 +188,22 @@ class Subscription(Generic[D]):
                 self._moved = False
                 return
             checkpoint = Checkpoint(self._store, self.done)
-            try:
-                answer = await self._commit([place.put(checkpoint)])
-            except InDoubt:
-                if await place.read() != checkpoint:  # noqa: ASYNC120 - cancelled, the place is as it was or as asked
+            while True:
+                try:
+                    answer = await self._commit([place.put(checkpoint)])
+                except InDoubt:
+                    self._doubted = checkpoint
                     raise
-            else:
                 if isinstance(answer, Committed) and isinstance(stored := answer.parts[0], Stored):
                     place.wrote(checkpoint, stored.revision)
-                elif await place.read() != checkpoint:  # it may be ours, from when the store was in doubt
+                    break
+                found = await place.read()
+                if found == checkpoint:
+                    break
+                if found is None or found != self._doubted:
                     self._lost = True
                     raise AlreadyRunning(self.name)
+                self._doubted = None
             self._saved_at = trio.current_time()
             self._moved = self._moved and self.done != checkpoint.position
 

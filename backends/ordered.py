@@ -90,13 +90,13 @@ class OrderedBackend(OrderedReads):
         finally:
             self._end_turn()
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, *, patient: bool = True) -> None:
         while self._busy:
             await self._turns_lot.park()
             self._check_open()
         self._busy = True
         try:
-            await self._store.take_turn()
+            await self._store.take_turn(patient=patient)
         except BaseException:
             self._let_next()
             raise
@@ -285,7 +285,7 @@ class OrderedBackend(OrderedReads):
         now = self.environment.clock()
         keys_before = now - int(self.limits.keys_kept_s * 1e6)
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)
-        await self._take_turn()
+        await self._take_turn(patient=False)
         try:
             return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True)
         except (_NothingToWrite, MapFull):

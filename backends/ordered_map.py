@@ -65,8 +65,8 @@ class OrderedMap(Protocol):
         """
         ...
 
-    async def take_turn(self) -> None:
-        """Get the right to write, until `end_turn`. If cancelled, it was not got.
+    async def take_turn(self, *, patient: bool = True) -> None:
+        """Get the right to write, until `end_turn`; not *patient*: now or not at all. If cancelled, it was not got.
 
         Raises:
           Unavailable: another process has it and keeps it, or the map is not open.
@@ -113,7 +113,7 @@ class Alone:
     def __init__(self) -> None:
         self.news: News = LocalNews()
 
-    async def take_turn(self) -> None:
+    async def take_turn(self, *, patient: bool = True) -> None:
         """Nobody else writes."""
 
     def end_turn(self) -> None:

@@ -96,7 +96,8 @@ async def _run(
     body: BaseException | None = None
     closing: BaseException | None = None
     async with trio.open_nursery() as outer:
-        nursery = await outer.start(_shielded)
+        with trio.CancelScope(shield=True):  # a `start` that is cancelled would wait for ever for what it started
+            nursery = await outer.start(_shielded)
         try:
             with trio.CancelScope() as scope:
                 tree.on_failure = scope.cancel

@@ -14,8 +14,8 @@ import trio
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.limits import LIMITS, Limits
-from perdure.backends.lmdb import shared as sharing
 from perdure.backends.lmdb.map import LmdbMap
+from perdure.backends.lmdb.opening import open_shared
 from perdure.backends.lmdb.shared import Options
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.protocol import Capabilities
@@ -33,14 +33,13 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
     """
     environment = environment or Environment()
     try:
-        shared = await environment.threads.run_sync(sharing.acquire, Path(folder), options, environment.ids())
+        shared = await open_shared(Path(folder), options, environment.ids(), environment.threads, limits.gate_s)
     except OSError as error:
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
     store = LmdbMap(shared, environment=environment, gate_s=limits.gate_s, view_s=limits.view_s)
     capabilities = Capabilities(durable=True, views=True, shared_reads=True, shared_writes=True)
     backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
     try:
-        await store.begin()
         if options.verify == "full" and (problems := await backend.verify()):
             raise Corrupt(folder, problems[0])
     except BaseException:

@@ -17,18 +17,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from perdure.backends.errors import Misuse, Unavailable
+from perdure.backends.errors import Misuse
 
 DATA = "data.mdb"
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "lustre"})
-_OPENING_S = 60.0
-"""Opening may walk a page tree; others wait so long for it."""
 
 
 def prepare_folder(folder: Path, *, create: bool, insist: bool) -> None:
@@ -202,23 +198,3 @@ class FileLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-
-@contextmanager
-def opening(folder: Path) -> Iterator[None]:
-    """Hold the opening lock.
-
-    Raises:
-      Unavailable: another process has been opening the store for too long.
-    """
-    lock = FileLock(folder / "opening.lock")
-    try:
-        deadline = time.monotonic() + _OPENING_S
-        while not lock.take():
-            if time.monotonic() > deadline:
-                raise Unavailable(f"process {lock.read_pid()} has been opening {folder} for {_OPENING_S:.0f} s")
-            time.sleep(0.01)
-        lock.write_pid()
-        yield
-    finally:
-        lock.close()

@@ -1,145 +1,37 @@
-"""LMDB as an ordered map: whole transactions in one call, foreign errors translated here.
-
-Readers are given with `buffers=True`: a scan copies nothing, its rows are read before the
-transaction ends.
-"""
+"""LMDB as an ordered map: whole transactions in one call, foreign errors translated here."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
 import attrs
 import lmdb
 import trio
 
-from perdure.backends.answers import sweep_drawn
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Corrupt, Full, Unavailable
+from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.lmdb import shared as sharing
 from perdure.backends.lmdb.files import DATA
+from perdure.backends.lmdb.opening import begin_writing, close_shared, reopen_shared
+from perdure.backends.lmdb.rows import Held, TxnReader, TxnWriter
 from perdure.backends.lmdb.shared import SharedEnv
 from perdure.backends.lmdb.turnstile import Turnstile
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, MapStatus
 from perdure.backends.protocol import State
-from perdure.backends.tables import Buffer, Reader, Row, Writer, read_meta, write_meta
+from perdure.backends.tables import Reader, Writer
 
 T = TypeVar("T")
 
-_CHUNK = 16
 _DISK_LOOK_S = 0.5
 _DISK_RESERVE_BYTES = 64 << 20
 _BULK_BYTES = 256 << 10
 _BACK_S = 0.01
 """How often who waits for a reopening looks."""
-
-
-class _Reader:
-    """The tables as one transaction sees them."""
-
-    __slots__ = ("_tables", "_txn")
-
-    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any]) -> None:
-        self._txn = txn
-        self._tables = tables
-
-    def get(self, table: str, key: bytes) -> Buffer | None:
-        value: Buffer | None = self._txn.get(key, db=self._tables[table])
-        return value
-
-    def scan(self, table: str, start: bytes, stop: bytes | None, limit: int) -> Sequence[Row]:
-        with self._txn.cursor(self._tables[table]) as cursor:
-            if not cursor.set_range(start):
-                return []
-            return _until(cursor.iternext(), stop, limit)
-
-    def scan_back(self, table: str, start: bytes, stop: bytes | None, limit: int) -> Sequence[Row]:
-        with self._txn.cursor(self._tables[table]) as cursor:
-            found = cursor.last() if stop is None or not cursor.set_range(stop) else cursor.prev()
-            if not found:
-                return []
-            if limit == 1:
-                key, value = cursor.item()
-                return [(key, value)] if bytes(key) >= start else []
-            rows: list[Row] = []
-            for key, value in islice(cursor.iterprev(), limit):
-                if bytes(key) < start:
-                    break
-                rows.append((key, value))
-            return rows
-
-
-def _until(rows: Iterator[Row], stop: bytes | None, limit: int) -> list[Row]:
-    """At most *limit* rows with keys before *stop*, taken in chunks so that a short answer reads little beyond."""
-    if stop is None:
-        return list(islice(rows, limit))
-    found: list[Row] = []
-    chunk = _CHUNK
-    while len(found) < limit:
-        part = list(islice(rows, min(chunk, limit - len(found))))
-        if not part:
-            break
-        if bytes(part[-1][0]) >= stop:
-            found += part[: bisect_left(part, stop, key=_key)]
-            break
-        found += part
-        chunk *= 4
-    return found
-
-
-def _key(row: Row) -> bytes:
-    return bytes(row[0])
-
-
-class _Writer(_Reader):
-    """The same, writing."""
-
-    __slots__ = ("stale",)
-
-    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any], stale: bool) -> None:
-        super().__init__(txn, tables)
-        self.stale = stale
-
-    def put(self, table: str, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, db=self._tables[table])
-
-    def put_all(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        with self._txn.cursor(self._tables[table]) as cursor:
-            cursor.putmulti(rows)
-
-    def delete(self, table: str, key: bytes) -> bool:
-        return self._txn.delete(key, db=self._tables[table])
-
-
-class _Gone:
-    """In the place of a transaction that was ended under its reader."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise MapAway
-
-
-class Held(_Reader):
-    """A reader that is held; *busy*: a thread reads with it, so it cannot be ended from outside."""
-
-    __slots__ = ("busy", "thread")
-
-    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any], busy: bool) -> None:
-        super().__init__(txn, tables)
-        self.busy = busy
-        self.thread = threading.get_ident()
-
-    def end(self) -> None:
-        """Idempotent."""
-        txn: Any = self._txn
-        self._txn = _Gone()  # type: ignore[assignment]  # it only says that it is gone
-        if not isinstance(txn, _Gone):
-            txn.abort()
 
 
 class LmdbMap:
@@ -175,7 +67,7 @@ class LmdbMap:
             sharing.refuse_fork(shared)
         try:
             with self._begin() as txn:
-                return fn(_Reader(txn, shared.tables))
+                return fn(TxnReader(txn, shared.tables))
         except lmdb.Error as error:
             self._translate(error)
 
@@ -215,12 +107,18 @@ class LmdbMap:
 
     # -- writing -----------------------------------------------------------------------------
 
-    async def take_turn(self) -> None:
+    async def take_turn(self, *, patient: bool = True) -> None:
         sharing.refuse_fork(self._shared)
-        await self._turnstile.take(self._gate_s)
-        if self._shared.state is not State.OPEN:
+        await self._turnstile.take(self._gate_s if patient else 0.0)
+        try:
+            if self._shared.looking:
+                await self._wait_unread()
+                await begin_writing(self._shared, self._environment.threads)
+            if self._shared.state is not State.OPEN:
+                raise Unavailable(f"{self._shared.why}; it has to be reopened first")
+        except BaseException:
             self._turnstile.let_go()
-            raise Unavailable(f"{self._shared.why}; it has to be reopened first")
+            raise
 
     def end_turn(self) -> None:
         self._turnstile.let_go()
@@ -256,7 +154,7 @@ class LmdbMap:
             try:
                 this = txn.id()
                 stale, self._seen = self._seen != this - 1, this - 1
-                result = fn(_Writer(txn, shared.tables, stale))
+                result = fn(TxnWriter(txn, shared.tables, stale))
             except BaseException:
                 txn.abort()
                 raise
@@ -297,37 +195,7 @@ class LmdbMap:
             raise MapFull
         self._looked_at = now
 
-    # -- opening, and opening again ----------------------------------------------------------
-
-    async def begin(self) -> None:
-        """Commit one durable transaction, the epoch raised by one: what is read from here on does not rest on the page cache alone.
-
-        Where another process has done so and lives, a writer that is frozen does not keep us out.
-
-        Raises:
-          Unavailable: the first to open the store may not write to it now.
-          Full: it has no room for that.
-        """
-        shared = self._shared
-        if shared.epoch:
-            return
-        try:
-            await self.take_turn()
-        except Unavailable:
-            if shared.first:
-                raise
-            return
-        try:
-            shared.epoch = await self.write(_raise_epoch, small=True)
-            shared.side.epoch = shared.epoch
-            self._seen = -1  # our caller has not seen whether others wrote before
-        except MapFull as error:
-            status = self.status()
-            raise Full(str(shared.folder), status.bytes_used, status.bytes_limit) from error
-        except MapDoubtful as error:
-            raise Unavailable(shared.why) from error
-        finally:
-            self.end_turn()
+    # -- opening again ------------------------------------------------------------------------
 
     async def reopen(self) -> None:
         shared = self._shared
@@ -338,11 +206,10 @@ class LmdbMap:
         shared.state = State.REOPENING
         try:
             await self._wait_unread()
-            await self._environment.threads.run_sync(shared.reopen)
-            shared.epoch, shared.first, shared.state, self._seen = 0, True, State.OPEN, -1
-            await self.begin()
+            await reopen_shared(shared, self._turnstile, self._environment.threads, self._gate_s)
+            self._seen = -1  # whatever our caller remembers
         except BaseException:
-            if shared.state is not State.CLOSED:
+            if shared.state is State.REOPENING:
                 shared.state = State.DOUBTFUL
             raise
 
@@ -420,7 +287,7 @@ class LmdbMap:
                         await trio.sleep(_BACK_S)
                 self._turnstile.close()
                 self._shared.leave_watcher()
-                await self._environment.threads.run_sync(sharing.release, self._shared)
+                await close_shared(self._shared, self._environment.threads)
 
     def _translate(self, error: lmdb.Error) -> NoReturn:
         shared = self._shared
@@ -429,9 +296,3 @@ class LmdbMap:
             raise MapAway from error
         raise sharing.translated(error, str(shared.folder)) from error
 
-
-def _raise_epoch(writer: Writer) -> int:
-    epoch = read_meta(writer, "epoch") + 1
-    write_meta(writer, "epoch", epoch)
-    sweep_drawn(writer)
-    return epoch

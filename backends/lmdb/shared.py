@@ -1,7 +1,7 @@
 """One LMDB file, open once in this process, shared by count.
 
-LMDB forbids one process to open a file twice, so every `open_backend` of the same file meets here.
-Opening and closing are blocking calls, made in a thread.
+LMDB forbids one process to open a file twice, so every `open_backend` of the same file meets here. What
+opens and closes are blocking calls, made in a thread by `opening`, which holds the locks they need.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from lmdb.verify import VerifyError
 from lmdb.verify import verify as walk_pages
 
 from perdure.backends import keys
+from perdure.backends.answers import sweep_drawn
 from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable, WrongStore
 from perdure.backends.lmdb import files
 from perdure.backends.lmdb.place import How, Place
 from perdure.backends.lmdb.readers import Oldest, Readers
+from perdure.backends.lmdb.rows import TxnWriter
 from perdure.backends.lmdb.watch import SideFile, Watcher
 from perdure.backends.protocol import State
+from perdure.backends.tables import read_meta, write_meta
 from perdure.backends.timing import Timings
 
 FORMAT = 1
@@ -56,10 +59,14 @@ class Options:
     flush: How = "auto"
 
 
+class NobodyElse(Exception):
+    """No other process has the store open: it cannot be opened for reading only, for nobody vouches for what is there."""
+
+
 class SharedEnv:
     """An open LMDB environment with its tables, locks and counters."""
 
-    def __init__(self, folder: Path, options: Options, new_id: bytes) -> None:
+    def __init__(self, folder: Path, options: Options, new_id: bytes, *, looking: bool = False) -> None:
         self.folder = folder
         self.options = options
         self.users = 0
@@ -75,6 +82,8 @@ class SharedEnv:
         """What made it doubtful."""
         self.away = False
         """Whether there is no environment to read from."""
+        self.looking = looking
+        """Whether it was opened for reading only, because a frozen process keeps the gate; the first turn opens it for writing."""
         self.reopened = 0
         self.epoch = 0
         self.threads: set[int] = set()
@@ -87,8 +96,7 @@ class SharedEnv:
         self._users_lock = files.FileLock(folder / "users.lock")
         self.side = SideFile(folder / "news")
         try:
-            with files.opening(folder):
-                self._open(new_id)
+            self._open(new_id)
         except BaseException:
             self._users_lock.close()
             self.side.close()
@@ -97,8 +105,10 @@ class SharedEnv:
     # -- opening -----------------------------------------------------------------------------
 
     def _open(self, new_id: bytes) -> None:
-        first = self.first = self._users_lock.take()
+        first = self._users_lock.take()
         data = self.folder / files.DATA
+        if first and self.looking:
+            raise NobodyElse
         if not data.exists():
             files.create_data(self.folder, lambda path: self._fill(path, new_id))
         files.sync_folders(self.folder)
@@ -111,18 +121,44 @@ class SharedEnv:
         self._open_data(data)
 
     def _open_data(self, data: Path) -> None:
-        self.env = self._environment(data)
+        self.env = self._environment(data, readonly=self.looking)
         try:
             self.env.reader_check()
             self.tables = {name: self.env.open_db(name.encode(), create=False) for name in keys.TABLES}
             with self.env.begin() as txn:
                 self._read_identity(txn)
+            if not self.looking:
+                self._raise_epoch()
         except lmdb.Error as error:
             self.env.close()
             raise translated(error, str(data)) from error
         except BaseException:
             self.env.close()
             raise
+
+    def _raise_epoch(self) -> None:
+        """Commit one durable transaction, the epoch raised by one: what is read from here on does not rest on the page cache alone.
+
+        Raises:
+          Full: there is no room for it, not in the reserve either.
+        """
+        try:
+            self._write_epoch()
+        except lmdb.MapFullError:
+            try:
+                self._resize(self.size)
+                self._extended = True
+                self._write_epoch()
+            except lmdb.MapFullError as error:
+                raise Full(str(self.folder), self.size, self.size) from error
+
+    def _write_epoch(self) -> None:
+        with self.env.begin(write=True, buffers=True) as txn:
+            writer = TxnWriter(txn, self.tables, stale=True)
+            epoch = read_meta(writer, "epoch") + 1
+            write_meta(writer, "epoch", epoch)
+            sweep_drawn(writer)
+        self.epoch = self.side.epoch = epoch
 
     # -- doubt -------------------------------------------------------------------------------
 
@@ -133,14 +169,13 @@ class SharedEnv:
         self.away = self.away or away
 
     def reopen(self) -> None:
-        """Close the environment and open it again. Nobody reads."""
+        """Close the environment and open it again. Nobody reads; the caller holds the opening lock and the gate."""
         self.away = True
         self.env.close()
-        before = self.id
-        with files.opening(self.folder):
-            if not (self.folder / files.DATA).exists():
-                raise Unavailable(f"{self.folder / files.DATA} is not there")
-            self._open_data(self.folder / files.DATA)
+        before, self._extended, self.looking = self.id, False, False
+        if not (self.folder / files.DATA).exists():
+            raise Unavailable(f"{self.folder / files.DATA} is not there")
+        self._open_data(self.folder / files.DATA)
         if self.id != before:
             self.env.close()
             raise WrongStore(before, self.id)
@@ -304,11 +339,11 @@ class SharedEnv:
 
     # -- closing -----------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Close the file; the last process to do so leaves the clean mark."""
+    def close(self, *, mark: bool) -> None:
+        """Close the file; the last process to do so leaves the clean mark, if it holds the opening lock (*mark*)."""
         try:
             self.env.close()
-            if self.pid == os.getpid() and self.state is State.OPEN:
+            if mark and self.pid == os.getpid() and self.state is State.OPEN:
                 self._leave_clean()
         finally:
             self.state = State.CLOSED
@@ -316,7 +351,7 @@ class SharedEnv:
             self._users_lock.close()
 
     def _leave_clean(self) -> None:
-        with suppress(OSError, Unavailable), files.opening(self.folder):  # without the mark the next opening walks the pages: no more is lost
+        with suppress(OSError):  # without the mark the next opening walks the pages: no more is lost
             if self._users_lock.take() and not files.is_unverified(self.folder):
                 files.mark_clean(self.folder)
 
@@ -340,40 +375,6 @@ def check_pages(data: Path) -> None:
         raise Corrupt(str(data), str(error)) from error
     if problems:
         raise Corrupt(str(data), f"{problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
-
-
-_open: dict[tuple[int, int], SharedEnv] = {}
-_open_lock = threading.Lock()
-
-
-def acquire(folder: Path, options: Options, new_id: bytes) -> SharedEnv:
-    """The environment of *folder*: opened, or shared if this process has it open already."""
-    with _open_lock:
-        files.prepare_folder(folder, create=options.create, insist=options.insist)
-        data = folder / files.DATA
-        if data.exists() and (shared := _open.get(_inode(data))) is not None and shared.pid == os.getpid():
-            shared.users += 1
-            return shared
-        shared = SharedEnv(folder.resolve(), options, new_id)
-        shared.users = 1
-        _open[_inode(data)] = shared
-        return shared
-
-
-def release(shared: SharedEnv) -> None:
-    """One user less; the last one closes it."""
-    with _open_lock:
-        shared.users -= 1
-        if shared.users == 0:
-            for key, value in list(_open.items()):
-                if value is shared:
-                    del _open[key]
-            shared.close()
-
-
-def _inode(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
 
 
 def refuse_fork(shared: SharedEnv) -> None:

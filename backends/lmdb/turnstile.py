@@ -74,13 +74,21 @@ class Turnstile:
         tries = 0
         while not lock.take():
             if trio.current_time() >= deadline:
-                raise Unavailable(f"process {lock.read_pid()} has the right to write to {self._folder} and keeps it: it may be frozen or stopped")
+                raise Unavailable(f"process {self._who(lock)} has the right to write to {self._folder} and keeps it: it may be frozen or stopped")
             tries += 1
             if tries <= _QUICK:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._wait_touched()
         lock.write_pid()
+
+    def _who(self, lock: FileLock) -> str:
+        """The pid of who keeps us out: not of one that itself waits for the gate."""
+        if lock is self._next and not self._gate.take():
+            return self._gate.read_pid()
+        if lock is self._next:
+            self._gate.let_go()
+        return lock.read_pid()
 
     async def _wait_touched(self) -> None:
         if self._watch is None:

@@ -295,7 +295,7 @@ def test_a_map_that_cannot_grow_is_unavailable_and_reads_say_so_too(url):
         """
         import resource
         async def main():
-            async with open_backend(sys.argv[1]) as backend:
+            async with open_backend(sys.argv[1], limits=Limits(commit_s=0.1)) as backend:
                 shared = backend._store._shared
                 shared.size = 1 << 30
                 shared.env.set_mapsize(1 << 21)

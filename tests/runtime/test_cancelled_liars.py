@@ -14,7 +14,7 @@ from perdure.actors.mailbox import Slot, Stage
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.memory import open_memory
-from perdure.runtime import START, AlreadyRunning, App, InDoubt, event, of, open_runtime
+from perdure.runtime import START, App, InDoubt, event, of, open_runtime
 
 INLINE = Environment(threads=InlineThreads())
 
@@ -102,8 +102,6 @@ def test_each_step_is_struck_once(cancelling):
 
 # -- known breaches --------------------------------------------------------------------------
 
-CANCELLED_AFTER_DOUBT = "Subscription.save reads its place again after InDoubt, and may be cancelled there while its write is still under way"
-PLACE_LOST = "a place of our own that was stored after InDoubt is taken for another process's"
 
 
 @asynccontextmanager
@@ -119,7 +117,6 @@ async def two_events_done(backend):
             yield events
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.RaisesGroup(AssertionError), reason=CANCELLED_AFTER_DOUBT)
 async def test_a_save_cancelled_after_its_doubt_is_absent(autojump_clock):
     backend = FaultyBackend(open_memory(environment=INLINE))
     async with two_events_done(backend) as events:
@@ -133,7 +130,6 @@ async def test_a_save_cancelled_after_its_doubt_is_absent(autojump_clock):
         assert not scope.cancelled_caught or await backend.get("$checkpoints", b"subscription s") is None
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.RaisesGroup(AlreadyRunning), reason=PLACE_LOST)
 async def test_a_save_in_doubt_does_not_lose_the_place(autojump_clock):
     backend = FaultyBackend(open_memory(environment=INLINE))
     async with two_events_done(backend) as events:

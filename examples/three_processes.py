@@ -18,6 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 
 import attrs
@@ -145,9 +146,10 @@ async def main(seconds: float) -> int:
     try:
         async with cast(folder) as players:
             until = trio.current_time() + seconds
-            while trio.current_time() < until:
+            for role in cycle(ROLES):
                 await trio.sleep(draw.uniform(0.6, 1.4))
-                role = draw.choice(list(ROLES))
+                if trio.current_time() >= until:
+                    break
                 print(f"  {role} is killed and started again", flush=True)
                 players.kill(role)
             print("  the writer is frozen for a moment", flush=True)

@@ -11,7 +11,8 @@
 A fault belongs to a method by name, and strikes at its nth call from the moment the fault was set,
 once or (`for_good`) from then on. *after* means: the call was carried out, only its answer is lost.
 `calls` counts, faults or not. The reads of a view count like those of the store. A commit that fails
-with `InDoubt` leaves the store doubtful, as a failed flush does, until it is reopened.
+with `InDoubt` leaves the store doubtful, as a failed flush does, until it is reopened: reads wait, so that
+none shows what is in doubt.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class Faults:
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+        self.doubt: trio.Event | None = None
+        """Set when the store, doubtful now, is back."""
         self._faults: dict[str, list[_Fault]] = {}
 
     def add(self, method: str, nth: int, for_good: bool, after: bool, **what: Any) -> None:
@@ -97,50 +100,71 @@ class Faults:
         return result
 
 
-class FaultyReads:
-    """The reads of a store or of a view, by way of *faults*."""
+    async def read(self, method: str, args: Sequence[object], call: Callable[[], Awaitable[T]]) -> T:
+        """The same for a read of a store: it waits while that is doubtful."""
+        while True:
+            await self.wait_back()
+            result = await self.through(method, args, call)
+            if self.doubt is None:
+                return result
 
-    def __init__(self, reads: Reads, faults: Faults) -> None:
+    async def wait_back(self) -> None:
+        """Return when the store is not doubtful."""
+        while self.doubt is not None:
+            await self.doubt.wait()
+
+    def end_doubt(self) -> None:
+        """The store is back, or closed. Idempotent."""
+        if self.doubt is not None:
+            self.doubt.set()
+            self.doubt = None
+
+
+class FaultyReads:
+    """The reads of a store or (*held*) of a view, by way of *faults*."""
+
+    def __init__(self, reads: Reads, faults: Faults, *, held: bool = False) -> None:
         self._reads = reads
         self._faults = faults
+        self._go = faults.through if held else faults.read
 
     async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
         read = self._reads.read_stream
-        return await self._faults.through("read_stream", [stream], lambda: read(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward))
+        return await self._go("read_stream", [stream], lambda: read(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward))
 
     async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
         read = self._reads.read_log
-        return await self._faults.through("read_log", [], lambda: read(after=after, limit=limit, bytes_max=bytes_max, where=where))
+        return await self._go("read_log", [], lambda: read(after=after, limit=limit, bytes_max=bytes_max, where=where))
 
     async def head(self) -> Position:
-        return await self._faults.through("head", [], self._reads.head)
+        return await self._go("head", [], self._reads.head)
 
     async def revision(self) -> int:
-        return await self._faults.through("revision", [], self._reads.revision)
+        return await self._go("revision", [], self._reads.revision)
 
     async def answer(self, id: bytes) -> Committed | None:
-        return await self._faults.through("answer", [id], lambda: self._reads.answer(id))
+        return await self._go("answer", [id], lambda: self._reads.answer(id))
 
     async def get(self, bucket: str, key: bytes) -> Entry | None:
-        return await self._faults.through("get", [bucket, key], lambda: self._reads.get(bucket, key))
+        return await self._go("get", [bucket, key], lambda: self._reads.get(bucket, key))
 
     async def scan(self, bucket: str, *, prefix: bytes = b"", after: bytes | None = None, limit: int) -> list[Entry]:
-        return await self._faults.through("scan", [bucket], lambda: self._reads.scan(bucket, prefix=prefix, after=after, limit=limit))
+        return await self._go("scan", [bucket], lambda: self._reads.scan(bucket, prefix=prefix, after=after, limit=limit))
 
     async def read_changes(self, bucket: str, *, after: int, limit: int) -> Changes:
-        return await self._faults.through("read_changes", [bucket], lambda: self._reads.read_changes(bucket, after=after, limit=limit))
+        return await self._go("read_changes", [bucket], lambda: self._reads.read_changes(bucket, after=after, limit=limit))
 
     async def read_snapshot(self, name: str, *, at_most: Position | None = None) -> Snapshot | None:
-        return await self._faults.through("read_snapshot", [name], lambda: self._reads.read_snapshot(name, at_most=at_most))
+        return await self._go("read_snapshot", [name], lambda: self._reads.read_snapshot(name, at_most=at_most))
 
     async def snapshots(self, name: str) -> list[Position]:
-        return await self._faults.through("snapshots", [name], lambda: self._reads.snapshots(name))
+        return await self._go("snapshots", [name], lambda: self._reads.snapshots(name))
 
     async def stream(self, name: str) -> StreamInfo | None:
-        return await self._faults.through("stream", [name], lambda: self._reads.stream(name))
+        return await self._go("stream", [name], lambda: self._reads.stream(name))
 
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
-        return await self._faults.through("streams", [], lambda: self._reads.streams(prefix=prefix, after=after, limit=limit))
+        return await self._go("streams", [], lambda: self._reads.streams(prefix=prefix, after=after, limit=limit))
 
 
 class FaultyBackend(FaultyReads):
@@ -149,7 +173,9 @@ class FaultyBackend(FaultyReads):
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner, Faults())
         self.inner = inner
-        self._doubtful = False
+        self._doubts: list[bytes] = []
+        self._resolved: dict[bytes, Committed] = {}
+        """What was found of commits in doubt."""
 
     # -- what goes wrong ---------------------------------------------------------------------
 
@@ -186,20 +212,30 @@ class FaultyBackend(FaultyReads):
 
     @property
     def state(self) -> State:
-        return State.DOUBTFUL if self._doubtful else self.inner.state
+        return self.inner.state if self._faults.doubt is None else State.DOUBTFUL
 
     async def commit(self, commits: Sequence[Commit]) -> Group:
-        if self._doubtful:
-            raise Unavailable("a flush was made to fail; it has to be reopened first")
+        self._check_sound()
         try:
             return await self._faults.through("commit", [commits], lambda: self.inner.commit(commits))
         except InDoubt:
-            self._doubtful = True
+            self._faults.doubt = self._faults.doubt or trio.Event()
+            self._doubts = [commit.id for commit in commits]
             raise
+
+    def _check_sound(self) -> None:
+        if self._faults.doubt is not None:
+            raise Unavailable("a flush was made to fail; it has to be reopened first")
 
     async def reopen(self) -> None:
         await self._faults.through("reopen", [], self.inner.reopen)
-        self._doubtful = False
+        for id in self._doubts:
+            if (found := await self.inner.answer(id)) is not None:
+                self._resolved[id] = found
+        self._faults.end_doubt()
+
+    async def answer(self, id: bytes) -> Committed | None:
+        return await super().answer(id) or self._resolved.get(id)
 
     async def wait_beyond(self, position: Position) -> None:
         await self._faults.through("wait_beyond", [position], lambda: self.inner.wait_beyond(position))
@@ -210,23 +246,27 @@ class FaultyBackend(FaultyReads):
     @asynccontextmanager
     async def view(self) -> AsyncIterator[FaultyReads]:
         await self._faults.through("view", [], trio.lowlevel.checkpoint)
+        self._check_sound()
         async with self.inner.view() as view:
-            yield FaultyReads(view, self._faults)
+            yield FaultyReads(view, self._faults, held=True)
 
     async def now_us(self) -> int:
         return await self._faults.through("now_us", [], self.inner.now_us)
 
     async def maintain(self) -> bool:
+        self._check_sound()
         return await self._faults.through("maintain", [], self.inner.maintain)
 
     async def verify(self) -> list[str]:
         return await self._faults.through("verify", [], self.inner.verify)
 
     async def store_status(self) -> StoreStatus:
-        return await self._faults.through("store_status", [], self.inner.store_status)
+        status = await self._faults.through("store_status", [], self.inner.store_status)
+        return attrs.evolve(status, state=self.state)
 
     async def aclose(self) -> None:
         await self._faults.through("aclose", [], self.inner.aclose)
+        self._faults.end_doubt()
 
 
 METHODS = tuple(name for kind in (Reads, Backend) for name, value in vars(kind).items() if isfunction(value) and not name.startswith("_"))

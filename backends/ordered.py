@@ -83,6 +83,8 @@ class OrderedBackend(OrderedReads):
         self._check_open()
         await self._take_turn()
         try:
+            if self._doubts:  # another handle of this process has reopened the map: our last ids are kept until we know of them
+                raise Unavailable(f"{self.url} has to be reopened first, after a failed flush")
             group = await self._commit(commits)
             if self._moved:
                 self._store.news.tell(self._moved, *self._moved_to)
@@ -197,7 +199,9 @@ class OrderedBackend(OrderedReads):
     @property
     def state(self) -> State:
         """See `Backend.state`."""
-        return State.CLOSED if self._closed else self._store.state
+        if self._closed:
+            return State.CLOSED
+        return State.DOUBTFUL if self._doubts and self._store.state is State.OPEN else self._store.state
 
     def _note_doubt(self, commits: Sequence[Commit], follows: Position) -> None:
         self._doubts_after = min(self._doubts_after, follows) if self._doubts else follows

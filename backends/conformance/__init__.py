@@ -17,6 +17,7 @@ from perdure.backends.conformance import (
     commits,
     conditions,
     conflicts,
+    doubt,
     durability,
     errors,
     ids_and_keys,
@@ -24,7 +25,10 @@ from perdure.backends.conformance import (
     limits,
     pages,
     reads,
+    resolved,
+    sharing,
     snapshots,
+    turns,
     views,
     waits,
 )
@@ -34,11 +38,11 @@ from perdure.backends.conformance.stores import stores_of
 
 __all__ = ["CHECKS", "Broken", "Law", "Score", "Scoreboard", "Stores", "run_checks", "stores_of"]
 
-CHECKS: Final[tuple[Law, ...]] = tuple(
-    law
-    for module in (commits, conflicts, ids_and_keys, conditions, reads, pages, waits, kv, changes, snapshots, views, limits, durability, errors)
-    for law in module.PART.laws
+_MODULES = (
+    *(commits, conflicts, ids_and_keys, conditions, reads, pages, waits, kv, changes, snapshots, views, limits),
+    *(durability, sharing, turns, doubt, resolved, errors),
 )
+CHECKS: Final[tuple[Law, ...]] = tuple(law for module in _MODULES for law in module.PART.laws)
 """All laws, by part."""
 
 

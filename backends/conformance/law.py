@@ -30,9 +30,17 @@ class Stores(Protocol):
     """What the author of a backend provides.
 
     A name opened again is the same store, as far as `durable` is declared; a new name is a new, empty
-    store. Two methods more are optional, and laws that need them are left out without them:
-    `open_small(name)` opens a store with room for some MiB, `advance(seconds)` moves the wall clock of
-    all its stores.
+    store. Where `shared_writes` is declared, a name opened twice at once gives two handles that stand for
+    two processes: what one remembers, the other does not know.
+
+    Some methods more are optional, and laws that need them are left out without them:
+
+    - `open_small(name)` opens a store with room for some MiB.
+    - `advance(seconds)` moves the wall clock of all its stores.
+    - `fail_flush(backend, *, stored)` lets the next flush of that open store fail: what it wrote is there
+      afterwards (*stored*), or it is not. The store is doubtful then, as after a true failure.
+    - `hold_turn(name)` is a context manager that keeps the right to write to that store, as another
+      process would that is frozen, under the pid of this one.
     """
 
     def open(self, name: str) -> AbstractAsyncContextManager[Backend]: ...

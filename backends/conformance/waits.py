@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 import trio
 
 from perdure.backends.commit import Check, Delete, Put, SaveSnapshot
-from perdure.backends.conformance.law import Broken, Desk, Part, Stores, appending, fails, holds, is_a, new_name, open_desk, same, settle
+from perdure.backends.conformance.law import Desk, Part, Stores, appending, fails, holds, is_a, new_name, open_desk, same, settle
+from perdure.backends.conformance.waiting import ends, waits_on, woken
 from perdure.backends.errors import Closed, Conflict
 from perdure.backends.event import START, Position
 
 PART = Part("waits")
-SOON_S = 2.0
-"""A wait whose reason has come ends within this time."""
-
-
-async def _ends(wait: Awaitable[None], what: str) -> None:
-    try:
-        with trio.fail_after(SOON_S):
-            await wait
-    except trio.TooSlowError:
-        raise Broken("", f"{what} does not end within {SOON_S:g} s") from None
-
-
-async def _woken(wait: Callable[[], Awaitable[None]], cause: Callable[[], Awaitable[object]], what: str) -> None:
-    """*wait* waits, until *cause* has happened."""
-    ended = False
-
-    async def waiting() -> None:
-        nonlocal ended
-        await _ends(wait(), what)
-        ended = True
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(waiting)
-        await settle()
-        holds(not ended, f"{what} ends before there is a reason")
-        await cause()
-
-
-async def _waits_on(wait: Callable[[], Awaitable[None]], causes: list[Callable[[], Awaitable[object]]], what: str) -> None:
-    """*wait* goes on waiting, whatever of *causes* happens."""
-    ended = False
-
-    async def waiting() -> None:
-        nonlocal ended
-        await wait()
-        ended = True
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(waiting)
-        await settle()
-        for cause in causes:
-            await cause()
-        await settle()
-        await trio.sleep(0.12)
-        holds(not ended, f"{what} ends without a reason")
-        nursery.cancel_scope.cancel()
 
 
 @PART.store("`wait_beyond` returns at once if the head is already beyond.")
@@ -65,7 +20,7 @@ async def waiting_for_the_past_ends_at_once(desk: Desk) -> None:
     await desk.append("a", 3)
 
     for position in range(3):
-        await _ends(desk.backend.wait_beyond(Position(position)), f"wait_beyond({position}) with head 3")
+        await ends(desk.backend.wait_beyond(Position(position)), f"wait_beyond({position}) with head 3")
 
 
 @PART.store("`wait_changed` returns at once if kv has already changed beyond that revision.")
@@ -74,19 +29,19 @@ async def waiting_for_a_past_change_ends_at_once(desk: Desk) -> None:
     await desk.store(Delete("k", b"x"))
 
     for revision in range(2):
-        await _ends(desk.backend.wait_changed(revision), f"wait_changed({revision}) at revision 2")
+        await ends(desk.backend.wait_changed(revision), f"wait_changed({revision}) at revision 2")
 
 
 @PART.store("`wait_beyond` is woken by events.")
 async def events_wake(desk: Desk) -> None:
-    await _woken(lambda: desk.backend.wait_beyond(START), lambda: desk.append("a", 2), "wait_beyond(0)")
-    await _woken(lambda: desk.backend.wait_beyond(Position(2)), lambda: desk.append("b", 1), "wait_beyond(2)")
+    await woken(lambda: desk.backend.wait_beyond(START), lambda: desk.append("a", 2), "wait_beyond(0)")
+    await woken(lambda: desk.backend.wait_beyond(Position(2)), lambda: desk.append("b", 1), "wait_beyond(2)")
 
 
 @PART.store("`wait_changed` is woken by puts and by deletes.")
 async def changes_wake(desk: Desk) -> None:
-    await _woken(lambda: desk.backend.wait_changed(0), lambda: desk.store(Put("k", b"x", b"1")), "wait_changed(0)")
-    await _woken(lambda: desk.backend.wait_changed(1), lambda: desk.store(Delete("k", b"x")), "wait_changed(1)")
+    await woken(lambda: desk.backend.wait_changed(0), lambda: desk.store(Put("k", b"x", b"1")), "wait_changed(0)")
+    await woken(lambda: desk.backend.wait_changed(1), lambda: desk.store(Delete("k", b"x")), "wait_changed(1)")
 
 
 @PART.store("A commit without events wakes no follower of the log.")
@@ -96,7 +51,7 @@ async def what_has_no_events_wakes_no_follower(desk: Desk) -> None:
     async def conflict() -> None:
         is_a(await desk.ask(appending("a", 1, 9)), Conflict)
 
-    await _waits_on(
+    await waits_on(
         lambda: desk.backend.wait_beyond(Position(1)),
         [
             lambda: desk.done(Put("k", b"x", b"1")),
@@ -112,15 +67,15 @@ async def what_has_no_events_wakes_no_follower(desk: Desk) -> None:
 async def events_wake_no_watcher_of_kv(desk: Desk) -> None:
     await desk.store(Put("k", b"x", b"1"))
 
-    await _waits_on(lambda: desk.backend.wait_changed(1), [lambda: desk.append("a", 2)], "wait_changed(1)")
+    await waits_on(lambda: desk.backend.wait_changed(1), [lambda: desk.append("a", 2)], "wait_changed(1)")
 
 
 @PART.store("`wait_beyond` waits for the position asked for, not for any event.")
 async def a_wait_is_for_its_position(desk: Desk) -> None:
     await desk.append("a", 1)
-    await _waits_on(lambda: desk.backend.wait_beyond(Position(5)), [lambda: desk.append("a", 4)], "wait_beyond(5) at head 5")
+    await waits_on(lambda: desk.backend.wait_beyond(Position(5)), [lambda: desk.append("a", 4)], "wait_beyond(5) at head 5")
 
-    await _ends(desk.backend.wait_beyond(Position(4)), "wait_beyond(4) at head 5")
+    await ends(desk.backend.wait_beyond(Position(4)), "wait_beyond(4) at head 5")
 
 
 @PART.store("All who wait are woken.")
@@ -128,11 +83,11 @@ async def all_who_wait_are_woken(desk: Desk) -> None:
     woken: list[str] = []
 
     async def follow(number: int) -> None:
-        await _ends(desk.backend.wait_beyond(START), "wait_beyond(0)")
+        await ends(desk.backend.wait_beyond(START), "wait_beyond(0)")
         woken.append(f"event {number}")
 
     async def watch(number: int) -> None:
-        await _ends(desk.backend.wait_changed(0), "wait_changed(0)")
+        await ends(desk.backend.wait_changed(0), "wait_changed(0)")
         woken.append(f"change {number}")
 
     async with trio.open_nursery() as nursery:
@@ -150,7 +105,7 @@ async def no_wake_up_is_lost(desk: Desk) -> None:
 
     async def player(stream: str, own: int) -> None:
         for turn in range(own, 40, 2):
-            await _ends(desk.backend.wait_beyond(Position(turn - 1)), f"wait_beyond({turn - 1})") if turn else None
+            await ends(desk.backend.wait_beyond(Position(turn - 1)), f"wait_beyond({turn - 1})") if turn else None
             for _ in range(turn % 7):
                 await trio.lowlevel.checkpoint()
             await desk.append(stream)
@@ -163,7 +118,7 @@ async def no_wake_up_is_lost(desk: Desk) -> None:
     for steps in range(12):  # the commit comes so many steps after the wait began
         head = await desk.backend.head()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_ends, desk.backend.wait_beyond(head), f"wait_beyond({head}), an event {steps} steps later,")
+            nursery.start_soon(ends, desk.backend.wait_beyond(head), f"wait_beyond({head}), an event {steps} steps later,")
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
             await desk.append("c")
@@ -177,7 +132,7 @@ async def a_cancelled_wait_disturbs_no_other(desk: Desk) -> None:
         holds(scope.cancelled_caught, "a cancelled wait returns as if woken")
         await desk.append("a")
 
-    await _woken(lambda: desk.backend.wait_beyond(START), both, "wait_beyond(0) beside a cancelled one")
+    await woken(lambda: desk.backend.wait_beyond(START), both, "wait_beyond(0) beside a cancelled one")
 
 
 @PART.store("A wait in a cancelled scope is cancelled, even if its reason has come.")
@@ -214,5 +169,5 @@ async def any_opening_wakes(stores: Stores) -> None:
         if not one.backend.capabilities.durable:
             return
         async with open_desk(stores, name) as other:
-            await _woken(lambda: one.backend.wait_beyond(START), lambda: other.append("a"), "wait_beyond(0) through another opening")
-            await _woken(lambda: other.backend.wait_changed(0), lambda: one.store(Put("k", b"x", b"1")), "wait_changed(0) through another opening")
+            await woken(lambda: one.backend.wait_beyond(START), lambda: other.append("a"), "wait_beyond(0) through another opening")
+            await woken(lambda: other.backend.wait_changed(0), lambda: one.store(Put("k", b"x", b"1")), "wait_changed(0) through another opening")

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import attrs
@@ -206,12 +206,14 @@ class LmdbMap:
         shared.state = State.REOPENING
         try:
             await self._wait_unread()
-            await reopen_shared(shared, self._turnstile, self._environment.threads, self._gate_s)
+            with closing(Turnstile(shared.folder)) as turnstile:  # of its own: a commit of ours may be waiting in the other
+                await reopen_shared(shared, turnstile, self._environment.threads, self._gate_s)
             self._seen = -1  # whatever our caller remembers
-        except BaseException:
+        except OSError as error:
+            raise Unavailable(f"{shared.folder} cannot be opened: {error.strerror or error}") from error
+        finally:
             if shared.state is State.REOPENING:
                 shared.state = State.DOUBTFUL
-            raise
 
     async def _wait_unread(self) -> None:
         """Views of this loop are ended under those who hold them; those of others, and what a thread reads, end by themselves."""
@@ -225,7 +227,7 @@ class LmdbMap:
             raise Unavailable(f"{self._shared.folder} is being read, it cannot be reopened")
 
     async def wait_back(self) -> None:
-        while self._shared.away or self._shared.state is State.REOPENING:  # noqa: ASYNC110 - another loop of the process may be at it
+        while not self._closed and (self._shared.away or self._shared.state is State.REOPENING):  # noqa: ASYNC110 - another loop may be at it
             await trio.sleep(_BACK_S)
 
     # -- the rest ----------------------------------------------------------------------------

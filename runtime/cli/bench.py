@@ -87,7 +87,7 @@ def bench(
         raise Misuse(f"--seconds is a time above 0 and up to 3600, not {seconds:g}")
 
     async def command() -> int:
-        with stores_of(url, limits=LIMITS) as stores:
+        with stores_of(url, limits=LIMITS, faults=False) as stores:
             async with stores.open("bench") as backend, open_runtime(backend, App(events=of(Payment))) as rt:
                 rows = await _rows(rt, seconds)
         if json:

@@ -1,4 +1,4 @@
-"""The laws of the runtime (events, kv, codec, subscriptions), for holding against any backend below it.
+"""The laws of the runtime (events, kv, codec, subscriptions, trouble), for holding against any backend below it.
 
     scoreboard = await run_checks(stores)       # the same stores as of `perdure.backends.conformance`
 
@@ -18,11 +18,12 @@ from perdure.runtime.conformance import codec as codec
 from perdure.runtime.conformance import events, kv, limits, readers, writes
 from perdure.runtime.conformance import states as states
 from perdure.runtime.conformance import subscriptions as subscriptions
+from perdure.runtime.conformance import trouble as trouble
 
 __all__ = ["CHECKS", "Broken", "Law", "Score", "Scoreboard", "Stores", "run_checks", "stores_of"]
 
 CHECKS: Final[tuple[Law, ...]] = tuple(
-    law for module in (events, writes, readers, limits, kv, codec, states, subscriptions) for law in module.PART.laws
+    law for module in (events, writes, readers, limits, kv, codec, states, subscriptions, trouble) for law in module.PART.laws
 )
 """All laws, by part."""
 

@@ -36,8 +36,8 @@ class _Sum:
     total: float = 0.0
 
 
-async def _check(rt: Runtime) -> None:
-    """Both models equal the fold of the log."""
+async def check_models(rt: Runtime) -> None:
+    """The models of `APP` equal the fold of the log."""
     events = await listed(rt.read_all())
     for model in (rt.model(TOTAL), rt.model(BY)):
         await model.wait_for(await rt.head())
@@ -62,7 +62,7 @@ async def states_are_stable(rt: Runtime) -> None:
 @PART.runtime("A model equals the fold of the log up to its position.", app=APP)
 async def models_equal_the_fold(rt: Runtime) -> None:
     await _write(rt, 20)
-    await _check(rt)
+    await check_models(rt)
 
 
 @PART.runtime("A projection restarts from its last snapshot plus the tail; who waits for it goes on waiting.", app=APP)
@@ -74,7 +74,7 @@ async def a_crash_changes_no_model(rt: Runtime) -> None:
             await _write(rt, 5)
             crash(rt, projection)
             await _write(rt, 5)
-            await _check(rt)
+            await check_models(rt)
     finally:
         logger.disabled = before
 
@@ -85,7 +85,7 @@ async def models_last(stores: Stores) -> None:
         for _ in range(3):
             async with open_runtime(backend, APP) as rt:
                 await _write(rt, 4)
-                await _check(rt)
+                await check_models(rt)
         async with open_runtime(backend) as rt:
             model = await rt.model(TOTAL).refresh()
             same((model.state, model.position), (fold(TOTAL, await listed(rt.read_all())), await rt.head()), "the model that nobody runs")
@@ -109,5 +109,5 @@ async def two_runtimes_do_not_fight(stores: Stores) -> None:
         await _write(one, 5)
         for rt in (one, other):
             with trio.fail_after(20):
-                await _check(rt)
+                await check_models(rt)
             holds(all((found := rt.status().find(name)) and not found.restarts for name in ("kit-total", "kit-by")), "one was restarted into a fight")

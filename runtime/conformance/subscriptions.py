@@ -55,12 +55,14 @@ async def the_log_is_the_truth(rt: Runtime) -> None:
 @PART.law("The ring is a chain: a group that another wrote in between clears it, and nothing is missed.")
 async def others_may_write(stores: Stores) -> None:
     async with stores.open(new_name()) as backend, open_runtime(backend) as one, open_runtime(backend) as other:
-        got: list[int] = []
+        eager, lazy = list[int](), list[int]()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_follow, one, 60, of(Happened), START, got)
+            nursery.start_soon(_follow, one, 60, of(Happened), START, eager)
+            nursery.start_soon(_follow, one, 60, of(Happened), START, lazy, 7)
             for number in range(60):
                 await (one if number % 3 else other).append("a-1", [Happened(number)])
-    same(got, list(range(60)), "what the follower got")
+    same(eager, list(range(60)), "what an eager follower got")
+    same(lazy, list(range(60)), "what a lazy follower got")
 
 
 @PART.runtime("A slow follower never slows a writer, never loses an event, holds one page.", limits=Limits(ring_bytes=2_000, page_records=10))

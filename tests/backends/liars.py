@@ -385,7 +385,7 @@ class LiarStores:
         rows = self._kept.setdefault(name, MemoryMap(Environment().ids().hex()))
         backend = self._make(rows)
         if not backend.capabilities.durable:
-            rows.__init__(Environment().ids().hex())  # type: ignore[misc]
+            backend = self._make(MemoryMap(Environment().ids().hex()))
         try:
             yield backend
         finally:

@@ -38,6 +38,24 @@ NAMES = [
     "a store that is never closed",
     "a store that is closed only once",
 ]
+SHARED_NAMES = [
+    "a cache that is trusted though another process wrote",
+    "a wake-up before visibility",
+    "no wake-up for other processes",
+    "a group that follows what its process knew",
+    "one row of ids for all processes",
+    "a handle whose closing takes the others with it",
+    "an Unavailable that commits later",
+    "a wait for a frozen process without a limit",
+    "a wait that blocks the loop",
+    "a cancelled wait that stays in the way",
+    "a doubt answered with absent",
+    "a doubt answered with there",
+    "a reopening that keeps its caches",
+    "a doubtful store that goes on committing",
+    "reads that show what is in doubt",
+    "a doubt hidden by what others committed",
+]
 
 
 @pytest.fixture
@@ -45,8 +63,14 @@ def liars(load):
     return load("tests/backends/liars.py")
 
 
-def test_every_liar_is_tried(liars):
+@pytest.fixture
+def shared_liars(load):
+    return load("tests/backends/shared_liars.py")
+
+
+def test_every_liar_is_tried(liars, shared_liars):
     assert list(liars.LIARS) == NAMES
+    assert list(shared_liars.LIARS) == SHARED_NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,6 +80,22 @@ async def test_a_liar_is_caught(name, liars, autojump_clock):
     board = await run_checks(liars.LiarStores(make), only=[law])
 
     assert [score.law.name for score in board.failed] == [law]
+
+
+@pytest.mark.parametrize("name", SHARED_NAMES)
+async def test_a_liar_about_others_or_doubt_is_caught(name, shared_liars, autojump_clock):
+    make, law = shared_liars.LIARS[name]
+
+    board = await run_checks(shared_liars.SharedStores(make), only=[law])
+
+    assert [score.law.name for score in board.failed] == [law]
+
+
+async def test_what_those_are_made_of_is_honest(shared_liars, autojump_clock):
+    board = await run_checks(shared_liars.SharedStores(shared_liars.Honest))
+
+    assert [(score.law.name, score.broken) for score in board.failed] == []
+    assert {score.missing for score in board.scores} == {None, "open_small", "advance"}
 
 
 async def test_what_the_liars_are_made_of_is_honest(liars, autojump_clock):

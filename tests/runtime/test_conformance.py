@@ -51,6 +51,41 @@ async def test_a_liar_below_is_caught(liar, law, load, autojump_clock):
     assert [score.law.name for score in board.failed] == [law]
 
 
+@pytest.mark.parametrize("law", ["others-write-in-between", "others-may-write"])
+async def test_a_ring_without_links_is_caught(law, load, autojump_clock, monkeypatch):
+    liars = load("tests/backends/shared_liars.py")
+    monkeypatch.setattr("perdure.runtime.open.Ring", liars.RingWithoutLinks)
+
+    board = await run_checks(liars.SharedStores(liars.Honest), only=[law])
+
+    assert [score.law.name for score in board.failed] == [law]
+
+
+@pytest.mark.parametrize(
+    ("liar", "law"),
+    [
+        ("a cache that is trusted though another process wrote", "decisions-are-made-on-what-others-wrote"),
+        ("no wake-up for other processes", "others-changes-are-watched"),
+        ("a doubt answered with absent", "every-caller-gets-the-true-answer"),
+        ("a doubt answered with there", "every-caller-gets-the-true-answer"),
+        ("a reopening that keeps its caches", "every-caller-gets-the-true-answer"),
+    ],
+)
+async def test_a_liar_about_others_or_doubt_is_caught(liar, law, load, autojump_clock):
+    liars = load("tests/backends/shared_liars.py")
+    make, _ = liars.LIARS[liar]
+
+    board = await run_checks(liars.SharedStores(make), only=[law])
+
+    assert [score.law.name for score in board.failed] == [law]
+
+
+async def test_what_those_are_made_of_keeps_the_laws(load, autojump_clock):
+    liars = load("tests/backends/shared_liars.py")
+
+    assert complaints(await run_checks(liars.SharedStores(liars.Honest))) == []
+
+
 def test_the_kit_imports_no_pytest():
     code = "import sys, perdure.runtime.conformance; sys.exit(any(name.partition('.')[0] in ('pytest', '_pytest', 'hypothesis') for name in sys.modules))"
 

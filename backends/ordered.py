@@ -210,7 +210,7 @@ class OrderedBackend(OrderedReads):
     async def reopen(self) -> None:
         """See `Backend.reopen`."""
         self._check_open()
-        for scope in self._views:
+        for scope in self._views if self._store.state is not State.OPEN else ():
             scope.cancel()
         await self._store.reopen()
         if self._doubts:

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from perdure.backends.commit import Appended, Stored
-from perdure.backends.conformance.law import Check, Part, Stores, fails, holds, is_a, new_name, same
+from perdure.backends.conformance.law import Check, Part, Stores, fails, holds, is_a, new_name, same, settle
 from perdure.backends.errors import Unavailable
 from perdure.backends.event import START
 from perdure.backends.limits import Limits
@@ -91,6 +91,7 @@ async def others_changes_are_watched(one: Runtime, other: Runtime) -> None:
             await bucket.put(f"key-{number % 4}", number)
             await trio.lowlevel.checkpoint()
         await theirs.delete("key-0")
+        await settle()  # so that it waits when the last change comes
         await theirs.put("end", 0)
     revisions = [revision for _, revision, _ in seen]
     same(revisions, sorted(set(revisions)), "the revisions in the order in which they were seen")

@@ -82,8 +82,10 @@ class Runtime:
           Full: the store reached its size limit; nothing was stored.
           ClockAhead: this machine's clock jumped ahead; nothing was stored.
           Corrupt: the stream's newest run is damaged; nothing was stored.
-          Unavailable: another process writes, or the store is gone; nothing was stored, nothing will be.
-          InDoubt: no answer within `limits.commit_s`; ask again with the same *key*; without one a retry is a new commit.
+          Unavailable: another process keeps the right to write (the message names it), or the store takes nothing now; nothing was
+            stored, nothing will be.
+          InDoubt: a flush failed, or hangs, and the store did not come back within `limits.commit_s`; ask again with the same *key*;
+            without one a retry is a new commit.
           Closed: the runtime was closed before the group was formed; nothing was stored.
         """
         answer = await self._streams.commit(stream, self._encoder.append(stream, events, expected, key))

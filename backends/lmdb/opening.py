@@ -88,8 +88,12 @@ async def begin_writing(shared: SharedEnv, threads: Threads) -> None:
       Unavailable: not now.
       Corrupt, WrongStore, TooNew: not any more.
     """
-    with trio.CancelScope(shield=True):
-        await threads.run_sync(shared.reopen)
+    try:
+        with trio.CancelScope(shield=True):
+            await threads.run_sync(shared.reopen)
+    except BaseException as error:
+        shared.doubt(f"{shared.folder} could not be opened for writing: {error}", away=True)
+        raise
 
 
 async def reopen_shared(shared: SharedEnv, turnstile: Turnstile, threads: Threads, gate_s: float) -> None:

@@ -10,8 +10,10 @@ import trio.testing
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import InDoubt, RuntimeFailed, Unavailable
 from perdure.backends.event import START, Position
+from perdure.backends.faulty import FaultyBackend
 from perdure.backends.limits import Limits
 from perdure.backends.lmdb.faulty import faulty_lmdb
+from perdure.backends.memory import open_memory
 from perdure.backends.protocol import State
 from perdure.runtime import App, Appended, Event, Keyed, Projection, Stored, event, of, open_runtime
 from perdure.runtime.lifecycle import lifecycle
@@ -186,3 +188,48 @@ async def test_two_runtimes_of_one_process_get_over_it_together(url, broken, aut
             nursery.start_soon(append, two, "b-1")
         assert sorted(answers) == list(range(1, 41))
         assert await one.head() == await two.head() == 40
+
+
+async def test_a_model_does_not_go_back_because_the_store_took_nothing_for_a_while(autojump_clock):
+    backend = FaultyBackend(open_memory(environment=INLINE))
+    async with open_runtime(backend, App(projections=[SUMS[0]]), environment=INLINE) as rt:
+        model, shown = rt.model(SUMS[0]), []
+        await rt.append("a-1", [Counted(1)] * 5)
+        await model.wait_for(await rt.head())
+        await model.save()
+        await rt.append("a-1", [Counted(1)] * 5)
+        await model.wait_for(await rt.head())
+        backend.fail("commit", Unavailable("a test"), nth=1)
+
+        async with trio.open_nursery() as nursery:
+
+            async def look():
+                while True:
+                    shown.append(model.position)
+                    await trio.sleep(0.01)
+
+            nursery.start_soon(look)
+            await trio.sleep(20)
+            nursery.cancel_scope.cancel()
+
+        assert set(shown) == {10}
+        kept = await rt.backend.read_snapshot(SUMS[0].name)
+        assert kept is not None
+        assert kept.position == 10
+
+
+@pytest.mark.parametrize("projection", [SUMS[0], BY_STREAM[0]], ids=["single", "keyed"])
+async def test_a_save_that_was_in_doubt_and_was_kept_after_all_is_our_own(projection, autojump_clock):
+    backend = FaultyBackend(open_memory(environment=INLINE))
+    async with open_runtime(backend, App(projections=[projection]), environment=INLINE, limits=Limits(commit_s=1)) as rt:
+        await rt.append("a-1", [Counted(1)])
+        backend.delay("commit", 5)  # of the projection's save: it is told of a doubt, and then it is stored
+        await trio.sleep(30)
+        head = (await rt.append("a-1", [Counted(1)])).position
+        assert head is not None
+        await rt.model(projection).wait_for(head)
+        await rt.model(projection).save()
+        status = rt.status().find(projection.name)
+
+    assert status is not None
+    assert (status.state, status.restarts, status.position) == ("running", 0, 2)

@@ -47,6 +47,13 @@ async def test_lmdb_keeps_the_laws(part, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+async def test_lmdb_keeps_the_laws_with_its_flushes_in_a_thread(tmp_path):
+    with stores_of(f"lmdb:{tmp_path}?flush=thread") as stores:
+        board = await run_checks(stores)
+
+    assert complaints(board) == []
+
+
 async def test_the_faulty_wrapper_without_faults_keeps_the_laws(autojump_clock):
     class Stores:
         @asynccontextmanager

@@ -154,8 +154,8 @@ class ProjectionActor(Generic[P]):
         try:
             await self._follow(follower)
         except (Unavailable, Full) as error:
-            if self._folding or self._services.backend.state is not State.OPEN:
-                raise
+            if self._folding or self._standing_by or self._services.backend.state is not State.OPEN:
+                raise  # what is in memory is not what the follower stands behind
             await self._wait_out(error)
             return not self._stopping
         return False
@@ -213,7 +213,7 @@ class ProjectionActor(Generic[P]):
         """Apply a page and keep what is due; False when another process turns out to own the projection."""
         self._folding = True
         stopped = await self._apply(records) if records else None
-        self._folding = False
+        self._folding = stopped is not None
         if stopped is not None:
             before = Position(stopped.record.position - 1)
             records = [record for record in records if record.position <= before]

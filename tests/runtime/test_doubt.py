@@ -233,3 +233,19 @@ async def test_a_save_that_was_in_doubt_and_was_kept_after_all_is_our_own(projec
 
     assert status is not None
     assert (status.state, status.restarts, status.position) == ("running", 0, 2)
+
+
+async def test_a_fault_that_could_not_be_kept_at_once_is_not_passed_over(autojump_clock):
+    def fails_at_3(state: int, event: Event[Counted]) -> int:
+        if event.seq == 3:
+            raise ValueError("three")
+        return state + 1
+
+    backend, careful = FaultyBackend(open_memory(environment=INLINE)), Projection("careful", version=1, initial=0, step=fails_at_3, events=of(Counted))
+    async with open_runtime(backend, App(projections=[careful]), environment=INLINE) as rt:
+        backend.fail("commit", Unavailable("a test"), nth=2)  # after the append that of the fault
+        await rt.append("a-1", [Counted(1)] * 5)
+        await trio.sleep(20)
+        model = rt.model(careful)
+
+        assert (model.fault is not None, model.state, model.position) == (True, 2, 2)

@@ -136,10 +136,17 @@ class Journal:
             raise Misuse(f"this runtime was opened by process {self._pid} and inherited by a fork: open one in this process")
 
     async def wait_room(self) -> None:
-        """Return when less waits than `limits.journal_bytes`."""
+        """Return when less waits than `limits.journal_bytes`.
+
+        Raises:
+          Unavailable: not within `limits.commit_s`.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self.full and not self._refuses:
-            await self._room.park()
+        with trio.move_on_after(self._limits.commit_s) as scope:
+            while self.full and not self._refuses:
+                await self._room.park()
+        if scope.cancelled_caught:
+            raise Unavailable(f"it has had no room for another commit for {self._limits.commit_s:g} s")
 
     @property
     def idle(self) -> bool:
@@ -298,6 +305,8 @@ class Journal:
         """Whether a commit in doubt turned out not to be stored; one that is, is answered. Whoever was told of the doubt is left with it."""
         if request.stage is not Stage.TAKEN:
             return False
+        if request.commit.key is not None:
+            return True  # the engine knows its key: asked again it gives the first answer, or says that the content is another
         answer = await self._backend.answer(request.commit.id)
         if answer is None:
             return True

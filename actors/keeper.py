@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import trio
 
-from perdure.actors.restart import delay_s
+from perdure.actors.restart import FORGIVEN_AFTER_DELAYS, delay_s
 from perdure.actors.status import Lifecycle, What
 from perdure.backends.errors import Closed, Full, InDoubt, PerdureError, Unavailable
 from perdure.backends.limits import Limits
@@ -20,6 +20,8 @@ from perdure.backends.protocol import Backend, State
 NAME = "keeper"
 LOOK_S = 1.0
 """How often it looks whether the store is doubtful, where nobody asks."""
+_QUIET_S = 5.0
+"""A store that has been open so long is forgiven its last trouble, even if nothing was flushed since."""
 _CURABLE = (Unavailable, InDoubt, Full)
 
 
@@ -43,6 +45,8 @@ class Keeper:
         self._troubles = 0
         """Failed flushes and failed attempts in a row without a flush that succeeded."""
         self._since = 0.0
+        self._opened_at = float("-inf")
+        self._delay_s = 0.0
         self._running = True
         self.failure: PerdureError | None = None
         """What it gave up with."""
@@ -93,13 +97,16 @@ class Keeper:
 
     async def _bring_back(self) -> None:
         last: PerdureError | None = None
+        if trio.current_time() - self._opened_at > max(min(_QUIET_S, self._limits.reopen_s), FORGIVEN_AFTER_DELAYS * self._delay_s):
+            self._troubles = 0  # it has been open for long enough: this is another trouble
         while True:
             if not self._troubles:
                 self._since = trio.current_time()
             elif trio.current_time() - self._since >= self._limits.reopen_s:
                 raise Unavailable(f"it was not brought back within {self._limits.reopen_s:g} s of its first failed flush") from last
             else:
-                await trio.sleep(delay_s(self._troubles - 1, self._jitter()))
+                self._delay_s = delay_s(self._troubles - 1, self._jitter())
+                await trio.sleep(self._delay_s)
             self._troubles += 1
             try:
                 await self._backend.reopen()
@@ -110,6 +117,7 @@ class Keeper:
                 return
             else:
                 self.reopenings += 1
+                self._opened_at = trio.current_time()
                 self._tell(What.RESTARTED)
                 return
 

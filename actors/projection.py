@@ -349,6 +349,7 @@ class ProjectionActor(Generic[P]):
         """Drop what is in memory and show what the owner keeps, until stopped."""
         self._services.warn(self.name, "another process runs it: this one shows what that one keeps")
         self._standing_by = True
+        self.cell.hurry = lambda: None  # nothing is held back here
         self._drop()
         backend = self._services.backend
         while not self._stopping and self._failure is None:
@@ -405,7 +406,12 @@ class SingleActor(ProjectionActor[Projection[Any, Any]]):
             if position == kept.durable and kept.position > position:
                 position = Position(kept.position)  # what came after the snapshot was not wanted
         self._progress = Progress(position, position)
-        self.cell.publish(self.state, position, at_us)
+        self._publish(at_us)
+
+    def _publish(self, at_us: int) -> None:
+        """Show the state, unless what is shown is further on: memory is never ahead of what was acknowledged, so a model does not go back."""
+        if self._progress.position >= self.cell.position or not self.cell.loaded:
+            self.cell.publish(self.state, self._progress.position, at_us)
 
     @property
     def _sources(self) -> Sources:
@@ -432,7 +438,7 @@ class SingleActor(ProjectionActor[Projection[Any, Any]]):
         return stopped
 
     def _show(self, records: list[Record], stopped: Stopped | None) -> None:
-        self.cell.publish(self.state, self._progress.position, records[-1].at_us if records else 0)
+        self._publish(records[-1].at_us if records else 0)
 
     def due(self, follower: Follower) -> bool:
         return snapshots.due(events=self._progress.events, folded_bytes=self._progress.bytes, last_bytes=self._snapshot_bytes)

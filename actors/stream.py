@@ -18,7 +18,7 @@ import trio
 from perdure.actors.journal import Journal, Request
 from perdure.actors.mailbox import current_actor
 from perdure.backends.commit import Commit, Committed
-from perdure.backends.errors import Closed, Conflict
+from perdure.backends.errors import Closed, Conflict, Unavailable
 from perdure.backends.limits import Limits
 
 IDLE_S = 2.0
@@ -51,11 +51,23 @@ class StreamActor:
                 journal.enqueue(request)
             except Closed as error:
                 request.fail(error)
+            except Unavailable as error:
+                self._fail_all(request, error)
             except trio.Cancelled:
                 request.fail(Closed("the runtime"))
                 raise
             finally:
                 self.pending -= 1
+
+    def _fail_all(self, request: Request, error: Unavailable) -> None:
+        """Nothing gets on: those behind are told as well, instead of one after the other."""
+        request.fail(error)
+        while True:
+            try:
+                self.receive.receive_nowait().fail(Unavailable(error.why))
+            except (trio.WouldBlock, trio.EndOfChannel):
+                return
+            self.pending -= 1
 
     async def put(self, request: Request) -> None:
         """Hand *request* on at once if nothing stands before it, else put it into the mailbox, waiting for room there.

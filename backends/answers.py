@@ -17,7 +17,7 @@ from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName
 from perdure.backends.tables import Reader, Writer, frames_beyond, read_head, read_kept, sealed, unseal
 
-RECENT_FRAMES = 1_000
+RECENT_FRAMES = 128
 """How far back a drawn commit id is looked for when nothing says where its commit began."""
 _unpack_drawn = msgspec.msgpack.Decoder(list[tuple[bytes, Kept]]).decode
 _pack = msgspec.msgpack.Encoder().encode

@@ -27,7 +27,8 @@ class TrioThreads:
     """Real worker threads; a call that has begun is never abandoned."""
 
     async def run_sync(self, fn: Callable[..., T], *args: object) -> T:
-        return await trio.to_thread.run_sync(fn, *args)
+        limiter = trio.CapacityLimiter(1)  # its own: a program whose calls use up Trio's would hold us up with a lock in hand
+        return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
 
 
 class InlineThreads:

@@ -85,6 +85,8 @@ class OrderedBackend(OrderedReads):
         try:
             if self._doubts:  # another handle of this process has reopened the map: our last ids are kept until we know of them
                 raise Unavailable(f"{self.url} has to be reopened first, after a failed flush")
+            for commit in commits if self._resolved else ():
+                self._resolved.pop(commit.id, None)  # what was found of it then is over
             group = await self._commit(commits)
             if self._moved:
                 self._store.news.tell(self._moved, *self._moved_to)
@@ -192,7 +194,7 @@ class OrderedBackend(OrderedReads):
                 answer = TooLarge("type table", f"the store, with type {error.type!r},", TYPES_MAX + 1, TYPES_MAX, "types", "use fewer event types")
             case Corrupt():
                 answer = error
-        return Group(await self._now(lambda reader: tables.read_head(reader)[0]), [answer])
+        return Group(await self._look(lambda reader: tables.read_head(reader)[0]), [answer])
 
     # -- doubt -------------------------------------------------------------------------------
 
@@ -221,7 +223,7 @@ class OrderedBackend(OrderedReads):
 
     async def answer(self, id: bytes) -> Committed | None:
         """See `Backend.answer`: of a commit that was in doubt, what was found when the store was back."""
-        if id in self._resolved and self._resolved[id] is not None:
+        if id in self._resolved:
             await trio.lowlevel.checkpoint_if_cancelled()
             return self._resolved[id]
         return await super().answer(id)
@@ -313,11 +315,14 @@ class OrderedBackend(OrderedReads):
     async def verify(self) -> list[str]:
         """See `Backend.verify`."""
         self._check_open()
-        with self._store.hold(busy=True) as reader:  # while it is held, no page that it can see is used again
-            broken = await self._store.check_files()
-            if broken:
-                return broken  # what cannot be walked is not handed to the database
-            return await self.environment.threads.run_sync(verify_tables, reader, self._known_types(reader))
+        try:
+            with self._store.hold(busy=True) as reader:  # while it is held, no page that it can see is used again
+                broken = await self._store.check_files()
+                if broken:
+                    return broken  # what cannot be walked is not handed to the database
+                return await self.environment.threads.run_sync(verify_tables, reader, self._known_types(reader))
+        except MapAway as error:
+            raise Unavailable(f"{self.url} is being reopened after a failed flush") from error
 
     async def store_status(self) -> StoreStatus:
         """See `Backend.store_status`."""
@@ -347,6 +352,10 @@ class OrderedBackend(OrderedReads):
             scope.cancel()
         self._turns_lot.unpark_all()
         self._store.news.wake_all()
+        self._store.end_waits()
+        with trio.CancelScope(shield=True):
+            while self._busy:  # noqa: ASYNC110 - what is being written, perhaps by a thread, is not closed under it
+                await trio.sleep(0.001)
         await self._store.aclose()
 
     def _check_open(self) -> None:
@@ -388,7 +397,7 @@ def _told(commit: Commit, error: PerdureError) -> Any:
 
 def _moved_by(done: Decisions) -> Moved:
     moved = Moved.LOG if done.pieces else Moved.NOTHING
-    if done.states or any(change.bucket != CHECKPOINTS for change in done.changes):
+    if done.states or done.snapshots or any(change.bucket != CHECKPOINTS for change in done.changes):
         return moved | Moved.KV
     return moved | Moved.CHECKPOINT if done.changes else moved
 

@@ -96,6 +96,10 @@ class OrderedMap(Protocol):
         """Return when it may be read again, or was closed."""
         ...
 
+    def end_waits(self) -> None:
+        """Who waits for a turn gets `Closed`: it is going to be closed."""
+        ...
+
     def status(self) -> MapStatus: ...
 
     async def check_files(self) -> list[str]:
@@ -118,6 +122,9 @@ class Alone:
 
     def end_turn(self) -> None:
         """Likewise."""
+
+    def end_waits(self) -> None:
+        """Nobody waits."""
 
     async def reopen(self) -> None:
         await trio.lowlevel.checkpoint()

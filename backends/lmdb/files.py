@@ -19,6 +19,7 @@ import fcntl
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from perdure.backends.errors import Misuse
@@ -186,12 +187,16 @@ class FileLock:
     def write_pid(self) -> None:
         """Say in the file who holds it."""
         assert self._handle is not None, "closed"
-        os.pwrite(self._handle, self._signature, 0)
+        with suppress(OSError):  # it is a hint
+            os.pwrite(self._handle, self._signature, 0)
 
     def read_pid(self) -> str:
         """Who said last to hold it."""
         assert self._handle is not None, "closed"
-        return os.pread(self._handle, 20, 0).decode(errors="replace").strip() or "unknown"
+        try:
+            return os.pread(self._handle, 20, 0).decode(errors="replace").strip() or "unknown"
+        except OSError:
+            return "unknown"
 
     def close(self) -> None:
         """Let go. Idempotent."""

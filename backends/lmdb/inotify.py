@@ -30,7 +30,9 @@ class Watch(Protocol):
         """Forget what has happened so far; whether anything had."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Whoever waits returns. Idempotent."""
+        ...
 
 
 class _Told:
@@ -45,10 +47,16 @@ class _Told:
         self._fd = self._inotify.fileno()
 
     async def wait(self, timeout_s: float) -> None:
-        with trio.move_on_after(timeout_s):
-            await trio.lowlevel.wait_readable(self._fd)
+        if not self._inotify.closed:
+            with trio.move_on_after(timeout_s):
+                try:
+                    await trio.lowlevel.wait_readable(self._fd)
+                except trio.ClosedResourceError:
+                    return
 
     def drain(self) -> bool:
+        if self._inotify.closed:
+            return False
         try:
             while len(os.read(self._fd, _BUFFER_BYTES)) >= _BUFFER_BYTES - 1_024:
                 pass
@@ -57,7 +65,9 @@ class _Told:
         return True
 
     def close(self) -> None:
-        self._inotify.close()
+        if not self._inotify.closed:
+            trio.lowlevel.notify_closing(self._fd)
+            self._inotify.close()
 
 
 class _Sleeps:

@@ -42,6 +42,8 @@ class LmdbMap:
         self._environment = environment
         self._gate_s = gate_s
         self._view_s = view_s
+        self.thread, self.reading = threading.get_ident(), False
+        shared.handles.add(self)
         self._turnstile = Turnstile(shared.folder)
         self.news = shared.watcher()
         self._seen = -1
@@ -65,11 +67,14 @@ class LmdbMap:
         shared = self._shared
         if shared.pid != os.getpid():
             sharing.refuse_fork(shared)
+        self.reading = True
         try:
             with self._begin() as txn:
                 return fn(TxnReader(txn, shared.tables))
         except lmdb.Error as error:
             self._translate(error)
+        finally:
+            self.reading = False
 
     def _begin(self) -> lmdb.Transaction:
         shared = self._shared
@@ -81,7 +86,7 @@ class LmdbMap:
             shared.env.reader_check()
             return shared.env.begin(buffers=True)
         except lmdb.MapResizedError:
-            if shared.held:
+            if shared.held or any(handle.thread != self.thread for handle in shared.handles):
                 raise Unavailable(f"another process has made the map of {shared.folder} larger: end your views, then it is taken over") from None
             shared.env.set_mapsize(0)
             return shared.env.begin(buffers=True)
@@ -112,8 +117,7 @@ class LmdbMap:
         await self._turnstile.take(self._gate_s if patient else 0.0)
         try:
             if self._shared.looking:
-                await self._wait_unread()
-                await begin_writing(self._shared, self._environment.threads)
+                await begin_writing(self._shared, self._wait_unread, self._environment.threads)
             if self._shared.state is not State.OPEN:
                 raise Unavailable(f"{self._shared.why}; it has to be reopened first")
         except BaseException:
@@ -125,6 +129,9 @@ class LmdbMap:
         if self._shared.state is State.OPEN:
             with suppress(lmdb.Error):
                 self._shared.check_readers()
+
+    def end_waits(self) -> None:
+        self._turnstile.refuse()
 
     async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         shared = self._shared
@@ -205,9 +212,8 @@ class LmdbMap:
             return
         shared.state = State.REOPENING
         try:
-            await self._wait_unread()
             with closing(Turnstile(shared.folder)) as turnstile:  # of its own: a commit of ours may be waiting in the other
-                await reopen_shared(shared, turnstile, self._environment.threads, self._gate_s)
+                await reopen_shared(shared, turnstile, self._wait_unread, self._environment.threads, self._gate_s)
             self._seen = -1  # whatever our caller remembers
         except OSError as error:
             raise Unavailable(f"{shared.folder} cannot be opened: {error.strerror or error}") from error
@@ -216,15 +222,26 @@ class LmdbMap:
                 shared.state = State.DOUBTFUL
 
     async def _wait_unread(self) -> None:
-        """Views of this loop are ended under those who hold them; those of others, and what a thread reads, end by themselves."""
+        """Return when nobody reads and nobody can begin to: it is `away` from here on.
+
+        Views of this loop are ended under those who hold them; those of others, and what a thread reads, end by themselves.
+
+        Raises:
+          Unavailable: somebody goes on reading; it is not away for that.
+        """
+        before, self._shared.away = self._shared.away, True
         for held in [held for held in self._shared.held if not held.busy and held.thread == threading.get_ident()]:
             self._shared.held.discard(held)
             held.end()
-        with trio.move_on_after(self._view_s + 1):
-            while self._shared.held:  # noqa: ASYNC110 - another loop of the process may be at it
-                await trio.sleep(_BACK_S)
-        if self._shared.held:
-            raise Unavailable(f"{self._shared.folder} is being read, it cannot be reopened")
+        try:
+            with trio.move_on_after(self._view_s + 1):
+                while self._shared.held or any(handle.reading for handle in self._shared.handles):  # noqa: ASYNC110 - other threads
+                    await trio.sleep(_BACK_S)
+            if self._shared.held:
+                raise Unavailable(f"{self._shared.folder} is being read, it cannot be reopened")
+        except BaseException:
+            self._shared.away = before
+            raise
 
     async def wait_back(self) -> None:
         while not self._closed and (self._shared.away or self._shared.state is State.REOPENING):  # noqa: ASYNC110 - another loop may be at it
@@ -284,10 +301,10 @@ class LmdbMap:
                 for held in [held for held in self._held if not held.busy]:
                     self._shared.held.discard(held)
                     held.end()
-                with trio.move_on_after(self._view_s):
-                    while any(held.busy for held in self._held):  # noqa: ASYNC110 - a thread reads
-                        await trio.sleep(_BACK_S)
+                while any(held.busy for held in self._held):  # noqa: ASYNC110 - a thread reads, and comes to an end
+                    await trio.sleep(_BACK_S)
                 self._turnstile.close()
+                self._shared.handles.discard(self)
                 self._shared.leave_watcher()
                 await close_shared(self._shared, self._environment.threads)
 

@@ -6,7 +6,7 @@ a thread. LMDB takes its own write lock when tables are opened, so that is done 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from perdure.backends.environment import Threads
 from perdure.backends.errors import Unavailable
 from perdure.backends.lmdb import files
 from perdure.backends.lmdb.shared import NobodyElse, Options, SharedEnv
-from perdure.backends.lmdb.turnstile import Turnstile
+from perdure.backends.lmdb.turnstile import REMEDY, Turnstile
 from perdure.backends.protocol import State
 
 OPENING_S = 60.0
@@ -81,13 +81,14 @@ async def _keep(make: Callable[[], SharedEnv], folder: Path, threads: Threads) -
     return shared
 
 
-async def begin_writing(shared: SharedEnv, threads: Threads) -> None:
-    """Open for writing what was opened for reading only. Nobody reads; the caller holds the gate.
+async def begin_writing(shared: SharedEnv, wait_unread: Callable[[], Awaitable[None]], threads: Threads) -> None:
+    """Open for writing what was opened for reading only. The caller holds the gate.
 
     Raises:
       Unavailable: not now.
       Corrupt, WrongStore, TooNew: not any more.
     """
+    await wait_unread()
     try:
         with trio.CancelScope(shield=True):
             await threads.run_sync(shared.reopen)
@@ -96,8 +97,10 @@ async def begin_writing(shared: SharedEnv, threads: Threads) -> None:
         raise
 
 
-async def reopen_shared(shared: SharedEnv, turnstile: Turnstile, threads: Threads, gate_s: float) -> None:
-    """Close and open the environment, which nobody reads. On return it is open.
+async def reopen_shared(
+    shared: SharedEnv, turnstile: Turnstile, wait_unread: Callable[[], Awaitable[None]], threads: Threads, gate_s: float
+) -> None:
+    """Close and open the environment, once nobody reads any more. On return it is open.
 
     Raises:
       Unavailable: not now.
@@ -106,6 +109,7 @@ async def reopen_shared(shared: SharedEnv, turnstile: Turnstile, threads: Thread
     async with _opening(shared.folder, gate_s):
         await turnstile.take(gate_s)
         try:
+            await wait_unread()
             with trio.CancelScope(shield=True):
                 await threads.run_sync(shared.reopen)
                 shared.state = State.OPEN
@@ -141,7 +145,7 @@ async def _opening(folder: Path, limit_s: float) -> AsyncIterator[None]:
         deadline = trio.current_time() + limit_s
         while not lock.take():
             if trio.current_time() >= deadline:
-                raise Unavailable(f"process {lock.read_pid()} has been opening or closing {folder} for {limit_s:g} s: it may be frozen or stopped")
+                raise Unavailable(f"process {lock.read_pid()} has been opening or closing {folder} for {limit_s:g} s: {REMEDY}")
             await trio.sleep(_POLL_S)
         lock.write_pid()
         yield

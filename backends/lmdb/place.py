@@ -29,6 +29,7 @@ class Place:
         self._mean_s = 0.0
         self._left = 0
         self._sentence = SHORTEST
+        self._trial = False
 
     @property
     def in_thread(self) -> bool:
@@ -41,8 +42,12 @@ class Place:
             return
         if self._left:
             self._left -= 1
+            self._trial = not self._left
             return
-        self._mean_s += (flush_s - self._mean_s) / LAST_FEW
+        if self._trial:  # the first one in the loop again: it counts for itself
+            self._mean_s, self._trial = flush_s, False
+        else:
+            self._mean_s += (min(flush_s, LAST_FEW * SLOW_S / 2) - self._mean_s) / LAST_FEW
         if self._mean_s > SLOW_S:
             self._left, self._sentence = self._sentence, min(LONGEST, 2 * self._sentence)
         elif self._mean_s < SLOW_S / 2:

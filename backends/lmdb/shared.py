@@ -7,12 +7,11 @@ opens and closes are blocking calls, made in a thread by `opening`, which holds 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import lmdb
@@ -59,6 +58,13 @@ class Options:
     flush: How = "auto"
 
 
+class Handle(Protocol):
+    """One user of the environment. *reading* is set before `SharedEnv.away` is looked at: so whoever sets `away` and then sees nobody reading is alone."""
+
+    thread: int
+    reading: bool
+
+
 class NobodyElse(Exception):
     """No other process has the store open: it cannot be opened for reading only, for nobody vouches for what is there."""
 
@@ -86,8 +92,8 @@ class SharedEnv:
         """Whether it was opened for reading only, because a frozen process keeps the gate; the first turn opens it for writing."""
         self.reopened = 0
         self.epoch = 0
-        self.threads: set[int] = set()
-        """Those whose loops use it."""
+        self.handles: set[Handle] = set()
+        """Those of this process, each used by one loop."""
         self._watchers: dict[trio.lowlevel.TrioToken, tuple[Watcher, int]] = {}
         self.pid = os.getpid()
         self.explicit = options.size is not None
@@ -169,8 +175,7 @@ class SharedEnv:
         self.away = self.away or away
 
     def reopen(self) -> None:
-        """Close the environment and open it again. Nobody reads; the caller holds the opening lock and the gate."""
-        self.away = True
+        """Close the environment and open it again. It is `away` and nobody reads; the caller holds the gate."""
         self.env.close()
         before, self._extended, self.looking = self.id, False, False
         if not (self.folder / files.DATA).exists():
@@ -258,7 +263,6 @@ class SharedEnv:
         token = trio.lowlevel.current_trio_token()
         watcher, users = self._watchers.get(token) or (Watcher(self.side, self.last_transaction), 0)
         self._watchers[token] = (watcher, users + 1)
-        self.threads.add(threading.get_ident())
         return watcher
 
     def leave_watcher(self) -> None:
@@ -323,7 +327,7 @@ class SharedEnv:
     @property
     def _may_resize(self) -> bool:
         """Mapping anew takes the ground from under every reader: there must be none, in no loop of this process."""
-        return not self.held and len(self.threads) == 1
+        return not self.held and len({handle.thread for handle in self.handles}) <= 1
 
     def _resize(self, size: int) -> None:
         """Map the file anew.

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import trio
 
-from perdure.backends.errors import Unavailable
+from perdure.backends.errors import Closed, Unavailable
 from perdure.backends.lmdb.files import FileLock
 from perdure.backends.lmdb.inotify import Watch, watch
 
 _QUICK = 3
 """So often it is tried again at once, a round of the loop apart: `next` is mostly held for microseconds."""
 _POLL_S = 0.005
+REMEDY = "it may be frozen or stopped; let it go on, or end it"
 
 
 class Turnstile:
@@ -38,14 +39,28 @@ class Turnstile:
         self._turn = folder / "turn"
         self._touch: int | None = os.open(self._turn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._watch: Watch | None = None
+        self._refuses = False
 
     async def take(self, limit_s: float) -> None:
         """Get the right to write. If cancelled, it was not got, and nobody stands in the way.
 
         Raises:
-          Unavailable: not within *limit_s*; the message names the process that has it.
+          Unavailable: not within *limit_s*; the message names the process that has it. Or the locks cannot be asked for.
+          Closed: it is being closed.
         """
-        deadline = trio.current_time() + limit_s
+        got = False
+        try:
+            await self._take(trio.current_time() + limit_s)
+            got = True
+        except OSError as error:
+            raise Unavailable(f"the locks of {self._folder} cannot be taken: {error.strerror or error}") from error
+        finally:
+            if not got:
+                self._next.let_go()
+                self._gate.let_go()
+                self._tell()
+
+    async def _take(self, deadline: float) -> None:
         if self._next.take():
             self._next.write_pid()
             if self._gate.take():
@@ -54,11 +69,9 @@ class Turnstile:
                 return
         else:
             await self._wait_for(self._next, deadline)
-        try:
-            await self._wait_for(self._gate, deadline)
-        finally:
-            self._next.let_go()
-            self._tell()
+        await self._wait_for(self._gate, deadline)
+        self._next.let_go()
+        self._tell()
 
     def let_go(self) -> None:
         """Give the right back."""
@@ -73,8 +86,10 @@ class Turnstile:
     async def _wait_for(self, lock: FileLock, deadline: float) -> None:
         tries = 0
         while not lock.take():
+            if self._refuses:
+                raise Closed(f"the store {self._folder}")
             if trio.current_time() >= deadline:
-                raise Unavailable(f"process {self._who(lock)} has the right to write to {self._folder} and keeps it: it may be frozen or stopped")
+                raise Unavailable(f"process {self._who(lock)} has the right to write to {self._folder} and keeps it: {REMEDY}")
             tries += 1
             if tries <= _QUICK:
                 await trio.lowlevel.checkpoint()
@@ -96,8 +111,12 @@ class Turnstile:
         await self._watch.wait(_POLL_S)
         self._watch.drain()
 
+    def refuse(self) -> None:
+        """Who waits gets `Closed` within a few milliseconds."""
+        self._refuses = True
+
     def close(self) -> None:
-        """Let go of everything. Idempotent."""
+        """Let go of everything; nobody waits. Idempotent."""
         self._next.close()
         self._gate.close()
         if self._touch is not None:

@@ -51,7 +51,10 @@ class SideFile:
         """Head and revision as they were said last; None if that cannot be made out."""
         if self._handle is None:
             return None
-        raw = os.pread(self._handle, _BODY.size + _END.size, 0)
+        try:
+            raw = os.pread(self._handle, _BODY.size + _END.size, 0)
+        except OSError:
+            return None
         if len(raw) != _BODY.size + _END.size or _END.unpack_from(raw, _BODY.size)[0] != crc32(raw[: _BODY.size]):
             return None
         magic, version, _, head, revision = _BODY.unpack_from(raw)
@@ -74,6 +77,9 @@ class Watcher:
         self._last_transaction = last_transaction
         self._transaction = -1
         self._lots = {Moved.LOG: trio.lowlevel.ParkingLot(), Moved.KV: trio.lowlevel.ParkingLot()}
+        self._told = {Moved.LOG: 0, Moved.KV: 0}
+        """How often each was news."""
+        self._closed = False
         self._leader: trio.CancelScope | None = None
         self._leads = Moved.NOTHING
         """What the leader waits for itself."""
@@ -82,24 +88,36 @@ class Watcher:
     # -- waiting -----------------------------------------------------------------------------
 
     async def wait(self, what: Moved) -> None:
-        """See `News.wait`."""
-        if self._leader is None:
-            await self._lead(what)
-        else:
+        """See `News.wait`.
+
+        Who is woken by news while nobody leads passes the lead on before it goes: else those who go on waiting would have nobody.
+        """
+        told = self._told[what]
+        while self._leader is not None and not self._closed:
             await self._lots[what].park()
+            if self._told[what] != told:
+                if self._leader is None:
+                    self._hand_over()
+                return
+        if not self._closed:
+            await self._lead(what)
 
     async def _lead(self, what: Moved) -> None:
         self._leads = what
         try:
             with trio.CancelScope() as self._leader:
                 moved = Moved.NOTHING
-                while not moved & what:
+                while not (moved & what or self._closed):
                     await self._watch.wait(self._poll_s)
                     moved = self._look()
                     self._wake(moved)
         finally:
             self._leader, self._leads = None, Moved.NOTHING
-            next((lot for lot in self._lots.values() if lot), self._lots[what]).unpark()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """One of those who wait leads from now on: it finds that nobody does."""
+        next((lot for lot in self._lots.values() if lot), self._lots[Moved.LOG]).unpark()
 
     def _look(self) -> Moved:
         """What has moved since the last look."""
@@ -132,12 +150,14 @@ class Watcher:
 
     def _wake(self, moved: Moved) -> None:
         for what, lot in self._lots.items():
-            if lot and moved & what:
+            if moved & what:
+                self._told[what] += 1
                 lot.unpark_all()
         if self._leader is not None and moved & self._leads:
             self._leader.cancel()
 
     def close(self) -> None:
         """Wake everybody, watch no more."""
+        self._closed = True
         self.wake_all()
         self._watch.close()

@@ -127,6 +127,9 @@ class SharedMap:
         """What was seen of the disk is not known any more."""
         self.seen = -1
 
+    def end_waits(self) -> None:
+        """They end by their limit."""
+
     async def wait_back(self) -> None:
         while self.state in (State.DOUBTFUL, State.REOPENING):
             await trio.sleep(_POLL_S)

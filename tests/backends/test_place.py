@@ -16,10 +16,19 @@ def sentence(place: Place) -> int:
     return count
 
 
-def test_one_slow_flush_changes_nothing():
-    place = Place()
+def slow_down(place: Place) -> None:
+    """Flushes in the loop until one goes to the thread."""
+    while not place.in_thread:
+        place.note(2 * SLOW_S)
 
-    place.note(SLOW_S * LAST_FEW * 0.9)
+
+@pytest.mark.parametrize("flush_s", [SLOW_S * LAST_FEW, 3.0])
+def test_one_slow_flush_changes_nothing(flush_s):
+    place = Place()
+    for _ in range(100):
+        place.note(SLOW_S / 10)
+
+    place.note(flush_s)
 
     assert not place.in_thread
 
@@ -28,8 +37,7 @@ def test_a_slow_disk_sends_the_next_ones_to_a_thread_ever_longer():
     place, sentences = Place(), []
 
     for _ in range(7):
-        while not place.in_thread:
-            place.note(2 * SLOW_S)
+        slow_down(place)
         sentences.append(sentence(place))
 
     assert sentences == [SHORTEST, 128, 256, 512, LONGEST, LONGEST, LONGEST]
@@ -37,7 +45,7 @@ def test_a_slow_disk_sends_the_next_ones_to_a_thread_ever_longer():
 
 def test_what_was_measured_in_the_thread_counts_for_nothing():
     place = Place()
-    place.note(1.0)
+    slow_down(place)
     for _ in range(SHORTEST):
         assert place.in_thread
         place.note(60.0)
@@ -47,12 +55,12 @@ def test_what_was_measured_in_the_thread_counts_for_nothing():
 
 def test_a_disk_that_is_quick_again_is_forgiven():
     place = Place()
-    place.note(10 * SLOW_S)
+    slow_down(place)
     assert sentence(place) == SHORTEST
     for _ in range(100):
         place.note(SLOW_S / 10)
         sentence(place)
-    place.note(10 * SLOW_S)
+    slow_down(place)
 
     assert sentence(place) == SHORTEST
 

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from perdure.backends.environment import Environment, InlineThreads
-from perdure.backends.errors import InDoubt, RuntimeFailed, Unavailable
+from perdure.backends.errors import InDoubt, KeyReused, RuntimeFailed, Unavailable
 from perdure.backends.event import START, Position
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.limits import Limits
@@ -249,3 +249,59 @@ async def test_a_fault_that_could_not_be_kept_at_once_is_not_passed_over(autojum
         model = rt.model(careful)
 
         assert (model.fault is not None, model.state, model.position) == (True, 2, 2)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "lost"])
+async def test_a_key_in_doubt_that_was_used_before_is_answered_for_its_own_content(url, broken, stored, autojump_clock):
+    async with open_runtime(url, environment=INLINE) as rt:
+        first = await rt.append("a-1", [Counted(1)], key=b"used")
+        broken.fail_commit(stored=stored)
+        answers: list[object] = []
+
+        async def append(by, key):
+            try:
+                answers.append(await rt.append("a-1", [Counted(by)], key=key))
+            except KeyReused as error:
+                answers.append(error.key)
+
+        async with trio.open_nursery() as nursery:
+            for by, key in ((1, b"used"), (2, b"used"), (3, b"fresh"), (4, b"fresh")):
+                nursery.start_soon(append, by, key)
+
+        assert answers.count(first) == 1
+        assert answers.count(b"used") == answers.count(b"fresh") == 1
+        assert len([one async for one in rt.read("a-1")]) == 2
+
+
+async def test_a_trouble_long_past_is_not_held_against_the_store(url, broken, autojump_clock):
+    async with open_runtime(url, environment=INLINE, limits=Limits(reopen_s=20)) as rt:
+        for _ in range(5):
+            broken.fail_commit(stored=True)
+            await rt.append("a-1", [Counted(1)])
+            await trio.sleep(30)
+
+        assert await rt.head() == 5
+
+
+async def test_reopening_does_not_take_the_ground_from_under_readers(tmp_path):
+    """With real threads: a page read while the environment is being closed would end the process."""
+    with faulty_lmdb(tmp_path) as broken:
+        async with open_runtime(f"lmdb:{tmp_path / 'store'}") as rt:
+            for _ in range(20):
+                await rt.append("a-1", [Counted(1)] * 500)
+
+            async def read():
+                while True:
+                    assert len([one async for one in rt.read_all(of(Counted))]) >= 10_000
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                for _ in range(20):
+                    broken.fail_commit(panic=False)
+                    await rt.append("b-1", [Counted(1)])
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+            keeper = rt.status().find("keeper")
+
+    assert keeper is not None
+    assert keeper.restarts == 20

@@ -37,6 +37,15 @@ class Follower:
         """Whether it had examined all there was when it last looked."""
         return self.cursor >= self.head
 
+    def page_nowait(self) -> list[Record]:
+        """What of the next page stands in the ring; nothing if none does."""
+        taken = self._ring.take(self.cursor, self._pace.page_records, self._choose)
+        if taken is None:
+            return []
+        records, self.cursor = taken
+        self.head = max(self.head, self._ring.last or self.cursor)
+        return records
+
     async def page(self) -> list[Record]:
         """The next page, which may be empty where nothing was wanted; waits at the head.
 
@@ -52,11 +61,10 @@ class Follower:
             if self._unyielded >= most:
                 await trio.lowlevel.checkpoint()
                 self._unyielded = 0
-            taken = self._ring.take(self.cursor, most, self._choose)
-            if taken is not None:
-                records, self.cursor = taken
+            before = self.cursor
+            records = self.page_nowait()
+            if self.cursor > before:
                 self._unyielded += len(records)
-                self.head = max(self.head, self._ring.last or self.cursor)
                 return records
             if self._ring.last == self.cursor and not waited:  # up to date, unless another process has written
                 await self._backend.wait_beyond(self.cursor)

@@ -26,7 +26,7 @@ BATCH_BYTES: Final = 16 << 20
 
 
 LINGER_S: Final = 0.005
-"""Up to date and with nobody waiting for the model, its states are kept so long after the first change: a writer should not pay for each."""
+"""Up to date, with callers about and nobody waiting for the model, it looks so often: a writer should not pay for each of its events."""
 
 
 class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
@@ -40,7 +40,6 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         self._recent_bytes = 0
         self._state_bytes = BATCH_BYTES
         """The largest state of the last batch; before the first one, which a page fills, it is not known."""
-        self._dirty_since = 0.0
         self._caught_up = False
         self._whole = False
         """Whether every key there is stands in memory: a key that does not is new."""
@@ -73,6 +72,14 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
         self.cell.publish(None, Position(kept.position))
 
     # -- a page ------------------------------------------------------------------------------
+
+    async def _next_page(self, follower: Follower) -> list[Record] | None:
+        if self._caught_up and self._services.pace.pressed and not (self.cell.awaited or self._stopping or self._failure or self.mailbox.depth):
+            with trio.move_on_after(LINGER_S) as self._waiting:  # ended by whoever waits for the model, asks it or stops it
+                await trio.sleep_forever()
+            if self._stopping:
+                return follower.page_nowait()  # what it has held back so long
+        return await super()._next_page(follower)
 
     async def _apply_slice(self, records: list[Record]) -> Stopped | None:
         events, stopped = self._decode(records)
@@ -124,8 +131,6 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
                         self._remember(key, decode(entry.value), len(entry.value))
 
     def _fold(self, keyed: Sequence[tuple[Event[Any], tuple[str, ...]]]) -> Stopped | None:
-        if not self._dirty:
-            self._dirty_since = trio.current_time()
         step, dirty, recent, initial = self.projection.step, self._dirty, self._recent, self.projection.initial
         for event, keys in keyed:
             try:
@@ -149,19 +154,12 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
 
     # -- keeping -----------------------------------------------------------------------------
 
-    @property
-    def _patience_s(self) -> float:
-        if not (self._progress.events and self._caught_up):
-            return super()._patience_s
-        if self.cell.awaited or not self._services.pace.pressed:
-            return 0.0
-        return max(0.0, self._dirty_since + LINGER_S - trio.current_time())
-
     def due(self, follower: Follower) -> bool:
         progress, dirty = self._progress, len(self._dirty)
         self._caught_up = follower.caught_up
         return bool(progress.events) and (
-            (self._patience_s <= 0 if self._caught_up else self._services.pace.pressed)
+            self._caught_up
+            or self._services.pace.pressed
             or dirty >= BATCH_KEYS
             or dirty * self._state_bytes >= BATCH_BYTES
             or progress.events >= BATCH_EVENTS

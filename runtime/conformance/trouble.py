@@ -150,7 +150,7 @@ class _Troubled:
                 doubts = self._doubts
                 self.stores.fail_flush(self.backend, stored=number % 2 == 0)  # type: ignore[attr-defined]
                 while self._doubts == doubts or self.backend.state is not State.OPEN:  # noqa: ASYNC110 - nobody is told
-                    await trio.sleep(0.005)
+                    await trio.sleep(0.0031)  # in step with nothing that commits, so that callers' flushes fail
             self._over = True
         same(self._doubts, 6, "the number of flushes that failed")
 

@@ -23,6 +23,11 @@ class Moved(enum.IntFlag):
 class News(Protocol):
     """Wakes waiters. A wake-up is a hint: who is woken looks for itself."""
 
+    @property
+    def head(self) -> int:
+        """As far as it was told."""
+        ...
+
     async def wait(self, what: Moved) -> None:
         """Return when something of *what* may have moved since this step of the loop began; also for nothing."""
         ...
@@ -41,11 +46,13 @@ class LocalNews:
 
     def __init__(self) -> None:
         self._lots = {Moved.LOG: trio.lowlevel.ParkingLot(), Moved.KV: trio.lowlevel.ParkingLot()}
+        self.head = 0
 
     async def wait(self, what: Moved) -> None:
         await self._lots[what].park()
 
     def tell(self, moved: Moved, head: Position, revision: int) -> None:
+        self.head = head
         if moved & Moved.LOG and (lot := self._lots[Moved.LOG]):
             lot.unpark_all()
         if moved & (Moved.KV | Moved.CHECKPOINT) and (lot := self._lots[Moved.KV]):

@@ -242,16 +242,23 @@ class OrderedBackend(OrderedReads):
 
     async def wait_beyond(self, position: Position) -> None:
         """See `Backend.wait_beyond`."""
-        await self._wait(Moved.LOG, lambda reader: tables.read_head(reader)[0] > position)
+        await self._wait(Moved.LOG, lambda reader: tables.read_head(reader)[0] > position, position)
 
     async def wait_changed(self, revision: int) -> None:
         """See `Backend.wait_changed`."""
         await self._wait(Moved.KV, lambda reader: tables.read_meta(reader, "revision") > revision)
 
-    async def _wait(self, what: Moved, done: Callable[[Reader], bool]) -> None:
-        await trio.lowlevel.checkpoint()
+    async def _wait(self, what: Moved, done: Callable[[Reader], bool], position: int | None = None) -> None:
+        """Until *done*, or until it was told, while waiting, that the log is beyond *position*: it is told after it can be seen."""
+        if self._woken:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
         while not await self._look(done):
             await self._store.news.wait(what)
+            self._woken = True
+            if position is not None and self._store.news.head > position and not self._closed:
+                return
 
     async def _look(self, done: Callable[[Reader], T]) -> T:
         """What *done* says, with no other task between the look and what its caller does next."""

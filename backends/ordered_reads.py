@@ -27,11 +27,14 @@ class OrderedReads:
         self._read = read
         self._types = types
         self._turns = 0
+        self._woken = False
+        """Whether who reads next has just been woken: other tasks had their turn."""
 
     async def _now(self, fn: Callable[[Reader], T], *, large: bool = False) -> T:
         """A read: every sixteenth small one and every *large* one lets other tasks run, all see a cancellation."""
         self._turns = (self._turns + 1) & 15
-        if self._turns and not large:
+        if self._woken or (self._turns and not large):
+            self._woken = False
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()

@@ -83,7 +83,7 @@ class Watcher:
         self._leader: trio.CancelScope | None = None
         self._leads = Moved.NOTHING
         """What the leader waits for itself."""
-        self._head, self._revision = -1, -1
+        self.head, self._revision = -1, -1
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -130,9 +130,9 @@ class Watcher:
         return Moved.NOTHING
 
     def _compare(self, head: int, revision: int) -> Moved:
-        moved = Moved.LOG if head != self._head else Moved.NOTHING
+        moved = Moved.LOG if head != self.head else Moved.NOTHING
         moved |= Moved.KV if revision != self._revision else Moved.NOTHING
-        self._head, self._revision = head, revision
+        self.head, self._revision = head, revision
         return moved
 
     # -- telling -----------------------------------------------------------------------------

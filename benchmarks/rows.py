@@ -106,7 +106,16 @@ ROWS: Sequence[Row] = [
     Row("idle-stream-actor", ours_memory.IDLE_STREAM_ACTOR, [bare_trio.IDLE_TASK], {bare_trio.IDLE_TASK.name: 1.5}, at_most=True, unit="B/actor"),
     Row("two-processes-64", ours_processes.TWO_PROCESSES, [ours_processes.ONE_PROCESS], {ours_processes.ONE_PROCESS.name: 0.7}),
     Row("two-processes-least", ours_processes.LEAST_SHARE, [constant("both together", 1.0)], {"both together": 1 / 3}, unit="share"),
-    Row("wake-up", ours_processes.WAKE_UP, [bare_trio.HOP], {bare_trio.HOP.name: 3}, at_most=True, unit="us"),
+    Row(
+        "wake-up",
+        ours_processes.WAKE_UP,
+        [bare_trio.HOP],
+        {bare_trio.HOP.name: 3},
+        at_most=True,
+        unit="us",
+        why="150 to 190 us are the kernel's and a sleeping core's, as with the socket; as much again is Python on cold caches: the side file, "
+        "one page read, the payload decoded",
+    ),
     disk("bulk", ours.DISK_BULK, 1.6),
     disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),
     disk("interleaved-before-merging", ours.DISK_INTERLEAVED, 3.2),

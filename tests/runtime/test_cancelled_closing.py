@@ -212,7 +212,7 @@ def test_steps_of_a_life_on_memory(cancelling, swept, tmp_path, disk):
 
 @pytest.mark.parametrize("disk", ON_LMDB)
 def test_steps_of_a_life_on_lmdb(cancelling, swept, tmp_path, disk):
-    assert swept(a_life, cancelling.Stores("lmdb", tmp_path), ON_LMDB[disk], stride=1 if EVERY_STEP else 19) > 4
+    assert swept(a_life, cancelling.Stores("lmdb", tmp_path), ON_LMDB[disk], stride=1 if EVERY_STEP else 13) > 4
 
 
 def test_steps_of_a_life_whose_thread_flushes(cancelling, swept, tmp_path):

@@ -119,8 +119,13 @@ def filled(url, template, tmp_path):
 
 
 def start(*arguments, **more):
-    """The real command, running."""
-    return subprocess.Popen([*PERDURE, *map(str, arguments)], text=True, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more})
+    """The real command, running; it hears SIGINT also where these tests run in a shell's background."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+    return subprocess.Popen([*PERDURE, *map(str, arguments)], text=True, preexec_fn=_hear_sigint, **pipes)
+
+
+def _hear_sigint():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process):

@@ -1,4 +1,4 @@
-"""What varies from one run to another, as one frozen value: clock, ids, jitter, threads.
+"""What varies from one run to another, as one frozen value: clock, ids, jitter, threads, disk.
 
 Folds, decisions and codecs take none of these: they read no clock and draw no random number.
 """
@@ -13,6 +13,8 @@ from typing import Final, Protocol, TypeVar
 
 import attrs
 import trio
+
+from perdure.backends.disk import Disk, TrioDisk
 
 T = TypeVar("T")
 
@@ -79,7 +81,8 @@ class Environment:
     """The world a runtime runs in.
 
     *clock* gives wall time in microseconds, for records only (behaviour follows `trio.current_time()`);
-    *elapsed* counts seconds that no one can set, also while the machine sleeps; *ids* draws 16-byte ids; *jitter* gives a number in [0, 1) for restart delays.
+    *elapsed* counts seconds that no one can set, also while the machine sleeps; *ids* draws 16-byte ids; *jitter* gives a number in [0, 1) for restart delays;
+    *disk* is where our own files are.
     """
 
     clock: Callable[[], int] = wall_us
@@ -87,3 +90,4 @@ class Environment:
     ids: Callable[[], bytes] = random_id
     jitter: Callable[[], float] = random.random
     threads: Threads = attrs.field(factory=TrioThreads)
+    disk: Disk = attrs.field(factory=TrioDisk)

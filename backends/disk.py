@@ -281,10 +281,10 @@ def _lock(path: str) -> TrioLock:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException as error:
+    except OSError as error:
         text = os.pread(handle, 20, 0)
         os.close(handle)
-        if isinstance(error, OSError) and error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise Taken(int(text) if text.strip().isdigit() else 0) from None
         raise
     with suppress(OSError):  # it is a hint

@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SCALE ?= 1
 
 # The environment is made anew for another place or Python, and completed when dependencies or folders change:
 # each state has a stamp of its own name. (A copied .venv would import the checkout it was copied from.)
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready-$(shell find runtime actors backends -type d ! -name __p
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak-processes bench matrix lint types clean
+.PHONY: help setup demo test soak-processes torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -27,6 +28,9 @@ test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's con
 
 soak-processes: setup  ## processes on one store, killed and frozen for 20 minutes (ARGS='--seconds 60 --seed 7' for other); Ctrl-C ends it with the verdict
 	@exec $(VENV)/bin/python tests/processes/soak.py $(ARGS)
+
+torture: setup  ## every fault on purpose, one table of counts (SCALE=0.1 for a tenth, ARGS='--only SIGKILL'); Ctrl-C ends it with the table
+	@SCALE=$(SCALE) exec $(VENV)/bin/python tests/torture/torture.py $(ARGS)
 
 bench: setup  ## ratios against raw stores and peers; writes build/bench.json
 	$(VENV)/bin/python -m benchmarks $(ARGS)

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from torment.row import Row, Tally
 from torment.rows import all_rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from sortedcontainers import SortedDict
 
 from perdure.backends import keys
 from perdure.backends.environment import Environment
+from perdure.backends.layered import Layered, Many, Recorder, Rows
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_map import Alone, MapStatus
@@ -23,10 +24,10 @@ T = TypeVar("T")
 Tables = dict[str, "SortedDict[bytes, bytes]"]
 
 
-class _Reader:
+class TableReader:
     """Rows as they stand in *tables*."""
 
-    stale = False
+    __slots__ = ("_tables",)
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -43,68 +44,75 @@ class _Reader:
         return [(key, rows[key]) for key in islice(rows.irange(start, stop, inclusive=(True, False), reverse=True), limit)]
 
 
-class _Writer(_Reader):
-    """Writes at once and remembers how to take it back."""
+class MemoryTables:
+    """Tables in memory. Who holds a reader keeps what it saw: rows that change meanwhile are set aside for it."""
 
-    def __init__(self, tables: Tables) -> None:
-        super().__init__(tables)
-        self._undo: list[tuple[str, bytes, bytes | None]] = []
+    def __init__(self) -> None:
+        self._tables: Tables = {name: SortedDict() for name in keys.TABLES}
+        self._held: list[Many] = []
+        self.reader = TableReader(self._tables)
+        self.bytes_used = 0
 
-    def put(self, table: str, key: bytes, value: bytes) -> None:
-        self._undo.append((table, key, self._tables[table].get(key)))
-        self._tables[table][key] = value
+    @contextmanager
+    def hold(self, *, busy: bool = False) -> Iterator[Reader]:
+        """A reader of the tables as they are now; *busy*: a thread may use it, so it gets copies."""
+        if busy:
+            yield self.copy().reader
+            return
+        before = Many()
+        self._held.append(before)
+        try:
+            yield Layered(self.reader, before)
+        finally:
+            self._held = [held for held in self._held if held is not before]
 
-    def put_all(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        for key, value in rows:
-            self.put(table, key, value)
+    def copy(self) -> MemoryTables:
+        """The same rows, apart."""
+        other = MemoryTables()
+        for name, rows in self._tables.items():
+            other._tables[name].update(rows)
+        other.bytes_used = self.bytes_used
+        return other
 
-    def delete(self, table: str, key: bytes) -> bool:
-        before = self._tables[table].pop(key, None)
-        self._undo.append((table, key, before))
-        return before is not None
-
-    def undo(self) -> None:
-        """Put everything back as it was."""
-        for table, key, before in reversed(self._undo):
-            if before is None:
-                self._tables[table].pop(key, None)
-            else:
-                self._tables[table][key] = before
+    def apply(self, rows: Rows) -> None:
+        """Lay *rows* over the tables."""
+        for name, changed in rows.items():
+            table = self._tables[name]
+            for key, value in changed.items():
+                old = table.get(key)
+                for held in self._held:
+                    held.keep(name, key, old)
+                if old is not None:
+                    self.bytes_used -= len(key) + len(old)
+                if value is not None:
+                    self.bytes_used += len(key) + len(value)
+                    table[key] = value
+                elif old is not None:
+                    del table[key]
 
 
 class MemoryMap(Alone):
-    """See `OrderedMap`. Views keep the tables they began with: a write that meets one goes on with a copy."""
+    """See `OrderedMap`."""
 
     def __init__(self, id: str) -> None:
         super().__init__()
         self.id = id
-        self._tables: Tables = {name: SortedDict() for name in keys.TABLES}
-        self._held: dict[object, Tables] = {}
+        self._tables = MemoryTables()
 
     def read(self, fn: Callable[[Reader], T]) -> T:
-        return fn(_Reader(self._tables))
+        return fn(self._tables.reader)
 
-    @contextmanager
-    def hold(self, *, busy: bool = False) -> Iterator[Reader]:
-        token = object()
-        tables = self._held[token] = self._tables
-        try:
-            yield _Reader(tables)
-        finally:
-            del self._held[token]
+    def hold(self, *, busy: bool = False) -> AbstractContextManager[Reader]:
+        return self._tables.hold(busy=busy)
 
     async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
-        if any(held is self._tables for held in self._held.values()):
-            self._tables = {name: rows.copy() for name, rows in self._tables.items()}
-        writer = _Writer(self._tables)
-        try:
-            return fn(writer)
-        except BaseException:
-            writer.undo()
-            raise
+        recorder = Recorder(self._tables.reader)
+        result = fn(recorder)
+        self._tables.apply(recorder.rows)
+        return result
 
     def status(self) -> MapStatus:
-        return MapStatus(bytes_used=sum(len(key) + len(value) for rows in self._tables.values() for key, value in rows.items()))
+        return MapStatus(bytes_used=self._tables.bytes_used)
 
     async def check_files(self) -> list[str]:
         await trio.lowlevel.checkpoint()

@@ -23,10 +23,10 @@ from perdure.backends import keys
 from perdure.backends.answers import sweep_drawn
 from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable, WrongStore
 from perdure.backends.lmdb import files
-from perdure.backends.lmdb.place import How, Place
 from perdure.backends.lmdb.readers import Oldest, Readers
 from perdure.backends.lmdb.rows import TxnWriter
 from perdure.backends.lmdb.watch import SideFile, Watcher
+from perdure.backends.place import How, Place
 from perdure.backends.protocol import State
 from perdure.backends.tables import read_meta, write_meta
 from perdure.backends.timing import Timings

@@ -80,7 +80,7 @@ class AcknowledgesBeforeCommit(Liar):
 
 def _copy(backend: Backend) -> MemoryMap:
     rows = MemoryMap(backend.id)
-    rows._tables = {name: table.copy() for name, table in backend._store._tables.items()}  # type: ignore[attr-defined]
+    rows._tables = backend._store._tables.copy()  # type: ignore[attr-defined]
     return rows
 
 

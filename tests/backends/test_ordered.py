@@ -32,11 +32,10 @@ class FailingMap(MemoryMap):
 
     def damage(self, number):
         """Change a byte of the frame with that number."""
-        frames = self._tables["frames"]
-        key = list(frames)[number]
-        value = bytearray(frames[key])
+        key, found = self._tables.reader.scan("frames", b"", None, number + 1)[number]
+        value = bytearray(found)
         value[70] ^= 0xFF
-        frames[key] = bytes(value)
+        self._tables.apply({"frames": {key: bytes(value)}})
 
 
 def over(store):

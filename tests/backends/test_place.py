@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.backends.lmdb.place import LAST_FEW, LONGEST, SHORTEST, SLOW_S, Place
+from perdure.backends.place import LAST_FEW, LONGEST, SHORTEST, SLOW_S, Place
 
 
 def sentence(place: Place) -> int:

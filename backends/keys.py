@@ -10,7 +10,7 @@ import struct
 from typing import Final
 
 TABLES: Final = ("meta", "frames", "runs", "streams", "types", "tags", "kv", "changes", "keys", "ages", "snapshots")
-"""All tables of a store."""
+"""All tables of a store. An image names them by their place: new ones go to the end."""
 
 _U64 = struct.Struct(">Q")
 _U64x2 = struct.Struct(">QQ")

@@ -80,27 +80,46 @@ class CommitLog:
         self._headers: list[tuple[str, Header]] = []
         """Segments that are kept, oldest first; the last one is written to."""
         self._file: File | None = None
+        self._named = 0
+        """The newest segment that may have its name by now."""
         self._at = 0
         self._crc = 0
         self._seed = 0
 
     # -- opening -----------------------------------------------------------------------------
 
-    async def recover(self, after: int, *, confirmed: int = 0, write: bool = True) -> list[Batch]:
+    async def create(self) -> None:
+        """Make a new log, in a folder of its own; what an attempt before left there is removed.
+
+        Raises:
+          Corrupt: there are batches already.
+        """
+        await self._disk.make_folder(self.folder)
+        for name in await self._disk.entries(self.folder):
+            path = f"{self.folder}/{name}"
+            if name.endswith(".log") and scan(data := await self._read(path, SEGMENT_BYTES), read_header(data, path)).batches:
+                raise Corrupt(path, "it holds what was committed, and the file that says whose it is, is missing: restore that from a backup")
+            if name != "lost":
+                await self._disk.remove(path)
+        self.epoch = 1
+        await self._make_segment(1, 1, 0)
+        await self.aclose()
+
+    async def recover(self, after: int, *, confirmed: int = 0, write: bool = True, anew: bool = False) -> list[Batch]:
         """The batches beyond *after*, which are durable from here on (not *write*: as far as that is confirmed).
 
-        Of batches up to *confirmed* it is known that they were flushed. If cancelled, the log is as it was.
+        Of batches up to *confirmed* it is known that they were flushed. *anew*: go on in a fresh file in any case. If cancelled, the log is as it was.
 
         Raises:
           Corrupt: damage, with file and offset.
           Unavailable: the disk refuses; try again.
         """
         try:
-            return await self._recover(after, confirmed, write)
+            return await self._recover(after, confirmed, write, anew)
         except OSError as error:
             raise Unavailable(f"{self.folder} cannot be read or written: {error.strerror or error}; see to the disk, then open it again") from error
 
-    async def _recover(self, after: int, confirmed: int, write: bool) -> list[Batch]:
+    async def _recover(self, after: int, confirmed: int, write: bool, anew: bool) -> list[Batch]:
         mark = await read_mark(self._disk, self.folder)
         confirmed = max(confirmed, mark.number, after)
         segments = await self._read_segments(after)
@@ -110,7 +129,7 @@ class CommitLog:
         if not write:
             return batches[:-1] if last > confirmed else batches
         newest = segments[-1] if segments else None
-        if newest is not None and mark.number == last and newest.scanned.clean:
+        if newest is not None and mark.number == last and newest.scanned.clean and not anew:
             await self._go_on(newest)
         else:
             if newest is not None and not newest.scanned.clean:
@@ -197,6 +216,7 @@ class CommitLog:
             await file.write(0, page)
             await file.flush()
             path = f"{self.folder}/{_name(number)}"
+            self._named = number
             await self._disk.rename(f"{self.folder}/{_name(0)}.new", path)
             await self._disk.sync_folder(self.folder)
         except BaseException:
@@ -271,7 +291,7 @@ class CommitLog:
         try:
             await self._make_segment(number, self.last + 1, self._crc)
         except OSError as error:
-            if await self._disk.exists(f"{self.folder}/{_name(number)}"):
+            if self._named == number:
                 raise self._die(f"a segment of {self.folder} could not be made durable: {error.strerror or error}") from error
             raise LogFull(f"{self.folder}: {error.strerror or error}") from error
         finally:
@@ -327,8 +347,8 @@ def judge(segments: Sequence[_Segment], after: int, confirmed: int) -> tuple[lis
     """
     batches: list[Batch] = []
     last, crc, path = after, 0, ""
-    if not segments and confirmed:
-        raise Corrupt("the commit log", f"its files are gone, and batches up to {confirmed} had been flushed")
+    if not segments:
+        raise Corrupt("the commit log", f"its files are gone; batches up to {confirmed} had been flushed, and perhaps more: restore it from a backup")
     for place, segment in enumerate(segments):
         header, scanned, path = segment.header, segment.scanned, segment.path
         if place == 0 and header.first > after + 1:

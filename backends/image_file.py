@@ -14,6 +14,7 @@ from perdure.backends.image import Image, Rows
 BLOCK_BYTES = 1 << 20
 """Slices of about this size read and write well, and hold the loop for a moment."""
 _READ_BYTES = 1 << 20
+_FLUSH_BYTES = 8 << 20
 
 
 @attrs.frozen
@@ -45,46 +46,67 @@ async def write_image(
     Raises:
       OSError: what the disk refuses.
     """
-    fresh = f"{path}.new"
-    await disk.remove(fresh)
-    file = await disk.open(fresh, create=True)
+    writer = await ImageWriter.begin(disk, path, id, number, seen)
     try:
-        written = await _write(file, id, number, slices, ended, seen)
-        await file.flush()
+        async for table, rows in slices:
+            await writer.add(table, rows)
+        return await writer.end(number if ended is None else ended())
     finally:
-        file.close()
-    await disk.rename(fresh, path)
-    await disk.sync_folder(path.rpartition("/")[0] or ("/" if path.startswith("/") else "."))
-    return written
+        writer.close()
 
 
-async def _write(
-    file: File,
-    id: bytes,
-    number: int,
-    slices: AsyncIterable[tuple[str, Rows]],
-    ended: Callable[[], int] | None,
-    seen: Callable[[bytes], object] | None,
-) -> Written:
-    part = image.begin(id, number)
-    offset = blocks = count = 0
+class ImageWriter:
+    """Writes an image part by part: `begin`, `add` rows, `end`. Until it has ended *path* is as it was; `close` it in any case."""
 
-    async def write(part: bytes) -> None:
-        nonlocal offset
-        await file.write(offset, part)
-        offset += len(part)
-        if seen is not None:
-            seen(part)
+    def __init__(self, disk: Disk, path: str, file: File, seen: Callable[[bytes], object] | None) -> None:
+        self._disk = disk
+        self._path = path
+        self._file = file
+        self._seen = seen
+        self._offset = self._blocks = self._rows = self._unflushed = 0
+        self._seed = 0
 
-    await write(part)
-    async for table, rows in slices:
+    @classmethod
+    async def begin(cls, disk: Disk, path: str, id: bytes, number: int, seen: Callable[[bytes], object] | None = None) -> ImageWriter:
+        """An image of the store *id* that is sure to hold all batches up to *number*."""
+        await disk.remove(f"{path}.new")
+        writer = cls(disk, path, await disk.open(f"{path}.new", create=True), seen)
+        try:
+            await writer._write(image.begin(id, number))
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    async def add(self, table: str, rows: Rows) -> None:
+        """Some rows of a table, about `BLOCK_BYTES` at most."""
         if rows:
-            part = image.block(table, rows, image.seed_of(part))
-            blocks, count = blocks + 1, count + len(rows)
-            await write(part)
-    last = number if ended is None else ended()
-    await write(image.end(blocks, count, last, image.seed_of(part)))
-    return Written(offset, blocks, count, last)
+            self._blocks, self._rows = self._blocks + 1, self._rows + len(rows)
+            await self._write(image.block(table, rows, self._seed))
+
+    async def end(self, number: int) -> Written:
+        """That was all; batches up to *number* were written by now. On return the image is there after any crash."""
+        await self._write(image.end(self._blocks, self._rows, number, self._seed))
+        await self._file.flush()
+        self.close()
+        await self._disk.rename(f"{self._path}.new", self._path)
+        await self._disk.sync_folder(self._path.rpartition("/")[0] or ("/" if self._path.startswith("/") else "."))
+        return Written(self._offset, self._blocks, self._rows, number)
+
+    async def _write(self, part: bytes) -> None:
+        self._seed = image.seed_of(part)
+        await self._file.write(self._offset, part)
+        self._offset += len(part)
+        self._unflushed += len(part)
+        if self._unflushed >= _FLUSH_BYTES:  # a little now and then, not all at the end
+            await self._file.flush()
+            self._unflushed = 0
+        if self._seen is not None:
+            self._seen(part)
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        self._file.close()
 
 
 class ImageReader:

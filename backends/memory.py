@@ -52,6 +52,8 @@ class MemoryTables:
         self._held: list[Many] = []
         self.reader = TableReader(self._tables)
         self.bytes_used = 0
+        self.applied_bytes = 0
+        """All that was ever put."""
 
     @contextmanager
     def hold(self, *, busy: bool = False) -> Iterator[Reader]:
@@ -85,7 +87,9 @@ class MemoryTables:
                 if old is not None:
                     self.bytes_used -= len(key) + len(old)
                 if value is not None:
-                    self.bytes_used += len(key) + len(value)
+                    size = len(key) + len(value)
+                    self.bytes_used += size
+                    self.applied_bytes += size
                     table[key] = value
                 elif old is not None:
                     del table[key]

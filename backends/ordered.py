@@ -300,9 +300,11 @@ class OrderedBackend(OrderedReads):
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)
         await self._take_turn(patient=False)
         try:
-            return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True)
-        except (_NothingToWrite, MapFull):
-            return False
+            more = await self._store.tidy()
+            try:
+                return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True) or more
+            except (_NothingToWrite, MapFull):
+                return more
         except (MapDoubtful, MapAway) as error:
             self._forget()
             raise Unavailable(f"a flush of {self.url} failed during upkeep") from error

@@ -96,6 +96,14 @@ class OrderedMap(Protocol):
         """Return when it may be read again, or was closed."""
         ...
 
+    async def tidy(self) -> bool:
+        """Do one bounded slice of upkeep below the tables; whether more is due. The caller has the turn.
+
+        Raises:
+          MapDoubtful: a flush of it failed.
+        """
+        ...
+
     def end_waits(self) -> None:
         """Who waits for a turn gets `Closed`: it is going to be closed."""
         ...
@@ -125,6 +133,9 @@ class Alone:
 
     def end_waits(self) -> None:
         """Nobody waits."""
+
+    async def tidy(self) -> bool:
+        return False
 
     async def reopen(self) -> None:
         await trio.lowlevel.checkpoint()

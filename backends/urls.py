@@ -15,7 +15,7 @@ from perdure.backends.errors import Misuse
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
 
-LATER = {"file": "file", "postgresql": "postgres", "jetstream": "jetstream"}
+LATER = {"postgresql": "postgres", "jetstream": "jetstream"}
 """Schemes that have their place and no backend yet."""
 
 
@@ -23,7 +23,7 @@ LATER = {"file": "file", "postgresql": "postgres", "jetstream": "jetstream"}
 async def open_backend(
     url: str, *, environment: Environment | None = None, limits: Limits = LIMITS, create: bool = True
 ) -> AsyncIterator[Backend]:
-    """Open the store that *url* names: `memory:` or `lmdb:DIR`; it is made if there is none, unless *create* is false.
+    """Open the store that *url* names: `memory:`, `file:DIR` or `lmdb:DIR`; it is made if there is none, unless *create* is false.
 
     Raises:
       Misuse: the URL names no store.
@@ -59,23 +59,41 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 insist=query.get("insist") == "1",
             )
             return await open_lmdb(rest, options, url=url, environment=environment, limits=limits)
+        case "file":
+            if not rest:
+                raise Misuse("a file store is a folder: write file:DIR")
+            _refuse_unknown(url, query, ("size", "segment", "flush", "create"))
+            from perdure.backends import commit_log, file
+
+            return await file.open_file(
+                rest,
+                file.Options(
+                    size=_size(query["size"]) if "size" in query else None,
+                    segment=_size(query["segment"]) if "segment" in query else commit_log.SEGMENT_BYTES,
+                    flush=_choice(query, "flush", ("auto", "inline", "thread")),  # type: ignore[arg-type]  # one of these
+                    create=create and query.get("create", "1") != "0",
+                ),
+                url=url,
+                environment=environment,
+                limits=limits,
+            )
         case _:
             raise Misuse(f"{url!r} names no store: {_why(scheme)}")
 
 
 def _why(scheme: str) -> str:
     if scheme in LATER:
-        return f"the {scheme}: backend is not part of this version; memory: and lmdb:DIR are"
-    return "a store is memory: or lmdb:DIR"
+        return f"the {scheme}: backend is not part of this version; memory:, file:DIR and lmdb:DIR are"
+    return "a store is memory:, file:DIR or lmdb:DIR"
 
 
 def split_url(url: str) -> tuple[str, str, dict[str, str]]:
     """Scheme, what follows it, and the query."""
     scheme, colon, rest = url.partition(":")
     if not colon:
-        raise Misuse(f"{url!r} is no URL of a store: write memory: or lmdb:DIR")
+        raise Misuse(f"{url!r} is no URL of a store: write memory:, file:DIR or lmdb:DIR")
     rest, _, query = rest.partition("?")
-    return scheme, rest.removeprefix("//") if scheme == "lmdb" else rest, dict(parse_qsl(query, keep_blank_values=True))
+    return scheme, rest.removeprefix("//") if scheme in ("lmdb", "file") else rest, dict(parse_qsl(query, keep_blank_values=True))
 
 
 def _refuse_unknown(url: str, query: Mapping[str, Any], known: tuple[str, ...]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 from perdure.backends.commit import Append, Appended, Delete, Put, SaveSnapshot, key_id
-from perdure.backends.conformance.law import Desk, Part, Stores, appending, draft, holds, is_a, new_name, now_us, open_desk, same
-from perdure.backends.errors import Conflict, PerdureError
+from perdure.backends.conformance.law import Desk, Part, Stores, appending, draft, fails, holds, is_a, new_name, now_us, open_desk, same
+from perdure.backends.errors import Conflict, PerdureError, Unavailable
 from perdure.backends.event import Position
 
 PART = Part("durability")
@@ -115,11 +116,16 @@ async def upkeep_loses_nothing(stores: Stores) -> None:
         same(await desk.backend.verify(), [], "the list of problems")
 
 
-@PART.law("A second opening of the same store shares it: both see what each commits, and either may close first.")
+@PART.law("A second opening of a store shares it: both see what each commits, either may close first. Undeclared `shared_writes`: it is `Unavailable`.")
 async def a_second_opening_shares(stores: Stores) -> None:
     name = new_name()
     async with open_desk(stores, name) as one:
         if not one.backend.capabilities.durable:
+            return
+        if not one.backend.capabilities.shared_writes:
+            async with AsyncExitStack() as stack:
+                await fails(Unavailable, stack.enter_async_context(stores.open(name)), "a second opening of a store that one may have open")
+            await one.append("a")
             return
         async with open_desk(stores, name) as other:
             same(other.backend.id, one.backend.id, "the id of the second opening")

@@ -143,7 +143,7 @@ async def what_was_answered_is_seen(desk: Desk) -> None:
 async def every_opening_sees_what_was_answered(stores: Stores) -> None:
     name = new_name()
     async with open_desk(stores, name) as one:
-        if not one.backend.capabilities.durable:
+        if not one.backend.capabilities.shared_writes:
             return
         async with open_desk(stores, name) as other:
             for number in range(10):

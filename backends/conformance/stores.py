@@ -18,6 +18,8 @@ from perdure.backends.urls import open_backend, split_url
 
 KIT_LIMITS = Limits(view_s=1, gate_s=1)
 """Views are cut sooner than by default, and the right to write is waited for shorter, so that their laws need not wait for long."""
+KIT_SEGMENT = "256KiB"
+"""Log files are smaller than by default, so that the laws meet more of them."""
 
 
 class Later:
@@ -64,7 +66,7 @@ class FaultyMemoryStores(MemoryStores):
 def stores_of(
     url: str, folder: Path | None = None, *, limits: Limits = KIT_LIMITS, threads: Threads | None = None, faults: bool = True
 ) -> Iterator[Stores]:
-    """Stores for `memory:` or `lmdb:DIR`, in folders of their own below *folder* (default: DIR), removed afterwards.
+    """Stores for `memory:`, `file:DIR` or `lmdb:DIR`, in folders of their own below *folder* (default: DIR), removed afterwards.
 
     Under a virtual clock give `InlineThreads()`: it does not wait for real threads. Without *faults* nothing
     stands between the laws and the store, and it cannot be told to fail.
@@ -77,8 +79,18 @@ def stores_of(
     if scheme == "memory":
         yield FaultyMemoryStores(limits, threads) if faults else MemoryStores(limits, threads)
         return
+    if scheme == "file":
+        from perdure.backends.conformance import folders
+        from perdure.backends.faulty_disk import FaultyDisk
+
+        with _scratch(folder or Path(rest)) as below:
+            text = "&".join(f"{name}={value}" for name, value in {"segment": KIT_SEGMENT, **query}.items())
+            disk = FaultyDisk()
+            file_how = (scheme, below, text, Later(), limits, threads, disk if faults else None)
+            yield folders.FaultyFileStores(*file_how, faults=disk) if faults else folders.FolderStores(*file_how)
+        return
     if scheme != "lmdb":
-        raise Misuse(f"{url!r}: the laws can be held against memory: and lmdb:DIR; for others give `run_checks` your own Stores")
+        raise Misuse(f"{url!r}: the laws can be held against memory:, file:DIR and lmdb:DIR; for others give `run_checks` your own Stores")
     from perdure.backends.conformance import folders  # it loads LMDB
     from perdure.backends.lmdb.faulty import faulty_lmdb
 
@@ -86,9 +98,9 @@ def stores_of(
         how = (scheme, below, "&".join(f"{name}={value}" for name, value in query.items()), Later(), limits, threads)
         if faults:
             with faulty_lmdb(below) as told:
-                yield folders.FaultyFolderStores(*how, faults=told)
+                yield folders.FaultyLmdbStores(*how, faults=told)
         else:
-            yield folders.FolderStores(*how)
+            yield folders.SharedStores(*how)
 
 
 @contextmanager

@@ -166,7 +166,7 @@ async def closing_ends_waits(stores: Stores) -> None:
 async def any_opening_wakes(stores: Stores) -> None:
     name = new_name()
     async with open_desk(stores, name) as one:
-        if not one.backend.capabilities.durable:
+        if not one.backend.capabilities.shared_writes:
             return
         async with open_desk(stores, name) as other:
             await woken(lambda: one.backend.wait_beyond(START), lambda: other.append("a"), "wait_beyond(0) through another opening")

@@ -133,6 +133,9 @@ class LmdbMap:
     def end_waits(self) -> None:
         self._turnstile.refuse()
 
+    async def tidy(self) -> bool:
+        return False
+
     async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         shared = self._shared
         self._bulky = size_bytes > _BULK_BYTES

@@ -86,6 +86,9 @@ class SharedMap:
     def end_turn(self) -> None:
         self.disk.holder = None
 
+    async def tidy(self) -> bool:
+        return False
+
     async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         def told(writer: Any) -> T:
             writer.stale, self.seen = self.seen != self.disk.writes, self.disk.writes

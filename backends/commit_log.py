@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import attrs
 import trio
@@ -104,6 +105,15 @@ class CommitLog:
         self.epoch = 1
         await self._make_segment(1, 1, 0)
         await self.aclose()
+
+    async def remove(self) -> None:
+        """Remove its files: all that they said is elsewhere. What was set aside stays."""
+        for name in await self._disk.entries(self.folder):
+            if name != "lost":
+                await self._disk.remove(f"{self.folder}/{name}")
+        with suppress(OSError):  # something was set aside
+            await self._disk.remove_folder(self.folder)
+        await self._disk.sync_folder(self.folder.rpartition("/")[0])
 
     async def recover(self, after: int, *, confirmed: int = 0, write: bool = True, anew: bool = False) -> list[Batch]:
         """The batches beyond *after*, which are durable from here on (not *write*: as far as that is confirmed).

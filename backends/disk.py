@@ -110,6 +110,14 @@ class Disk(Protocol):
         """Remove a file; nothing if it is not there."""
         ...
 
+    async def remove_folder(self, path: str) -> None:
+        """Remove an empty folder.
+
+        Raises:
+          OSError: it is not empty, or not there.
+        """
+        ...
+
     async def sync_folder(self, path: str) -> None:
         """Make the entries of a folder durable.
 
@@ -246,6 +254,9 @@ class TrioDisk:
     async def remove(self, path: str) -> None:
         with suppress(FileNotFoundError):
             await _in_thread(os.unlink, path)
+
+    async def remove_folder(self, path: str) -> None:
+        await _in_thread(os.rmdir, path)
 
     async def sync_folder(self, path: str) -> None:
         await _in_thread(_sync, path)

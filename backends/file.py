@@ -241,6 +241,8 @@ class FileMap:
     # -- opening again -----------------------------------------------------------------------
 
     async def reopen(self) -> None:
+        while self.state is State.REOPENING:  # noqa: ASYNC110 - another task may be at it
+            await trio.sleep(0.01)
         if self.state is not State.DOUBTFUL:
             return
         self.state = State.REOPENING

@@ -48,7 +48,8 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
         case "lmdb":
             if not rest:
                 raise Misuse("an LMDB store is a folder: write lmdb:DIR")
-            _refuse_unknown(url, query, ("size", "verify", "flush", "insist", "create"))
+            _refuse_unknown(url, query, ("size", "verify", "flush", "insist", "create", "log", "segment"))
+            from perdure.backends.commit_log import SEGMENT_BYTES
             from perdure.backends.lmdb import Options, open_lmdb
 
             options = Options(
@@ -57,19 +58,22 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 flush=_choice(query, "flush", ("auto", "inline", "thread")),  # type: ignore[arg-type]  # one of these
                 create=create and query.get("create", "1") != "0",
                 insist=query.get("insist") == "1",
+                log=_choice(query, "log", ("segments", "none")) if "log" in query else None,  # type: ignore[arg-type]  # one of these
+                segment=_size(query["segment"]) if "segment" in query else SEGMENT_BYTES,
             )
             return await open_lmdb(rest, options, url=url, environment=environment, limits=limits)
         case "file":
             if not rest:
                 raise Misuse("a file store is a folder: write file:DIR")
             _refuse_unknown(url, query, ("size", "segment", "flush", "create"))
-            from perdure.backends import commit_log, file
+            from perdure.backends import file
+            from perdure.backends.commit_log import SEGMENT_BYTES
 
             return await file.open_file(
                 rest,
                 file.Options(
                     size=_size(query["size"]) if "size" in query else None,
-                    segment=_size(query["segment"]) if "segment" in query else commit_log.SEGMENT_BYTES,
+                    segment=_size(query["segment"]) if "segment" in query else SEGMENT_BYTES,
                     flush=_choice(query, "flush", ("auto", "inline", "thread")),  # type: ignore[arg-type]  # one of these
                     create=create and query.get("create", "1") != "0",
                 ),

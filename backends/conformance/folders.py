@@ -39,7 +39,7 @@ class FolderStores:
 
     def open_small(self, name: str) -> AbstractAsyncContextManager[Backend]:
         """A store with room for little."""
-        return self._open(name, f"{self._query}&size={SMALL}" if self._scheme == "file" else f"size={SMALL}")
+        return self._open(name, f"{self._query}&size={SMALL}" if "segment" in self._query else f"size={SMALL}")
 
     def advance(self, seconds: float) -> None:
         """Move the wall clock of all stores."""

@@ -94,6 +94,16 @@ def stores_of(
     from perdure.backends.conformance import folders  # it loads LMDB
     from perdure.backends.lmdb.faulty import faulty_lmdb
 
+    if query.get("log") == "segments":
+        from perdure.backends.faulty_disk import FaultyDisk
+
+        query.setdefault("segment", KIT_SEGMENT)
+        with _scratch(folder or Path(rest)) as below:
+            disk = FaultyDisk()
+            text = "&".join(f"{name}={value}" for name, value in query.items())
+            file_how = (scheme, below, text, Later(), limits, threads, disk if faults else None)
+            yield folders.FaultyFileStores(*file_how, faults=disk) if faults else folders.FolderStores(*file_how)
+        return
     with _scratch(folder or Path(rest)) as below:
         how = (scheme, below, "&".join(f"{name}={value}" for name, value in query.items()), Later(), limits, threads)
         if faults:

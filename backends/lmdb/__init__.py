@@ -2,25 +2,36 @@
 
 Options in the URL's query: `size=` (bytes, with KiB/MiB/GiB; without it the store may grow as the
 disk allows), `verify=auto|full|tree|off`, `flush=auto|inline|thread` (see `place`), `insist=1` (a network file
-system after all).
+system after all), `log=segments` (a commit log before LMDB: acknowledges when a batch of that is flushed, and one process
+at a time has the store open; the store remembers it, `log=none` ends it) and `segment=` (bytes of a log file, 16MiB).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import trio
 
+from perdure.backends.commit_log import CommitLog
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.lmdb.map import LmdbMap
 from perdure.backends.lmdb.opening import open_shared
 from perdure.backends.lmdb.shared import Options
+from perdure.backends.logged import APPLIED, LoggedMap
 from perdure.backends.ordered import OrderedBackend
+from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedMap
+from perdure.backends.place import Place
 from perdure.backends.protocol import Capabilities
+from perdure.backends.tables import Writer, read_meta, write_meta
 
 __all__ = ["Options", "open_lmdb"]
+
+LOGGED = "logged"
+"""The number in `meta` that is 1 while a commit log stands before LMDB."""
 
 
 async def open_lmdb(folder: str, options: Options, *, url: str, environment: Environment | None = None, limits: Limits = LIMITS) -> OrderedBackend:
@@ -30,20 +41,69 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
       Misuse: the folder cannot hold a store.
       Corrupt: damage was found while opening.
       TooNew: a newer perdure made it.
+      Unavailable: another process has it open, and only one may; or the disk refuses.
     """
     environment = environment or Environment()
     try:
-        shared = await open_shared(Path(folder), options, environment.ids(), environment.threads, limits.gate_s)
-    except OSError as error:
-        raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
-    store = LmdbMap(shared, environment=environment, gate_s=limits.gate_s, view_s=limits.view_s)
-    capabilities = Capabilities(durable=True, views=True, shared_reads=True, shared_writes=True)
-    backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
-    try:
-        if options.verify == "full" and (problems := await backend.verify()):
-            raise Corrupt(folder, problems[0])
-    except BaseException:
-        with trio.CancelScope(shield=True):
-            await backend.aclose()
-        raise
+        there = await environment.threads.run_sync(lambda: any((Path(folder) / "log").glob("*.log")))
+        logged = options.log == "segments" or there
+        base = await _open_map(folder, attrs.evolve(options, alone=logged), environment, limits)
+        try:
+            store, shared = await _with_log(base, folder, options, environment, logged)
+            capabilities = Capabilities(durable=True, views=True, shared_reads=shared, shared_writes=shared)
+            backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
+            if options.verify == "full" and (problems := await backend.verify()):
+                raise Corrupt(folder, problems[0])
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await base.aclose()
+            raise
+    except (OSError, MapDoubtful, MapAway) as error:
+        raise Unavailable(f"{folder} cannot be opened: {getattr(error, 'strerror', None) or error}; see to the disk, then try again") from error
     return backend
+
+
+async def _open_map(folder: str, options: Options, environment: Environment, limits: Limits) -> LmdbMap:
+    shared = await open_shared(Path(folder), options, environment.ids(), environment.threads, limits.gate_s)
+    return LmdbMap(shared, environment=environment, gate_s=limits.gate_s, view_s=limits.view_s)
+
+
+async def _with_log(base: LmdbMap, folder: str, options: Options, environment: Environment, logged: bool) -> tuple[OrderedMap, bool]:
+    """The map with its commit log before it, if it has one or shall have; and whether other processes may open it too."""
+    begun = base.read(lambda reader: read_meta(reader, LOGGED))
+    if not logged:
+        if begun:
+            raise Corrupt(f"{folder}/log", "it is gone, and with it what was committed last: restore the store from a backup")
+        return base, True
+    place = Place(options.flush)
+
+    def new_log() -> CommitLog:
+        return CommitLog(environment.disk, f"{folder}/log", bytes.fromhex(base.id), place, options.segment)
+
+    if not begun:
+        await new_log().create()
+        await _write(base, lambda writer: write_meta(writer, LOGGED, 1))
+    store = LoggedMap(base, new_log)
+    try:
+        await store.load()
+    except MapFull as error:
+        raise Unavailable(f"{folder} has no room for what its log has: open it with a larger ?size=, or free the disk") from error
+    if options.log == "none":
+        await store.end_log()
+        await _write(base, _forget_log)
+        await new_log().remove()
+        return base, False  # to others from the next opening on
+    return store, False
+
+
+def _forget_log(writer: Writer) -> None:
+    write_meta(writer, LOGGED, 0)
+    write_meta(writer, APPLIED, 0)
+
+
+async def _write(base: LmdbMap, fn: Callable[[Writer], None]) -> None:
+    await base.take_turn()
+    try:
+        await base.write(fn, small=True)
+    finally:
+        base.end_turn()

@@ -44,6 +44,8 @@ async def open_shared(folder: Path, options: Options, new_id: bytes, threads: Th
             if shared is None:
                 return await _open_it(folder, options, new_id, threads, gate_s)
             if shared.users:
+                if options.alone or shared.options.alone:
+                    raise Unavailable(f"this process ({shared.pid}) has {folder} open, and with a commit log (?log=segments) it is opened once: share that")
                 shared.users += 1
                 return shared
         await trio.sleep(_POLL_S)  # it is being closed in this process, without the lock

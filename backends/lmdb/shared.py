@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 import lmdb
@@ -21,6 +21,7 @@ from lmdb.verify import verify as walk_pages
 
 from perdure.backends import keys
 from perdure.backends.answers import sweep_drawn
+from perdure.backends.commit_log import SEGMENT_BYTES
 from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable, WrongStore
 from perdure.backends.lmdb import files
 from perdure.backends.lmdb.readers import Oldest, Readers
@@ -56,6 +57,11 @@ class Options:
     create: bool = True
     insist: bool = False
     flush: How = "auto"
+    log: Literal["segments", "none"] | None = None
+    """Whether a commit log stands before LMDB; None: as it was made."""
+    segment: int = SEGMENT_BYTES
+    alone: bool = False
+    """No other process may have it open: there is a commit log before it."""
 
 
 class Handle(Protocol):
@@ -123,8 +129,23 @@ class SharedEnv:
             self.verified, unverified = self._verify(data)
             files.mark_unverified(self.folder, unverified)
             files.mark_in_use(self.folder)
-        self._users_lock.take(shared=True)
+        self._share(first)
         self._open_data(data)
+
+    def _share(self, first: bool) -> None:
+        """Let others have the store open too, unless we are to be alone.
+
+        Raises:
+          Unavailable: another process is, or we should be and are not.
+        """
+        if self.options.alone and first:
+            self._users_lock.write_pid()
+        elif self.options.alone or not self._users_lock.take(shared=True):
+            raise Unavailable(
+                f"process {self._users_lock.read_pid()} has {self.folder} open, and with a commit log (?log=segments) only one may: end it, or ask it"
+                if not self.options.alone or not self._users_lock.take(shared=True)
+                else f"other processes have {self.folder} open, and with a commit log (?log=segments) only one may: end them first"
+            )
 
     def _open_data(self, data: Path) -> None:
         self.env = self._environment(data, readonly=self.looking)

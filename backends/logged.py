@@ -1,0 +1,323 @@
+"""A commit log before an ordered map: acknowledged when the batch is flushed, applied to the map in bulk.
+
+What flushed batches say and the map does not yet is laid over it: every read and decision goes through both.
+The map is written when so much is waiting, or when the journal is idle: many batches in one durable
+transaction that also says how far it goes. Only then their part of the log may be used again. Opening
+applies what is waiting before anything is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from perdure.backends import redo
+from perdure.backends.commit_log import CommitLog, LogDoubtful, LogFull
+from perdure.backends.errors import Unavailable
+from perdure.backends.layered import Layered, Many, Recorder, Rows
+from perdure.backends.news import LocalNews
+from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, MapStatus, OrderedMap
+from perdure.backends.protocol import State
+from perdure.backends.tables import Reader, Writer, read_meta, write_meta
+
+T = TypeVar("T")
+
+APPLIED = "applied"
+"""The number in `meta` that says which batch the map has as its last."""
+BATCHES_MAX = 1_024
+BYTES_MAX = 4 << 20
+WAITING_S = 1.0
+"""So many batches, bytes and seconds may wait before they are applied."""
+_ROOM_FACTOR = 4
+"""What rows take in the map, at most, compared with what they weigh (pages half full, and copied)."""
+_ROOM_SHARE = 32
+"""In a map of limited size no more than this part of it waits."""
+_ROOM_FIXED = 256 << 10
+_BACK_S = 0.01
+
+
+class LoggedMap:
+    """See `OrderedMap`. *base* is durable by itself, and nobody else writes to it."""
+
+    def __init__(self, base: OrderedMap, new_log: Callable[[], CommitLog]) -> None:
+        self._base = base
+        self._new_log = new_log
+        self._log = new_log()
+        self._state = State.OPEN
+        self._away = False
+        """Whether it can not be read, for the moment."""
+        self._why = ""
+        self.news = LocalNews()
+        self._above = Many()
+        """Rows of batches that are flushed and not applied,"""
+        self._held: list[_Held] = []
+        self._batches = self._bytes = 0
+        """how many batches, how much,"""
+        self._since = float("inf")
+        """and since when the first of them waits."""
+        self._applied = 0
+        self._times_applied = 0
+        self._room = (0, BYTES_MAX * _ROOM_SHARE)
+        """Bytes used in the map, and its limit, when it was looked at last."""
+        self._reopened = 0
+        self._closed = False
+
+    @property
+    def id(self) -> str:
+        return self._base.id
+
+    @property
+    def state(self) -> State:
+        return self._state if self._state is not State.OPEN else self._base.state
+
+    # -- opening -----------------------------------------------------------------------------
+
+    async def load(self, *, anew: bool = False) -> None:
+        """Bring into the map, durably, what the log has beyond it.
+
+        Raises:
+          Corrupt, WrongStore, TooNew: the log is damaged, or not this store's.
+          MapDoubtful, MapFull: the map cannot be written.
+        """
+        self._applied = self._base.read(lambda reader: read_meta(reader, APPLIED))
+        for batch in await self._log.recover(self._applied, anew=anew):
+            self._lay(redo.decode(batch.payload, f"batch {batch.number} of {self._log.folder}"), len(batch.payload))
+        await self._apply(small=True)
+        self._look_at_room()
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def read(self, fn: Callable[[Reader], T]) -> T:
+        if self._away:
+            raise MapAway
+        return self._base.read(lambda reader: fn(Layered(reader, self._above)))
+
+    @contextmanager
+    def hold(self, *, busy: bool = False) -> Iterator[Reader]:
+        if self._away:
+            raise MapAway
+        with self._base.hold(busy=busy) as reader:
+            held = _Held(self._above)
+            self._held.append(held)
+            try:
+                yield Layered(reader, held.rows)
+            finally:
+                self._held.remove(held)
+
+    # -- writing -----------------------------------------------------------------------------
+
+    async def take_turn(self, *, patient: bool = True) -> None:
+        if self.state is not State.OPEN:
+            raise Unavailable(f"{self._why or 'a flush failed'}; it has to be reopened first")
+
+    def end_turn(self) -> None:
+        """Nobody else writes."""
+
+    def end_waits(self) -> None:
+        self._base.end_waits()
+
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
+        with trio.CancelScope(shield=True):
+            if self._due:
+                await self._apply(small=small)
+            recorder, result = self._base.read(partial(self._record, fn))
+            if recorder.rows:
+                payload = redo.encode(recorder.rows)
+                if not small:
+                    self._look_for_room(len(payload))
+                await self._append(payload)
+                self._part_from_views()
+                self._lay(recorder.rows, len(payload))
+        return result
+
+    def _record(self, fn: Callable[[Writer], T], reader: Reader) -> tuple[Recorder, T]:
+        recorder = Recorder(Layered(reader, self._above))
+        return recorder, fn(recorder)
+
+    async def _append(self, payload: bytes) -> None:
+        try:
+            await self._log.append(payload)
+        except LogFull as error:
+            raise MapFull from error
+        except LogDoubtful as error:
+            raise self._doubt(str(error)) from error
+
+    def _doubt(self, why: str) -> MapDoubtful:
+        if self._state is State.OPEN:
+            self._state, self._why = State.DOUBTFUL, why
+        return MapDoubtful(why)
+
+    def _lay(self, rows: Rows, size_bytes: int) -> None:
+        """Rows that are durable: whoever reads from here on sees them."""
+        if not self._batches:
+            self._since = trio.current_time()
+        self._above.update(rows)
+        self._batches += 1
+        self._bytes += size_bytes
+
+    def _part_from_views(self) -> None:
+        """Views keep the layer they began with; we go on with a copy."""
+        if any(held.rows is self._above for held in self._held):
+            self._above = self._above.copy()
+
+    def _look_for_room(self, payload_bytes: int) -> None:
+        """What is acknowledged must fit into the map one day.
+
+        Raises:
+          MapFull: it may not.
+        """
+        wanted = _ROOM_FACTOR * (self._bytes + payload_bytes) + _ROOM_FIXED
+        if self._room[0] + wanted > self._room[1]:
+            self._look_at_room()
+            if self._room[0] + wanted > self._room[1]:
+                raise MapFull
+
+    def _look_at_room(self) -> None:
+        status = self._base.status()
+        self._room = (status.bytes_used, status.bytes_limit or 1 << 62)
+
+    @property
+    def _bytes_max(self) -> int:
+        return min(BYTES_MAX, self._room[1] // _ROOM_SHARE)
+
+    # -- applying ----------------------------------------------------------------------------
+
+    @property
+    def _due(self) -> bool:
+        return self._batches >= BATCHES_MAX or self._bytes >= self._bytes_max or trio.current_time() - self._since >= WAITING_S
+
+    async def tidy(self) -> bool:
+        if self._batches:
+            await self._apply()
+        return await self._base.tidy()
+
+    async def _apply(self, *, small: bool = False) -> None:
+        """Write what waits into the map, in one durable transaction, and let the log before it go. The caller has the turn.
+
+        Raises:
+          MapDoubtful: nobody knows whether the map has it; the log has.
+          MapFull: it does not fit; it goes on waiting.
+        """
+        if not self._batches:
+            return
+        through = self._log.last
+        await self._base.take_turn()
+        try:
+            await self._base.write(partial(_write_rows, self._above, through), small=small, size_bytes=self._bytes)
+        except MapAway as error:
+            raise self._doubt(f"the map behind {self._log.folder} cannot be written") from error
+        except MapDoubtful as error:
+            raise self._doubt(str(error)) from error
+        finally:
+            self._base.end_turn()
+        self._applied = through
+        self._look_at_room()
+        self._times_applied += 1
+        if any(held.rows is self._above for held in self._held):
+            self._above = Many()
+        else:
+            self._above.clear()
+        self._batches = self._bytes = 0
+        self._since = float("inf")
+        try:
+            await self._log.cut(through)
+        except OSError as error:
+            raise self._doubt(f"{self._log.folder} cannot be tidied: {error.strerror or error}") from error
+
+    # -- opening again -----------------------------------------------------------------------
+
+    async def reopen(self) -> None:
+        while self._state is State.REOPENING:  # noqa: ASYNC110 - another handle's task may be at it
+            await trio.sleep(_BACK_S)
+        if self.state is State.OPEN:
+            return
+        self._why, self._state = self._why or "a flush failed", State.REOPENING
+        try:
+            await self._base.reopen()
+            await self._log.aclose(clean=False)
+            self._away = True  # what is read of the log may be more than anybody was told
+            self._log = self._new_log()
+            self._above, self._batches, self._bytes, self._since = Many(), 0, 0, float("inf")
+            await self.load(anew=True)
+            self._reopened += 1
+            self._away, self._state = False, State.OPEN
+        except (OSError, MapDoubtful, MapFull, MapAway) as error:
+            raise Unavailable(f"{self._log.folder} cannot be opened: {error}") from error
+        finally:
+            if self._state is not State.OPEN:
+                self._state = State.DOUBTFUL
+
+    async def wait_back(self) -> None:
+        while self._away and not self._closed:  # noqa: ASYNC110 - a reopening ends, one way or the other
+            await trio.sleep(_BACK_S)
+        await self._base.wait_back()
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    def status(self) -> MapStatus:
+        below, log = self._base.status(), self._log
+        details: dict[str, Any] = {
+            **below.details,
+            "map_flushes": below.details.get("flushes", 0),
+            "flush": log.place.how,
+            "flushes": log.flushes.count,
+            "flushes_in_thread": log.flushes_in_thread,
+            "flush_mean_s": log.flushes.mean_s,
+            "flush_p50_s": log.flushes.quantile_s(0.5),
+            "flush_p99_s": log.flushes.quantile_s(0.99),
+            "flush_max_s": log.flushes.max_s,
+            "reopened": self._reopened,
+            "batches": log.last,
+            "batches_waiting": self._batches,
+            "bytes_waiting": self._bytes,
+            "times_applied": self._times_applied,
+            "segments": log.segments,
+            "log_bytes": log.size_bytes,
+        }
+        return attrs.evolve(below, bytes_used=below.bytes_used + self._bytes, details=details)
+
+    async def check_files(self) -> list[str]:
+        return await self._base.check_files()
+
+    async def end_log(self) -> None:
+        """Apply what waits and let go of the log: the map has all."""
+        await self._apply(small=True)
+        await self._log.aclose()
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        sound = self.state is State.OPEN
+        if sound:
+            with suppress(MapFull, MapDoubtful, Unavailable, MapAway):
+                await self._apply(small=True)
+        with suppress(OSError):
+            await self._log.aclose(clean=sound and self._state is State.OPEN)
+        try:
+            await self._base.aclose()
+        finally:
+            self._state = State.CLOSED
+
+
+class _Held:
+    """A view's layer."""
+
+    def __init__(self, rows: Many) -> None:
+        self.rows = rows
+
+
+def _write_rows(above: Many, through: int, writer: Writer) -> None:
+    for table, rows in above.rows.items():
+        put = [(key, value) for key, value in rows.items() if value is not None]
+        if put:
+            writer.put_all(table, put)
+        for key, value in rows.items():
+            if value is None:
+                writer.delete(table, key)
+    write_meta(writer, APPLIED, through)

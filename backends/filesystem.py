@@ -229,8 +229,6 @@ class FileSystem:
 
     def write(self, node: FileNode, offset: int, data: bytes, path: str) -> None:
         """Put *data* at *offset*; where the disk is full, as much of it as there is room for."""
-        if offset < 0:
-            raise refusal(errno.EINVAL, path)
         fits = self._room(node, offset, len(data))
         if fits:
             before = _rounded(node.pages.size)

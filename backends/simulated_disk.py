@@ -370,14 +370,14 @@ class SimulatedFile:
 
     def _read(self, offset: int, size: int) -> bytes:
         node = self._checked()
-        if offset < 0 or size < 0:
+        if size and min(offset, size) < 0:
             raise refusal(errno.EINVAL, self.path)
         return node.pages.read(offset, size)
 
     def _write(self, offset: int, data: bytes, fault: Fault | None) -> None:
         node = self._checked()
-        if not self._write_allowed:
-            raise refusal(errno.EBADF, self.path)
+        if offset < 0 or not self._write_allowed:
+            raise refusal(errno.EINVAL if offset < 0 else errno.EBADF, self.path)
         files = self._process._files
         if fault is None:
             files.write(node, offset, bytes(data), self.path)

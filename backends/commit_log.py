@@ -26,7 +26,7 @@ from perdure.backends.disk import Disk, File
 from perdure.backends.errors import Corrupt, Unavailable, WrongStore
 from perdure.backends.marks import Mark, read_mark, write_mark
 from perdure.backends.place import Place
-from perdure.backends.recovery import Cut
+from perdure.backends.recovery import Cut, Recovery
 from perdure.backends.segment import END_BYTES, HEADER_BYTES, Found, Header, Scanned, batch_bytes, encode_batch, end_mark, extent, read_header, scan
 from perdure.backends.timing import Timings
 
@@ -73,7 +73,8 @@ class CommitLog:
         self.last = 0
         """Number of the newest batch."""
         self.epoch = 0
-        self.cuts: list[Cut] = []
+        self.recovery = Recovery()
+        """What `recover` found."""
         self.flushes = Timings()
         self.flushes_in_thread = 0
         self.dead = ""
@@ -138,13 +139,17 @@ class CommitLog:
         self.last, self._crc = last, crc
         if not write:
             return batches[:-1] if last > confirmed else batches
-        newest = segments[-1] if segments else None
-        if newest is not None and mark.number == last and newest.scanned.clean and not anew:
+        newest = segments[-1]
+        cuts: tuple[Cut, ...] = ()
+        clean = mark.number == last and newest.scanned.clean and not anew
+        if clean:
             await self._go_on(newest)
         else:
-            if newest is not None and not newest.scanned.clean:
-                await self._set_aside(newest)
-            await self._begin_anew(batches[-1:] if last > confirmed else [], segments, after)
+            if not newest.scanned.clean:
+                cuts = (await self._set_aside(newest),)
+            await self._begin_anew(batches[-1:] if last > confirmed else [], segments)
+        read_bytes = sum(segment.header.size_bytes for segment in segments)
+        self.recovery = Recovery(clean, "all batches of the commit log that are needed", read_bytes, len(batches), cuts)
         self._headers = [(segment.path, segment.header) for segment in segments] + self._headers
         await self._disk.sync_folder(self.folder)  # at every opening: an earlier one may have failed to
         return batches
@@ -180,7 +185,7 @@ class CommitLog:
         self._file = await self._disk.open(segment.path)
         self._at, self._seed = segment.scanned.end, segment.header.seed
 
-    async def _set_aside(self, segment: _Segment) -> None:
+    async def _set_aside(self, segment: _Segment) -> Cut:
         """Keep what stands behind the end of the chain, and is none of it, in `lost/`."""
         at = segment.scanned.end
         size = extent(segment.data, at)
@@ -194,9 +199,9 @@ class CommitLog:
         finally:
             file.close()
         await self._disk.sync_folder(folder)
-        self.cuts.append(Cut(segment.path, at, size, path))
+        return Cut("what was being written when the machine stopped", segment.path, at, size, path)
 
-    async def _begin_anew(self, again: Sequence[Batch], segments: Sequence[_Segment], after: int) -> None:
+    async def _begin_anew(self, again: Sequence[Batch], segments: Sequence[_Segment]) -> None:
         """A fresh segment of a new epoch, which holds *again*: in the page cache they may be a lie."""
         self.epoch += 1
         first = again[0].number if again else self.last + 1

@@ -36,6 +36,7 @@ from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_map import MapDoubtful, MapFull, MapStatus
 from perdure.backends.place import How, Place
 from perdure.backends.protocol import Capabilities, State
+from perdure.backends.recovery import Recovery
 from perdure.backends.tables import Reader, Writer
 
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class FileMap:
         self._looked_at = float("-inf")
         self._why = ""
         self._reopened = 0
+        self._recovery = Recovery()
         self._closed = False
 
     def _new_log(self) -> CommitLog:
@@ -100,11 +102,13 @@ class FileMap:
         Raises:
           Corrupt, WrongStore, TooNew: it is damaged, or not this store's.
         """
+        began = trio.current_time()
         names = [name for name in await self._disk.entries(self.folder) if name.startswith("image-") and not name.endswith(".new")]
         if names:
             await self._read_image(f"{self.folder}/{names[-1]}")
         for batch in await self._log.recover(self._image_number):
             self._replay(batch)
+        self._recovery = attrs.evolve(self._log.recovery, took_s=trio.current_time() - began)
         for name in names[:-1]:
             await self._disk.remove(f"{self.folder}/{name}")
         await self._log.cut(self._image_number)
@@ -258,6 +262,7 @@ class FileMap:
             if self.state is State.REOPENING:
                 self.state = State.DOUBTFUL
         self._log = fresh
+        self._recovery = attrs.evolve(fresh.recovery, cuts=self._recovery.cuts + fresh.recovery.cuts)
         for batch in batches:
             self._replay(batch)
         self._reopened += 1
@@ -288,7 +293,7 @@ class FileMap:
             "image_bytes": self._image_bytes,
             "image_error": self._image_error,
         }
-        return MapStatus(bytes_used=self._tables.bytes_used, bytes_limit=self._options.size or 0, verified="all, at opening", details=details)
+        return MapStatus(self._tables.bytes_used, self._options.size or 0, "all, at opening", self._recovery, details)
 
     async def check_files(self) -> list[str]:
         await trio.lowlevel.checkpoint()

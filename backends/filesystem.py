@@ -196,6 +196,13 @@ class FileSystem:
         if _at(slot) is not None:
             self._change({slot: None})
 
+    def remove_folder(self, path: str) -> None:
+        """Take the name *path* from an empty folder."""
+        folder = self.folder(path)
+        if folder.entries:
+            raise refusal(errno.ENOTEMPTY, path)
+        self._change({self.slot(path): None})
+
     def sync(self, folder: FolderNode) -> None:
         """Make the entries of *folder* durable."""
         for change in self._take(lambda change: _synced(change, folder)):

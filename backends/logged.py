@@ -23,6 +23,7 @@ from perdure.backends.layered import Layered, Many, Recorder, Rows
 from perdure.backends.news import LocalNews
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, MapStatus, OrderedMap
 from perdure.backends.protocol import State
+from perdure.backends.recovery import Recovery
 from perdure.backends.tables import Reader, Writer, read_meta, write_meta
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class LoggedMap:
         self._base = base
         self._new_log = new_log
         self._log = new_log()
+        self._recovery = Recovery()
         self._state = State.OPEN
         self._away = False
         """Whether it can not be read, for the moment."""
@@ -87,6 +89,7 @@ class LoggedMap:
         self._applied = self._base.read(lambda reader: read_meta(reader, APPLIED))
         for batch in await self._log.recover(self._applied, anew=anew):
             self._lay(redo.decode(batch.payload, f"batch {batch.number} of {self._log.folder}"), len(batch.payload))
+        self._recovery = attrs.evolve(self._log.recovery, cuts=self._recovery.cuts + self._log.recovery.cuts)
         await self._apply(small=True)
         self._look_at_room()
 
@@ -279,7 +282,13 @@ class LoggedMap:
             "segments": log.segments,
             "log_bytes": log.size_bytes,
         }
-        return attrs.evolve(below, bytes_used=below.bytes_used + self._bytes, details=details)
+        recovery = attrs.evolve(
+            below.recovery,
+            clean=below.recovery.clean and self._recovery.clean,
+            replayed=self._recovery.replayed,
+            cuts=below.recovery.cuts + self._recovery.cuts,
+        )
+        return attrs.evolve(below, bytes_used=below.bytes_used + self._bytes, recovery=recovery, details=details)
 
     async def check_files(self) -> list[str]:
         return await self._base.check_files()

@@ -348,6 +348,7 @@ class OrderedBackend(OrderedReads):
             bytes_limit=status.bytes_limit,
             verified=status.verified,
             state=self.state,
+            recovery=status.recovery,
             details=status.details,
         )
 

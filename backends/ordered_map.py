@@ -11,6 +11,7 @@ import trio
 
 from perdure.backends.news import LocalNews, News
 from perdure.backends.protocol import State
+from perdure.backends.recovery import Recovery
 from perdure.backends.tables import Reader, Writer
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class MapStatus:
     bytes_used: int = 0
     bytes_limit: int = 0
     verified: str = "all"
+    recovery: Recovery = attrs.field(factory=Recovery)
     details: dict[str, Any] = attrs.field(factory=dict)
 
 

@@ -15,6 +15,7 @@ import attrs
 
 from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.event import Position, Record
+from perdure.backends.recovery import Recovery
 from perdure.backends.selector import EVERYTHING, Selector
 
 
@@ -120,6 +121,8 @@ class StoreStatus:
     verified: str
     """How far the stored bytes have been checked since the last unclean stop."""
     state: State = State.OPEN
+    recovery: Recovery = attrs.field(factory=Recovery)
+    """What opening found of the last stop."""
     details: dict[str, Any] = attrs.field(factory=dict)
     """What only this kind of backend knows: flush times, oldest reader, and so on."""
 

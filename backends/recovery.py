@@ -1,4 +1,4 @@
-"""What opening a store found and did: values for its status and its user."""
+"""What opening a store found of its last stop, and what it did about it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,33 @@ import attrs
 
 @attrs.frozen
 class Cut:
-    """*size_bytes* at *offset* of *file* were no part of the log; they are kept as *kept*."""
+    """Bytes that opening took out of use, because they are not as they were written: *what* they were, and where they lay."""
 
+    what: str
     file: str
     offset: int
     size_bytes: int
-    kept: str
+    kept_in: str | None = None
+    """The file that has them now; None: they were kept nowhere."""
 
-    def __str__(self) -> str:
-        return f"{self.size_bytes:,} bytes at offset {self.offset:,} of {self.file} were being written when the machine stopped: kept as {self.kept}"
+
+@attrs.frozen
+class Recovery:
+    """One opening's report.
+
+    *clean*: the store was new, or had been closed cleanly by the last process that had it open.
+    *replayed*: groups that the commit log had and the tables did not.
+    """
+
+    clean: bool = True
+    checked: str = ""
+    """What was read to see whether it is sound; '' for nothing."""
+    checked_bytes: int = 0
+    replayed: int = 0
+    cuts: tuple[Cut, ...] = ()
+    took_s: float = 0.0
+
+    @property
+    def lost_nothing(self) -> bool:
+        """Whether all was as it had been written."""
+        return not self.cuts

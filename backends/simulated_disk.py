@@ -224,6 +224,10 @@ class SimulatedProcess:
         """See `Disk.remove`."""
         await self._call("remove", path, lambda _: self._files.remove(path))
 
+    async def remove_folder(self, path: str) -> None:
+        """See `Disk.remove_folder`."""
+        await self._call("remove_folder", path, lambda _: self._files.remove_folder(path))
+
     async def sync_folder(self, path: str) -> None:
         """See `Disk.sync_folder`."""
         await self._call("sync_folder", path, lambda fault: self._sync(path, fault))

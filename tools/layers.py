@@ -17,7 +17,7 @@ LAYERS = ("backends", "actors", "runtime")
 PURE = {
     "backends": (
         *("apply", "build", "codec", "commit", "engine", "errors", "event", "frame", "image", "keys", "limits"),
-        *("schema", "selector", "tables", "upkeep"),
+        *("recovery", "schema", "selector", "tables", "upkeep"),
     ),
     "actors": ("batch", "cursor", "fold", "restart", "ring", "snapshots"),
 }

@@ -267,7 +267,7 @@ class LmdbMap:
             "flush_max_s": shared.flushes.max_s,
         }
         if shared.away:
-            return MapStatus(bytes_limit=shared.size, verified=shared.verified, details=details)
+            return MapStatus(bytes_limit=shared.size, verified=shared.verified, recovery=shared.recovery, details=details)
         info, page = shared.env.info(), shared.env.stat()["psize"]
         oldest = shared.oldest_reader()
         with self._begin() as txn:
@@ -278,6 +278,7 @@ class LmdbMap:
             bytes_used=pages * page,
             bytes_limit=shared.size,
             verified=shared.verified,
+            recovery=shared.recovery,
             details={
                 **details,
                 "file_bytes": (info["last_pgno"] + 1) * page,

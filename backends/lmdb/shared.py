@@ -29,6 +29,7 @@ from perdure.backends.lmdb.rows import TxnWriter
 from perdure.backends.lmdb.watch import SideFile, Watcher
 from perdure.backends.place import How, Place
 from perdure.backends.protocol import State
+from perdure.backends.recovery import Recovery
 from perdure.backends.tables import read_meta, write_meta
 from perdure.backends.timing import Timings
 
@@ -117,20 +118,23 @@ class SharedEnv:
     # -- opening -----------------------------------------------------------------------------
 
     def _open(self, new_id: bytes) -> None:
+        began = time.perf_counter()
         first = self._users_lock.take()
         data = self.folder / files.DATA
         if first and self.looking:
             raise NobodyElse
-        if not data.exists():
+        if new := not data.exists():
             files.create_data(self.folder, lambda path: self._fill(path, new_id))
         files.sync_folders(self.folder)
-        self.verified = "by the process that opened it first"
+        self.verified, self.recovery = "by the process that opened it first", Recovery()
         if first:
             self.verified, unverified = self._verify(data)
+            self.recovery = attrs.evolve(self.recovery, clean=new or self.recovery.clean)
             files.mark_unverified(self.folder, unverified)
             files.mark_in_use(self.folder)
         self._share(first)
         self._open_data(data)
+        self.recovery = attrs.evolve(self.recovery, took_s=time.perf_counter() - began)
 
     def _share(self, first: bool) -> None:
         """Let others have the store open too, unless we are to be alone.
@@ -212,6 +216,7 @@ class SharedEnv:
         """What is known of the pages, and whether that is too little for a clean mark."""
         how = self.options.verify
         clean = files.left_clean(self.folder)
+        self.recovery = Recovery(clean=clean)
         if not clean:
             files.sync(data)  # what we read may be in the page cache only, and be acted upon
         if how == "off" or (how == "auto" and clean):
@@ -219,6 +224,7 @@ class SharedEnv:
         if how == "auto" and data.stat().st_size > WALK_AT_ONCE_BYTES:
             return f"not since an unclean stop: {data.stat().st_size >> 20} MiB are more than are walked at opening, run `perdure verify`", True
         check_pages(data)
+        self.recovery = Recovery(clean, "all pages", data.stat().st_size)
         return "all pages, at opening", False
 
     def found_sound(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
 
 from perdure.backends.protocol import Backend, StoreStatus
+from perdure.backends.recovery import Recovery
 from perdure.runtime.cli import out
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.log import BATCH
@@ -53,8 +55,20 @@ def _lines(status: StoreStatus, streams: int) -> list[tuple[str, object]]:
         ("in use", f"{_told_bytes(status.bytes_used)}{limit}"),
         ("verified", status.verified),
         ("state", status.state),
+        *_told_recovery(status.recovery),
         *((name.removesuffix("_s").replace("_", " "), _told(name, value)) for name, value in status.details.items()),
     ]
+
+
+def _told_recovery(recovery: Recovery) -> Iterator[tuple[str, object]]:
+    """What opening found: how the store was left, what was read to check it, what had to be cut off."""
+    yield "left", "cleanly" if recovery.clean else "by a crash, or a machine that went down"
+    if recovery.checked or recovery.replayed:
+        checked = f"{recovery.checked} ({_told_bytes(recovery.checked_bytes)})" if recovery.checked else "nothing"
+        yield "at opening", f"{checked} checked, {recovery.replayed:,} groups applied again, in {recovery.took_s:.1f} s"
+    for cut in recovery.cuts:
+        where = f"kept in {cut.kept_in}" if cut.kept_in else "not kept"
+        yield "cut", f"{cut.what}: {_told_bytes(cut.size_bytes)} at offset {cut.offset} of {cut.file}, {where}"
 
 
 def _told(name: str, value: Any) -> object:

@@ -587,3 +587,21 @@ async def test_verify_full_refuses_what_is_damaged(folder, url):
             file.write(b"noodle")
 
     await refused(f"{url}?verify=full", Corrupt)
+
+
+# -- what opening found ----------------------------------------------------------------------
+
+
+async def test_a_store_that_was_closed_says_so_and_one_that_was_not(tmp_path):
+    url = f"lmdb:{tmp_path}/s"
+    reports = []
+    for clean in (True, True, False):
+        if not clean:
+            (tmp_path / "s" / "clean").unlink()
+        async with open_backend(url) as backend:
+            reports.append((await backend.store_status()).recovery)
+
+    assert [report.clean for report in reports] == [True, True, False]
+    assert reports[2].checked == "all pages"
+    assert reports[2].checked_bytes > 0
+    assert all(report.lost_nothing for report in reports)

@@ -15,6 +15,7 @@ A segment's name appears only when the file is whole and flushed.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,9 +23,9 @@ from contextlib import suppress
 import attrs
 import trio
 
-from perdure.backends.disk import Disk, File
+from perdure.backends.disk import Disk, File, parent_of
 from perdure.backends.errors import Corrupt, Unavailable, WrongStore
-from perdure.backends.marks import Mark, read_mark, write_mark
+from perdure.backends.marks import FLUSHED, Mark, read_flushed, read_mark, write_mark
 from perdure.backends.place import Place
 from perdure.backends.recovery import Cut, Recovery
 from perdure.backends.segment import END_BYTES, HEADER_BYTES, Found, Header, Scanned, batch_bytes, encode_batch, end_mark, extent, read_header, scan
@@ -82,6 +83,7 @@ class CommitLog:
         self._headers: list[tuple[str, Header]] = []
         """Segments that are kept, oldest first; the last one is written to."""
         self._file: File | None = None
+        self._hint: File | None = None
         self._named = 0
         """The newest segment that may have its name by now."""
         self._at = 0
@@ -97,6 +99,7 @@ class CommitLog:
           Corrupt: there are batches already.
         """
         await self._disk.make_folder(self.folder)
+        await self._disk.sync_folder(parent_of(self.folder))
         for name in await self._disk.entries(self.folder):
             path = f"{self.folder}/{name}"
             if name.endswith(".log") and scan(data := await self._read(path, SEGMENT_BYTES), read_header(data, path)).batches:
@@ -114,26 +117,34 @@ class CommitLog:
                 await self._disk.remove(f"{self.folder}/{name}")
         with suppress(OSError):  # something was set aside
             await self._disk.remove_folder(self.folder)
-        await self._disk.sync_folder(self.folder.rpartition("/")[0])
+        await self._disk.sync_folder(parent_of(self.folder))
 
-    async def recover(self, after: int, *, confirmed: int = 0, write: bool = True, anew: bool = False) -> list[Batch]:
+    async def recover(self, after: int, *, kept: int | None = None, write: bool = True, anew: bool = False) -> list[Batch]:
         """The batches beyond *after*, which are durable from here on (not *write*: as far as that is confirmed).
 
-        Of batches up to *confirmed* it is known that they were flushed. *anew*: go on in a fresh file in any case. If cancelled, the log is as it was.
+        Batches up to *after* were flushed; those up to *kept* (None: *after*) are durable elsewhere, and their files removed.
+        *anew*: go on in a fresh file in any case. If cancelled, the log is as it was.
 
         Raises:
           Corrupt: damage, with file and offset.
           Unavailable: the disk refuses; try again.
         """
         try:
-            return await self._recover(after, confirmed, write, anew)
+            return await self._recover(after, after if kept is None else kept, write, anew)
         except OSError as error:
             raise Unavailable(f"{self.folder} cannot be read or written: {error.strerror or error}; see to the disk, then open it again") from error
 
-    async def _recover(self, after: int, confirmed: int, write: bool, anew: bool) -> list[Batch]:
+    async def _recover(self, after: int, kept: int, write: bool, anew: bool) -> list[Batch]:
+        if write:
+            await self._disk.sync_folder(self.folder)  # at every opening: an earlier one may have failed to
         mark = await read_mark(self._disk, self.folder)
-        confirmed = max(confirmed, mark.number, after)
-        segments = await self._read_segments(after)
+        confirmed = max(mark.number, after, (await read_flushed(self._disk, self.folder)).number)
+        heads = await self._read_heads()
+        needed = _since(heads, kept)
+        if write:
+            for path, _ in heads[: len(heads) - len(needed)]:
+                await self._disk.remove(path)  # it was removed before, or used again, and that was not durable
+        segments = [await self._read_segment(path, header) for path, header in _since(needed, after)]
         batches, last, crc = judge(segments, after, confirmed)
         self.epoch = max((segment.header.epoch for segment in segments), default=0)
         self.last, self._crc = last, crc
@@ -150,28 +161,29 @@ class CommitLog:
             await self._begin_anew(batches[-1:] if last > confirmed else [], segments)
         read_bytes = sum(segment.header.size_bytes for segment in segments)
         self.recovery = Recovery(clean, "all batches of the commit log that are needed", read_bytes, len(batches), cuts)
-        self._headers = [(segment.path, segment.header) for segment in segments] + self._headers
-        await self._disk.sync_folder(self.folder)  # at every opening: an earlier one may have failed to
+        self._headers = needed + self._headers
+        await self._open_hint()
         return batches
 
-    async def _read_segments(self, after: int) -> list[_Segment]:
-        """Those that are needed, oldest first."""
-        names = [name for name in await self._disk.entries(self.folder) if name.endswith(".log")]
+    async def _open_hint(self) -> None:
+        self._hint = await self._disk.open(f"{self.folder}/{FLUSHED}", create=True)
+        self._hint.hint(0, Mark(self.last, self.epoch).encode())
+
+    async def _read_heads(self) -> list[tuple[str, Header]]:
+        """All segments, oldest first."""
         heads: list[tuple[str, Header]] = []
-        for name in names:
-            path = f"{self.folder}/{name}"
-            header = read_header(await self._read(path, HEADER_BYTES), path)
-            if header.store != self._store:
-                raise WrongStore(self._store.hex(), header.store.hex())
-            if name != _name(header.number):
-                raise Corrupt(path, f"it says that it is segment {header.number}")
-            heads.append((path, header))
-        start = max((place for place, (_, header) in enumerate(heads) if header.first <= after + 1), default=0)
-        segments: list[_Segment] = []
-        for path, header in heads[start:]:
-            data = await self._read(path, header.size_bytes)
-            segments.append(_Segment(path, header, data, scan(data, header)))
-        return segments
+        for name in await self._disk.entries(self.folder):
+            if name.endswith(".log"):
+                path = f"{self.folder}/{name}"
+                header = read_header(await self._read(path, HEADER_BYTES), path)
+                if header.store != self._store:
+                    raise WrongStore(self._store.hex(), header.store.hex())
+                heads.append((path, header))
+        return _by_number(heads)
+
+    async def _read_segment(self, path: str, header: Header) -> _Segment:
+        data = await self._read(path, header.size_bytes)
+        return _Segment(path, header, data, scan(data, header))
 
     async def _read(self, path: str, size: int) -> bytes:
         file = await self._disk.open(path, write=False)
@@ -296,6 +308,8 @@ class CommitLog:
         self._at += len(batch) - END_BYTES
         self._crc = crc
         self.last += 1
+        if self._hint is not None:
+            self._hint.hint(0, Mark(self.last, self.epoch).encode())
         return self.last
 
     async def _roll(self, payload_bytes: int) -> None:
@@ -306,7 +320,7 @@ class CommitLog:
         try:
             await self._make_segment(number, self.last + 1, self._crc)
         except OSError as error:
-            if self._named == number:
+            if self._named == number or error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise self._die(f"a segment of {self.folder} could not be made durable: {error.strerror or error}") from error
             raise LogFull(f"{self.folder}: {error.strerror or error}") from error
         finally:
@@ -348,8 +362,10 @@ class CommitLog:
         """Let go of the files; *clean*: and say durably how far they were flushed. Idempotent."""
         if self._file is None:
             return
-        file, self._file = self._file, None
-        file.close()
+        for file in (self._file, self._hint):
+            if file is not None:
+                file.close()
+        self._file = self._hint = None
         if clean and not self.dead:
             await write_mark(self._disk, self.folder, Mark(self.last, self.epoch))
 
@@ -364,6 +380,7 @@ def judge(segments: Sequence[_Segment], after: int, confirmed: int) -> tuple[lis
     last, crc, path = after, 0, ""
     if not segments:
         raise Corrupt("the commit log", f"its files are gone; batches up to {confirmed} had been flushed, and perhaps more: restore it from a backup")
+    segments = _in_force(segments)
     for place, segment in enumerate(segments):
         header, scanned, path = segment.header, segment.scanned, segment.path
         if place == 0 and header.first > after + 1:
@@ -386,13 +403,33 @@ def judge(segments: Sequence[_Segment], after: int, confirmed: int) -> tuple[lis
     return batches, last, crc
 
 
+def _in_force(segments: Sequence[_Segment]) -> list[_Segment]:
+    """Those of which a part counts: where a later one begins at the same batch or before, it was written again there."""
+    kept: list[_Segment] = []
+    for segment in reversed(segments):
+        if not kept or segment.header.first < kept[-1].header.first:
+            kept.append(segment)
+    return kept[::-1]
+
+
+def _since(heads: list[tuple[str, Header]], after: int) -> list[tuple[str, Header]]:
+    """Those that have batches beyond *after*, or are going to."""
+    return heads[max((place for place, (_, header) in enumerate(heads) if header.first <= after + 1), default=0) :]
+
+
+def _by_number(heads: list[tuple[str, Header]]) -> list[tuple[str, Header]]:
+    """In order. The header says which segment it is: the name is that of an earlier life where a rename was lost, or one of two."""
+    known = {header.number: (path, header) for path, header in heads}
+    return [known[number] for number in sorted(known)]
+
+
 def _payload(data: bytes, found: Found) -> bytes:
     return data[found.offset : found.offset + found.size_bytes]
 
 
 def _crc_before(segments: Sequence[_Segment], number: int) -> int:
     """The checksum of the batch before *number*."""
-    for segment in reversed(segments):
+    for segment in reversed(_in_force(segments)):
         for found in reversed(segment.scanned.batches):
             if found.number == number - 1:
                 return found.crc

@@ -66,6 +66,10 @@ class File(Protocol):
         """`write`, then `flush`, in one step; in the loop unless *in_thread*."""
         ...
 
+    def hint(self, offset: int, data: bytes) -> None:
+        """Write a few bytes at once, in the loop. Nobody may rely on them: what fails is not told, and nothing is flushed."""
+        ...
+
     async def size(self) -> int:
         """Bytes in the file."""
         ...
@@ -145,6 +149,12 @@ class Disk(Protocol):
         ...
 
 
+def parent_of(path: str) -> str:
+    """The folder that *path* is in."""
+    before, slash, _ = path.rstrip("/").rpartition("/")
+    return before or ("/" if slash else ".")
+
+
 # -- the real one ----------------------------------------------------------------------------
 
 
@@ -194,6 +204,10 @@ class TrioFile:
     def _write_flush(self, offset: int, data: bytes) -> None:
         self._write(offset, data)
         _fdatasync(self._handle)
+
+    def hint(self, offset: int, data: bytes) -> None:
+        with suppress(OSError):
+            os.pwrite(self._handle, data, offset)
 
     async def size(self) -> int:
         return await _in_thread(lambda: os.fstat(self._handle).st_size)

@@ -112,7 +112,8 @@ class FileMap:
         for name in names[:-1]:
             await self._disk.remove(f"{self.folder}/{name}")
         await self._log.cut(self._image_number)
-        await self.write(sweep_drawn, small=True)
+        with suppress(MapFull):
+            await self.write(sweep_drawn, small=True)
 
     async def _read_image(self, path: str) -> None:
         async with read_image(self._disk, path) as reader:
@@ -255,7 +256,7 @@ class FileMap:
             await self._log.aclose(clean=False)
             fresh = self._new_log()
             confirmed = self._log.last
-            batches = await fresh.recover(confirmed, anew=True)
+            batches = await fresh.recover(confirmed, kept=self._image_number, anew=True)
         except OSError as error:
             raise Unavailable(f"{self.folder} cannot be opened: {error.strerror or error}") from error
         finally:

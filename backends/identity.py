@@ -10,7 +10,7 @@ import struct
 from typing import Final
 from zlib import crc32
 
-from perdure.backends.disk import Disk, Lock, Taken
+from perdure.backends.disk import Disk, Lock, Taken, parent_of
 from perdure.backends.errors import Corrupt, Misuse, TooNew, Unavailable
 from perdure.backends.marks import write_whole
 
@@ -42,12 +42,6 @@ async def prepare(disk: Disk, folder: str, *, create: bool) -> None:
     if "data.mdb" in names:
         raise Misuse(f"{folder} holds an LMDB store: open it as lmdb:{folder}")
     await disk.sync_folder(parent)  # at every opening: who made it may have died before
-
-
-def parent_of(path: str) -> str:
-    """The folder that *path* is in."""
-    before, slash, _ = path.rstrip("/").rpartition("/")
-    return before or ("/" if slash else ".")
 
 
 async def take_lock(disk: Disk, folder: str) -> Lock:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 APPLIED = "applied"
 """The number in `meta` that says which batch the map has as its last."""
+LOGGED = "logged"
+"""The number in `meta` that is 1 while a commit log stands before the map."""
 BATCHES_MAX = 1_024
 BYTES_MAX = 4 << 20
 WAITING_S = 1.0
@@ -40,6 +42,53 @@ _ROOM_SHARE = 32
 """In a map of limited size no more than this part of it waits."""
 _ROOM_FIXED = 256 << 10
 _BACK_S = 0.01
+
+
+def is_logged(base: OrderedMap) -> bool:
+    """Whether a commit log stands before *base*."""
+    return base.read(lambda reader: read_meta(reader, LOGGED)) == 1
+
+
+async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog]) -> LoggedMap:
+    """*base* with a commit log before it, made if it has none yet; what waits there is applied.
+
+    Raises:
+      Corrupt, WrongStore, TooNew: the log is damaged, or not this store's.
+      Unavailable: the disk refuses, or the map has no room for what waits.
+    """
+    store = LoggedMap(base, new_log)
+    try:
+        if not is_logged(base):
+            await new_log().create()
+            await write_base(base, lambda writer: write_meta(writer, LOGGED, 1))
+        await store.load()
+    except MapFull as error:
+        raise Unavailable("there is no room for what the commit log has: open it with a larger ?size=, or free the disk") from error
+    except (OSError, MapDoubtful, MapAway) as error:
+        why = getattr(error, "strerror", None) or error
+        raise Unavailable(f"the commit log cannot be brought into the map: {why}; see to the disk, then open it again") from error
+    return store
+
+
+async def end_logged(store: LoggedMap, base: OrderedMap, log: CommitLog) -> None:
+    """Let *base* stand alone again: it has all, and the log is removed."""
+    await store.end_log()
+    await write_base(base, _forget_log)
+    await log.remove()
+
+
+def _forget_log(writer: Writer) -> None:
+    write_meta(writer, LOGGED, 0)
+    write_meta(writer, APPLIED, 0)
+
+
+async def write_base(base: OrderedMap, fn: Callable[[Writer], None]) -> None:
+    """Write to the map itself."""
+    await base.take_turn()
+    try:
+        await base.write(fn, small=True)
+    finally:
+        base.end_turn()
 
 
 class LoggedMap:

@@ -300,7 +300,10 @@ class OrderedBackend(OrderedReads):
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)
         await self._take_turn(patient=False)
         try:
-            more = await self._store.tidy()
+            try:
+                more = await self._store.tidy()
+            except MapFull:
+                more = False
             try:
                 return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True) or more
             except (_NothingToWrite, MapFull):

@@ -356,6 +356,12 @@ class SimulatedFile:
         await self._process._call("write", self.path, lambda fault: self._write(offset, data, fault))
         await self._process._call("flush", self.path, self._flush, begun=True)
 
+    def hint(self, offset: int, data: bytes) -> None:
+        """See `File.hint`: no point, but no process that does not run writes any."""
+        if self._open and self._process.state == "running":
+            with suppress(OSError):
+                self._process._files.write(self._node, offset, bytes(data), self.path)
+
     async def size(self) -> int:
         """See `File.size`."""
         return await self._process._call("size", self.path, lambda _: self._checked().pages.size)

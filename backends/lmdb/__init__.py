@@ -8,7 +8,6 @@ at a time has the store open; the store remembers it, `log=none` ends it) and `s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -21,17 +20,13 @@ from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.lmdb.map import LmdbMap
 from perdure.backends.lmdb.opening import open_shared
 from perdure.backends.lmdb.shared import Options
-from perdure.backends.logged import APPLIED, LoggedMap
+from perdure.backends.logged import end_logged, is_logged, open_logged
 from perdure.backends.ordered import OrderedBackend
-from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedMap
+from perdure.backends.ordered_map import MapAway, MapDoubtful, OrderedMap
 from perdure.backends.place import Place
 from perdure.backends.protocol import Capabilities
-from perdure.backends.tables import Writer, read_meta, write_meta
 
 __all__ = ["Options", "open_lmdb"]
-
-LOGGED = "logged"
-"""The number in `meta` that is 1 while a commit log stands before LMDB."""
 
 
 async def open_lmdb(folder: str, options: Options, *, url: str, environment: Environment | None = None, limits: Limits = LIMITS) -> OrderedBackend:
@@ -70,9 +65,8 @@ async def _open_map(folder: str, options: Options, environment: Environment, lim
 
 async def _with_log(base: LmdbMap, folder: str, options: Options, environment: Environment, logged: bool) -> tuple[OrderedMap, bool]:
     """The map with its commit log before it, if it has one or shall have; and whether other processes may open it too."""
-    begun = base.read(lambda reader: read_meta(reader, LOGGED))
     if not logged:
-        if begun:
+        if is_logged(base):
             raise Corrupt(f"{folder}/log", "it is gone, and with it what was committed last: restore the store from a backup")
         return base, True
     place = Place(options.flush)
@@ -80,30 +74,8 @@ async def _with_log(base: LmdbMap, folder: str, options: Options, environment: E
     def new_log() -> CommitLog:
         return CommitLog(environment.disk, f"{folder}/log", bytes.fromhex(base.id), place, options.segment)
 
-    if not begun:
-        await new_log().create()
-        await _write(base, lambda writer: write_meta(writer, LOGGED, 1))
-    store = LoggedMap(base, new_log)
-    try:
-        await store.load()
-    except MapFull as error:
-        raise Unavailable(f"{folder} has no room for what its log has: open it with a larger ?size=, or free the disk") from error
+    store = await open_logged(base, new_log)
     if options.log == "none":
-        await store.end_log()
-        await _write(base, _forget_log)
-        await new_log().remove()
+        await end_logged(store, base, new_log())
         return base, False  # to others from the next opening on
     return store, False
-
-
-def _forget_log(writer: Writer) -> None:
-    write_meta(writer, LOGGED, 0)
-    write_meta(writer, APPLIED, 0)
-
-
-async def _write(base: LmdbMap, fn: Callable[[Writer], None]) -> None:
-    await base.take_turn()
-    try:
-        await base.write(fn, small=True)
-    finally:
-        base.end_turn()

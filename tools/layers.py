@@ -15,7 +15,10 @@ LAYERS = ("backends", "actors", "runtime")
 """From the ground up: a layer imports itself and what stands before it."""
 
 PURE = {
-    "backends": ("apply", "build", "codec", "commit", "engine", "errors", "event", "frame", "keys", "limits", "schema", "selector", "tables", "upkeep"),
+    "backends": (
+        *("apply", "build", "codec", "commit", "engine", "errors", "event", "frame", "keys", "limits", "schema", "selector", "tables", "upkeep"),
+        *("cuts", "faults", "filesystem", "pages"),
+    ),
     "actors": ("batch", "cursor", "fold", "restart", "ring", "snapshots"),
 }
 """The pure halves: whoever reads only these knows what the system means."""

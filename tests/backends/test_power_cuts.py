@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import attrs
 from hypothesis import given, settings
@@ -73,7 +75,7 @@ class Oracle:
         return data[page * PAGE : (page + 1) * PAGE]
 
 
-def played(steps) -> tuple[FileSystem, Oracle]:
+def played(steps: Sequence[Sequence[Any]]) -> tuple[FileSystem, Oracle]:
     """A file system with one file, whose name is durable, after *steps*, and what the oracle makes of them."""
     files, oracle = FileSystem(), Oracle()
     node = files.open("a", create=True)
@@ -81,7 +83,7 @@ def played(steps) -> tuple[FileSystem, Oracle]:
     for what, *args in steps:
         match what:
             case "write":
-                files.write(node, *args, "a")
+                files.write(node, args[0], args[1], "a")
             case "flush":
                 files.flush(node)
             case "fail":

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from perdure.backends.disk import Taken
 from perdure.backends.faults import OPS, Fault
-from perdure.backends.simulated_disk import SimulatedDisk, SimulatedProcess
+from perdure.backends.simulated_disk import SimulatedDisk
+from perdure.backends.simulated_process import SimulatedProcess
 
 
 async def file_of(process: SimulatedProcess, path: str = "a"):
@@ -61,7 +62,7 @@ async def test_a_call_is_counted_and_told_before_and_after(op):
     disk.after_point = lambda *point: told.append(("after", disk.changes, *point))
     before, points = disk.changes, disk.points
 
-    with trio.testing.assert_checkpoints():
+    with assert_checkpoints():
         await call(op)
 
     (first, changes, caller, number, kind, path), (second, *_) = told

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from perdure.backends.filesystem import Change, FileNode, FileSystem, FolderNode, Node, apply, select
+from perdure.backends.filesystem import FileSystem
+from perdure.backends.nodes import Change, FileNode, FolderNode, Node, apply, select
 from perdure.backends.pages import PAGE, SECTOR, ZEROS, Pages, Table, Written, cut_off, put
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from typing import Literal
 from perdure.backends.cuts import Policy, cut
 from perdure.backends.damage import Damage
 from perdure.backends.faults import Fault, Faults, Op
-from perdure.backends.filesystem import FileNode, FileSystem
+from perdure.backends.filesystem import FileSystem
+from perdure.backends.nodes import FileNode
 from perdure.backends.pages import pages_of
 from perdure.backends.simulated_process import SimulatedProcess
 
@@ -108,10 +109,8 @@ class SimulatedDisk:
         return made
 
     def damage(self, path: str, damage: Damage, before: bytes = b"") -> None:
-        """Do *damage* to the file at *path*, on the medium and in the cache, once all of it is flushed; *before* is what a stale page comes from."""
-        node = self._files.file(path)
-        self._files.flush(node)
-        self._put(node, damage.done_to(self.read_file(path), before))
+        """Do *damage* to the file at *path*, on the medium and in the cache: its bytes as they are read now, damaged, are durable; *before* is what a stale page comes from."""
+        self._put(self._files.file(path), damage.done_to(self.read_file(path), before))
 
     # -- for who looks on: no points, no faults ----------------------------------------------
 

@@ -17,7 +17,8 @@ import trio
 
 from perdure.backends.disk import Taken
 from perdure.backends.faults import Fault, Op
-from perdure.backends.filesystem import FileNode, FileSystem, refusal
+from perdure.backends.filesystem import FileSystem, refusal
+from perdure.backends.nodes import FileNode
 
 if TYPE_CHECKING:
     from perdure.backends.simulated_disk import SimulatedDisk
@@ -139,11 +140,7 @@ class SimulatedProcess:
     async def _call(self, op: Op, path: str, act: Callable[[Fault | None], T], *, begun: bool = False) -> T:
         """Let *act* happen as one point; *begun*: what came before it was done, so it is not cancelled."""
         disk = self.disk
-        if begun:
-            with trio.CancelScope(shield=True):
-                await self._arrive()
-        else:
-            await self._arrive()
+        await self._arrive(begun)
         if self.state != "running":
             await self._stand(begun)
         disk.points = number = disk.points + 1
@@ -168,11 +165,14 @@ class SimulatedProcess:
             raise refusal(fault.error, path)
         return act(fault)
 
-    async def _arrive(self) -> None:
-        """Take the time that a call takes."""
+    async def _arrive(self, begun: bool) -> None:
+        """Take the time that a call takes, where it can be cancelled unless *begun*."""
         low, high = self.disk._latency_s
         if high:
-            await trio.sleep(self.disk._draw.uniform(low, high))
+            with trio.CancelScope(shield=begun):
+                await trio.sleep(self.disk._draw.uniform(low, high))
+        elif begun:
+            await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             await trio.lowlevel.checkpoint()
 

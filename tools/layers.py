@@ -17,7 +17,7 @@ LAYERS = ("backends", "actors", "runtime")
 PURE = {
     "backends": (
         *("apply", "build", "codec", "commit", "engine", "errors", "event", "frame", "keys", "limits", "schema", "selector", "tables", "upkeep"),
-        *("cuts", "faults", "filesystem", "pages"),
+        *("cuts", "faults", "filesystem", "nodes", "pages"),
     ),
     "actors": ("batch", "cursor", "fold", "restart", "ring", "snapshots"),
 }

@@ -190,6 +190,13 @@ def test_it_strikes_the_call_that_it_names(fault, calls):
     assert struck(fault, CALLS) == calls
 
 
+def test_of_two_faults_the_one_given_first_has_the_call():
+    first, second = Fault("fail", nth=2), Fault("fail", for_good=True)
+    faults = Faults([first, second])
+
+    assert [faults.strike("read", "a", 1)[0] for _ in range(3)] == [second, first, second]
+
+
 async def test_the_two_of_write_flush_count_each():
     disk, file = await opened(Fault("drop", "flush", nth=2))
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.backends.cuts import POLICIES, Policy, cut
-from perdure.backends.filesystem import FileSystem, FolderNode
+from perdure.backends.filesystem import FileSystem
+from perdure.backends.nodes import FolderNode
 from perdure.backends.pages import PAGE, SECTOR, Pages, cut_off
 
 seeds = st.integers(0, 1 << 32)
@@ -349,3 +350,14 @@ def test_a_new_folder_and_all_in_it_hangs_on_the_name_above():
     below = cut(files, "lose", Random(0)).root.entries["d"]
     assert isinstance(below, FolderNode)
     assert list(below.entries) == ["a"]
+
+
+def test_of_many_changes_of_names_the_older_are_written_back():
+    files = FileSystem()
+    for number in range(3_000):
+        files.open(f"{number}", create=True)
+
+    left = cut(files, "lose", Random(0))
+
+    assert len(files.changes) <= 1_024
+    assert sorted(map(int, left.root.entries)) == list(range(3_000 - len(files.changes)))

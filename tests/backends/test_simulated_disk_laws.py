@@ -15,7 +15,8 @@ from trio.testing import MockClock
 from perdure.backends.cuts import POLICIES, Policy
 from perdure.backends.disk import Taken
 from perdure.backends.faults import Fault
-from perdure.backends.filesystem import Change, FileNode, FileSystem, FolderNode, Node, Slot
+from perdure.backends.filesystem import FileSystem
+from perdure.backends.nodes import Change, FileNode, FolderNode, Node, Slot
 from perdure.backends.pages import PAGE
 from perdure.backends.simulated_disk import SimulatedDisk
 from perdure.backends.simulated_process import SimulatedProcess
@@ -425,9 +426,8 @@ class ActsOn(SimulatedProcess):
 
 
 class ActsThoughCancelled(SimulatedProcess):
-    async def _arrive(self) -> None:
-        with trio.CancelScope(shield=True):
-            await super()._arrive()
+    async def _arrive(self, begun: bool) -> None:
+        await super()._arrive(begun=True)
 
 
 LIARS: list[tuple[Make, Law]] = [

@@ -173,6 +173,25 @@ async def test_write_flush_is_two_points():
     assert told == [("write", b"", b""), ("flush", b"new", b"new")]
 
 
+async def test_others_run_between_write_and_flush():
+    disk = SimulatedDisk()
+    file = await file_of(disk.process())
+    seen: set[str] = set()
+
+    async def look() -> None:
+        while True:
+            seen.add(disk.page_state("a", 0))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        for _ in range(50):  # who runs first in a round of the loop is drawn
+            await file.write_flush(0, b"new")
+        nursery.cancel_scope.cancel()
+
+    assert seen == {"clean", "dirty"}
+
+
 async def test_write_flush_once_begun_is_not_cancelled():
     disk = SimulatedDisk()
     file = await file_of(disk.process())
@@ -239,8 +258,9 @@ async def test_the_killed_let_go_of_their_files():
     await process.remove("a")
 
     process.kill()
-    file.close()
 
+    assert await disk.process().free_bytes("/") == 4_096
+    file.close()
     assert await disk.process().free_bytes("/") == 4_096
 
 
@@ -347,6 +367,18 @@ async def test_a_lock_belongs_to_the_file_and_not_to_its_name():
 
     with pytest.raises(Taken):
         await other.lock("m")
+
+
+async def test_a_lock_keeps_its_file_though_it_has_no_name():
+    disk = SimulatedDisk(capacity_bytes=4_096)
+    process = disk.process()
+    lock = await process.lock("l")
+    await process.remove("l")
+    assert await process.free_bytes("/") == 0
+
+    lock.release()
+
+    assert await process.free_bytes("/") == 4_096
 
 
 async def test_a_lock_whose_file_is_damaged_names_nobody():

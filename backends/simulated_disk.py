@@ -53,9 +53,8 @@ class SimulatedDisk:
         self._files = FileSystem(capacity_bytes=capacity_bytes)
         self._faults = Faults(faults)
         self._latency_s = latency_s
-        self._processes: dict[int, SimulatedProcess] = {}
+        self._processes: dict[SimulatedProcess, None] = {}
         self._pids = 1_000
-        self._cuts = 0
         self._boot = _drawn(seed, "boot")
         self._draw = Random(seed)
 
@@ -66,7 +65,8 @@ class SimulatedDisk:
         if pid is None:
             self._pids += 1
             pid = self._pids
-        process = self._processes[pid] = SimulatedProcess(self, pid)
+        process = SimulatedProcess(self, pid)
+        self._processes[process] = None
         return process
 
     # -- what goes wrong ---------------------------------------------------------------------
@@ -90,26 +90,22 @@ class SimulatedDisk:
 
     def power_cut(self, policy: Policy = "lose", seed: int | None = None) -> None:
         """Kill all processes; what was not flushed or synced is kept or lost by *policy*, drawn from *seed* (None: from the disk's). The boot is another."""
-        for process in list(self._processes.values()):  # kill changes it
+        for process in list(self._processes):  # kill changes it
             process.kill()
-        self._cuts += 1
-        drawn = _drawn(self.seed, f"cut {self._cuts}")
+        drawn = _drawn(self._boot, "cut")
         self._files = cut(self._files, policy, Random(drawn if seed is None else seed))
-        self._boot = drawn
+        self._boot = drawn  # each from the one before, so that none comes back, in an image's life neither
 
     def image(self, policy: Policy = "lose", seed: int = 0) -> SimulatedDisk:
         """The machine as it would be after `power_cut`, without faults or processes; this one goes on and shares nothing with it."""
-        made = SimulatedDisk.__new__(SimulatedDisk)
-        made.seed, made.points, made.on_point, made.after_point = seed, 0, None, None
+        made = SimulatedDisk(seed)
         made._files = cut(self._files, policy, Random(seed))
-        made._faults, made._latency_s = Faults(), (0.0, 0.0)
-        made._processes, made._pids, made._cuts = {}, self._pids, 0
+        made._pids = self._pids
         made._boot = _drawn(self._boot, f"{policy} {seed}")
-        made._draw = Random(seed)
         return made
 
     def damage(self, path: str, damage: Damage, before: bytes = b"") -> None:
-        """Do *damage* to the file at *path*, on the medium and in the cache: its bytes as they are read now, damaged, are durable; *before* is what a stale page comes from."""
+        """Do *damage* to the file at *path*, in the cache and on the medium, so that nothing of it is unflushed; *before* is what a stale page comes from."""
         self._put(self._files.file(path), damage.done_to(self.read_file(path), before))
 
     # -- for who looks on: no points, no faults ----------------------------------------------

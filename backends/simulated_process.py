@@ -48,7 +48,7 @@ class SimulatedProcess:
             lock.release()
         for file in list(self._handles):
             file.close()
-        self.disk._processes.pop(self.pid, None)
+        del self.disk._processes[self]
         self._move("killed")
 
     def bury(self) -> None:

@@ -272,8 +272,8 @@ def run_by(process: type[SimulatedProcess]) -> type[SimulatedDisk]:
 
     class Liar(SimulatedDisk):
         def process(self, pid: int | None = None) -> SimulatedProcess:
-            self._pids += 1
-            made = self._processes[self._pids] = process(self, self._pids)
+            made = process(self, 7 if pid is None else pid)
+            self._processes[made] = None
             return made
 
     return Liar

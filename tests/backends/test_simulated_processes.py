@@ -303,6 +303,22 @@ async def test_a_power_cut_kills_all_and_is_another_boot(autojump_clock):
     assert scope.cancelled_caught
 
 
+async def test_no_boot_comes_back():
+    disk = SimulatedDisk(7)
+    boots = []
+    for _ in range(3):
+        boots.append(await disk.process().boot())
+        disk.power_cut()
+    for seed in (0, 7):
+        image = disk.image("lose", seed)
+        boots.append(await image.process().boot())
+        image.power_cut()
+        boots.append(await image.process().boot())
+
+    assert len(set(boots)) == 7
+    assert await SimulatedDisk(7).process().boot() == boots[0]
+
+
 async def test_the_dead_do_not_rise():
     process = SimulatedDisk().process()
     process.kill()

@@ -2,7 +2,7 @@
 
     lose     all that was not flushed or synced is lost
     keep     all of it is kept, except what a failed flush lost
-    prefix   it is kept in order up to one write, which is torn where a sector or page begins
+    prefix   it is kept in order up to one write, which may be torn where a sector or page begins
     random   each page, sector, size and change of entries is kept or not by itself, at any of its
              unflushed versions: writes arrive in any order
     zeros    all is kept, but from some point on what a file grew by is zeros
@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from perdure.backends.filesystem import Change, FileNode, FileSystem, FolderNode, Node, apply, select
+from perdure.backends.filesystem import FileSystem
+from perdure.backends.nodes import Change, FileNode, FolderNode, Node, apply, select
 from perdure.backends.pages import PAGE, SECTOR, ZEROS, Pages, Table, Written, cut_off, put
 
 if TYPE_CHECKING:
@@ -131,14 +132,14 @@ def _cut_prefix(files: FileSystem, draw: Random) -> FileSystem:
     numbers = sorted({change.number for change in files.changes} | {written.number for node in _nodes(files) for written in node.pages.unflushed})
     at = draw.randint(0, len(numbers))
     limit = numbers[at] if at < len(numbers) else files.number + 1
-    unit, place = draw.choice((SECTOR, PAGE)), draw.random()
+    torn, unit, place = draw.random() < 0.7, draw.choice((SECTOR, PAGE)), draw.random()
 
     def left(pages: Pages) -> _Left:
         table, size = _lose(pages)
         for written in pages.unflushed:
             if written.number < limit:
                 size = _put_all(table, size, written)
-            elif written.number == limit:
+            elif written.number == limit and torn:
                 size = _put_torn(table, size, written, unit, place)
         return table, size
 

@@ -42,7 +42,8 @@ class Fault:
 
     It strikes at the *nth* call from when the disk was given it, once or (*for_good*) from then on. Calls
     count if they are of *op* (None: any that this kind can strike), of process *pid* (None: any), and of a
-    path that matches *path* (`*` stands for anything, `/` too; of a rename it is the old one).
+    path that matches *path* (`*` stands for anything, `/` too; of a rename it is the old one). Of several
+    that strike one call, stalls add up, and of the others the one given first has it.
     """
 
     kind: Kind

@@ -1,9 +1,5 @@
 """A file system as a value: folders of entries and files of pages, each with what the medium has of it.
 
-A change of entries (a file made, renamed or removed) is in the cache until the folders it touches are
-synced, all of them; until then a power cut keeps it or loses it, whole. A change that is made durable carries
-along those made before at the same names: of one name the history is kept up to some point.
-
 What a call does wrong is an OSError with the errno that Linux gives.
 """
 
@@ -14,8 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import attrs
-
+from perdure.backends.nodes import Change, FileNode, FolderNode, Node, Slot, apply, lead, select
 from perdure.backends.pages import PAGE, Pages, Table
 
 _SAYS: Final = {
@@ -29,6 +24,8 @@ _SAYS: Final = {
     errno.EIO: "Input/output error",
 }
 _DIGESTS_MAX = 1 << 17
+_CHANGES_MAX = 1_024
+"""So many changes of entries wait for a sync; beyond that the older half is written back."""
 _UNLIMITED = 1 << 40
 """What a disk without a capacity says is free."""
 
@@ -36,41 +33,6 @@ _UNLIMITED = 1 << 40
 def refusal(number: int, path: str) -> OSError:
     """The error that Linux gives for *number*."""
     return OSError(number, _SAYS.get(number, errno.errorcode.get(number, "Unknown error")), path)
-
-
-@attrs.define(eq=False)
-class FileNode:
-    """A file, by whatever names."""
-
-    pages: Pages = attrs.field(factory=Pages)
-    links: int = 0
-    """Names that lead here now."""
-    handles: int = 0
-    """How often it is open."""
-    holder: object | None = None
-    """Who has locked it."""
-
-
-@attrs.define(eq=False)
-class FolderNode:
-    """A folder: *entries* is what is seen, *durable* what the medium has."""
-
-    entries: dict[str, Node] = attrs.field(factory=dict)
-    durable: dict[str, Node] = attrs.field(factory=dict)
-
-
-Node = FileNode | FolderNode
-Slot = tuple[FolderNode, str]
-
-
-@attrs.frozen(eq=False)
-class Change:
-    """A change of entries that is not durable: what each name led to after it."""
-
-    number: int
-    slots: dict[Slot, Node | None]
-    waits: list[FolderNode]
-    """Folders that must be synced yet."""
 
 
 class FileSystem:
@@ -205,7 +167,7 @@ class FileSystem:
 
     def sync(self, folder: FolderNode) -> None:
         """Make the entries of *folder* durable."""
-        for change in self._take(lambda change: _synced(change, folder)):
+        for change in self._take(lambda change: change.synced(folder)):
             apply(change, lambda folder: folder.durable)
 
     def lose(self, folder: FolderNode) -> None:
@@ -231,6 +193,14 @@ class FileSystem:
                 node.links -= 1
                 self._drop(node)
         self.changes.append(Change(self.number, slots, list(dict.fromkeys(folder for folder, _ in slots))))
+        if len(self.changes) > _CHANGES_MAX:
+            self._write_back(_CHANGES_MAX // 2)
+
+    def _write_back(self, count: int) -> None:
+        """Make the oldest *count* changes durable, as kernels do after a while."""
+        for change in self.changes[:count]:
+            apply(change, lambda folder: folder.durable)
+        del self.changes[:count]
 
     # -- bytes -------------------------------------------------------------------------------
 
@@ -310,40 +280,6 @@ class FileSystem:
             if mark is None:
                 mark = self.digests[pages[page]] = hashlib.blake2b(pages[page], digest_size=16).digest()
             yield b"%d:%b" % (page, mark)
-
-
-def apply(change: Change, entries_of: Callable[[FolderNode], dict[str, Node]]) -> None:
-    """Let the names of *change* lead where it says."""
-    for (folder, name), node in change.slots.items():
-        lead(entries_of(folder), name, node)
-
-
-def lead(entries: dict[str, Node], name: str, node: Node | None) -> None:
-    """Let *name* lead to *node*, or nowhere."""
-    if node is None:
-        entries.pop(name, None)
-    else:
-        entries[name] = node
-
-
-def select(changes: list[Change], chosen: Callable[[Change], bool]) -> tuple[list[Change], list[Change]]:
-    """Those of *changes* that are left, and those *chosen*, each with all before it at its names."""
-    kept, taken = [], []
-    names: set[Slot] = set()
-    for change in reversed(changes):
-        if chosen(change) or not names.isdisjoint(change.slots):
-            names.update(change.slots)
-            taken.append(change)
-        else:
-            kept.append(change)
-    return kept[::-1], taken[::-1]
-
-
-def _synced(change: Change, folder: FolderNode) -> bool:
-    """Note that *folder* was synced; whether *change* waits for no other."""
-    if folder in change.waits:
-        change.waits.remove(folder)
-    return not change.waits
 
 
 def _at(slot: Slot) -> Node | None:

@@ -16,8 +16,8 @@ LAYERS = ("backends", "actors", "runtime")
 
 PURE = {
     "backends": (
-        *("apply", "build", "codec", "commit", "engine", "errors", "event", "frame", "image", "keys", "limits"),
-        *("recovery", "schema", "selector", "tables", "upkeep"),
+        *("apply", "build", "codec", "commit", "cuts", "engine", "errors", "event", "faults", "filesystem", "frame", "image", "keys", "layered"),
+        *("limits", "nodes", "pages", "recovery", "redo", "schema", "segment", "selector", "tables", "upkeep"),
     ),
     "actors": ("batch", "cursor", "fold", "restart", "ring", "snapshots"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -204,3 +205,54 @@ async def test_who_sees_no_room_left_overwrites_all_the_same():
     await file.write(100, b"y")
 
     assert await file.read(99, 3) == b"xyx"
+
+
+async def test_changes_stand_still_only_while_all_images_are_the_same():
+    disk = SimulatedDisk()
+    process = disk.process()
+    file = await process.open("a", create=True)
+
+    async def moves(call: Awaitable[object]) -> bool:
+        before = disk.changes
+        await call
+        return disk.changes > before
+
+    assert await moves(process.sync_folder("/"))
+    assert await moves(file.write(0, b"x"))
+    assert not await moves(file.read(0, 1))
+    assert await moves(file.flush())
+    assert not await moves(file.flush())
+    assert await moves(process.rename("a", "b"))
+    assert await moves(process.sync_folder("/"))
+    assert not await moves(process.sync_folder("/"))
+    await process.make_folder("d")
+    await process.sync_folder("/")
+    await process.rename("b", "d/b")
+    assert not await moves(process.sync_folder("/"))
+    assert await moves(process.sync_folder("d"))
+
+
+async def test_a_file_put_there_is_durable_with_its_folders(tmp_path):
+    disk = SimulatedDisk()
+
+    disk.write_file("/d/e/a", b"one")
+    disk.write_file("d/e/a", b"other")
+
+    left = disk.image("lose")
+    assert {path: left.read_file(path) for path in left.paths()} == {"/d/e/a": b"other"}
+    left.copy_to(tmp_path)
+    assert (tmp_path / "d" / "e" / "a").read_bytes() == b"other"
+
+
+async def test_another_capacity_counts_what_is_there():
+    disk = SimulatedDisk()
+    disk.write_file("a", b"x" * 5_000)
+    process = disk.process()
+
+    disk.resize(4_096)
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOSPC):
+        await (await process.open("b", create=True)).write(0, b"y")
+    disk.resize(4 * 4_096)
+
+    assert await process.free_bytes("/") == 2 * 4_096
+    assert await disk.image().process().free_bytes("/") == 2 * 4_096

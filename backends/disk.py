@@ -256,7 +256,7 @@ class TrioDisk:
         return sorted(await _in_thread(os.listdir, folder))
 
     async def exists(self, path: str) -> bool:
-        return await _in_thread(os.path.exists, path)
+        return await _in_thread(_exists, path)
 
     async def make_folder(self, path: str) -> None:
         with suppress(FileExistsError):
@@ -294,8 +294,16 @@ async def _in_thread(fn: Callable[..., T], *args: Any) -> T:
 _fdatasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
+def _exists(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(handle)
     finally:

@@ -214,6 +214,8 @@ def read_stream(
     number, first = keys.read_stream_row(row)
     runs = _runs_back(reader, number, after) if backward else _runs_on(reader, number, after)
     if not backward and after + 1 < first:
+        if first > 1 + newest(reader, stream, number)[0]:
+            raise Corrupt(f"stream {stream!r}", f"its row says that it begins with seq {first}, and it has none")
         raise Truncated(stream, first)
     records: list[Record] = []
     room, name = bytes_max, stream.encode()

@@ -25,12 +25,12 @@ from perdure.backends.commit_log import SEGMENT_BYTES
 from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable, WrongStore
 from perdure.backends.lmdb import files
 from perdure.backends.lmdb.readers import Oldest, Readers
-from perdure.backends.lmdb.rows import TxnWriter
+from perdure.backends.lmdb.rows import TxnReader, TxnWriter
 from perdure.backends.lmdb.watch import SideFile, Watcher
 from perdure.backends.place import How, Place
 from perdure.backends.protocol import State
 from perdure.backends.recovery import Recovery
-from perdure.backends.tables import read_meta, write_meta
+from perdure.backends.tables import read_head, read_meta, write_meta
 from perdure.backends.timing import Timings
 
 FORMAT = 1
@@ -125,6 +125,7 @@ class SharedEnv:
             raise NobodyElse
         if new := not data.exists():
             files.create_data(self.folder, lambda path: self._fill(path, new_id))
+            self.side.write(0, 0)  # whatever an earlier store here said
         files.sync_folders(self.folder)
         self.verified, self.recovery = "by the process that opened it first", Recovery()
         if first:
@@ -156,8 +157,10 @@ class SharedEnv:
         try:
             self.env.reader_check()
             self.tables = {name: self.env.open_db(name.encode(), create=False) for name in keys.TABLES}
-            with self.env.begin() as txn:
+            told = self.side.read()
+            with self.env.begin(buffers=True) as txn:
                 self._read_identity(txn)
+                self._check_end(TxnReader(txn, self.tables), told)
             if not self.looking:
                 self._raise_epoch()
         except lmdb.Error as error:
@@ -166,6 +169,17 @@ class SharedEnv:
         except BaseException:
             self.env.close()
             raise
+
+    def _check_end(self, reader: TxnReader, told: tuple[int, int] | None) -> None:
+        """Followers were told only of what was durable: a store that ends before that has lost it.
+
+        Raises:
+          Corrupt: it does.
+        """
+        here = (read_head(reader)[0], read_meta(reader, "revision"))
+        if told is not None and (told[0] > here[0] or told[1] > here[1]):
+            why = f"it ends at position {here[0]}, revision {here[1]}, and has been at {told[0]} and {told[1]}: its end is gone, restore it from a backup"
+            raise Corrupt(str(self.folder / files.DATA), f"{why} (or, if you put back an older one yourself, remove the file news)")
 
     def _raise_epoch(self) -> None:
         """Commit one durable transaction, the epoch raised by one: what is read from here on does not rest on the page cache alone.

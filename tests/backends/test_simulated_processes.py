@@ -28,11 +28,13 @@ CALLS: dict[str, Callable[[SimulatedProcess], Awaitable[object]]] = {
     "make_folder": lambda process: process.make_folder("new"),
     "rename": lambda process: process.rename("a", "new"),
     "remove": lambda process: process.remove("a"),
+    "remove_folder": lambda process: process.remove_folder("empty"),
     "sync_folder": lambda process: process.sync_folder("/"),
     "lock": lambda process: process.lock("new"),
     "free_bytes": lambda process: process.free_bytes("/"),
     "boot": lambda process: process.boot(),
 }
+PATHS = {"entries": "/", "free_bytes": "/", "sync_folder": "/", "open": "new", "make_folder": "new", "remove_folder": "empty", "lock": "new", "boot": ""}
 FILE_CALLS = {
     "read": lambda file: file.read(0, 1),
     "write": lambda file: file.write(0, b"new"),
@@ -45,6 +47,7 @@ async def prepared() -> tuple[SimulatedDisk, SimulatedProcess, Callable[[str], A
     """A disk with an unflushed file `a`, and what makes one call of a kind."""
     disk = SimulatedDisk()
     process = disk.process()
+    await process.make_folder("empty")
     file = await file_of(process)
     await file.write(0, b"old")
     return disk, process, lambda op: FILE_CALLS[op](file) if op in FILE_CALLS else CALLS[op](process)
@@ -68,7 +71,7 @@ async def test_a_call_is_counted_and_told_before_and_after(op):
     (first, changes, caller, number, kind, path), (second, *_) = told
     assert (first, second) == ("before", "after")
     assert (changes, caller, number, kind) == (before, process, points + 1, op)
-    assert path == {"entries": "/", "free_bytes": "/", "sync_folder": "/", "open": "new", "make_folder": "new", "lock": "new", "boot": ""}.get(op, "a")
+    assert path == PATHS.get(op, "a")
 
 
 @pytest.mark.parametrize("op", OPS)

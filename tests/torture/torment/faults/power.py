@@ -13,7 +13,8 @@ import trio
 from perdure.backends.cuts import POLICIES, Policy
 from perdure.backends.errors import PerdureError
 from perdure.backends.faults import Fault, Op
-from perdure.backends.simulated_disk import SimulatedDisk, SimulatedProcess
+from perdure.backends.simulated_disk import SimulatedDisk
+from perdure.backends.simulated_process import SimulatedProcess
 from torment.clear import is_clear
 from torment.recorded import Recorded, content, opened, write_some
 from torment.row import Row, Tally
@@ -116,26 +117,19 @@ def check_image(scheme: str, image: Image, recorded: Recorded, tally: Tally, wha
 
 async def open_twice(scheme: str, disk: SimulatedDisk) -> tuple[int, str]:
     """What is there after the cut; it must still be there, and one commit more, after another cut that loses all it may."""
-    async with opened(scheme, disk.process()) as backend:
+    process = disk.process()
+    async with opened(scheme, process) as backend:
         found = await content(backend)
         status = await backend.store_status()
         later = Recorded([found])
         await write_some(backend, random.Random(disk.seed), 1, later)
         disk.power_cut("lose")
-        for process in list(disk._processes.values()):
-            process.bury()
-        _bury(backend)
+        process.bury()
     async with opened(scheme, disk.process()) as backend:
         again = await content(backend)
     if again != later.contents[-1]:
         raise AssertionError("what was found, and a commit more, was gone after the next power cut")
     return sum(cut.size_bytes for cut in status.recovery.cuts), found
-
-
-def _bury(backend: object) -> None:
-    """Its process is dead: let what it does while it is closed fail at once."""
-    disk = backend.environment.disk  # type: ignore[attr-defined]
-    disk.bury()
 
 
 # -- failed flushes --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("row", all_rows(), ids=lambda row: f"{row.fault} on {row.store}".replace(" ", "-"))
-def test_nothing_is_lost(row: Row, tmp_path: Path):
+def test_nothing_is_lost(row: Row, tmp_path: Path) -> None:
     tally = Tally(row.quick, random.randrange(1 << 32), tmp_path)
 
     row.run(tally)

@@ -3,7 +3,8 @@
     scoreboard = await run_checks(stores)       # stores: your `Stores`, or `stores_of("lmdb:DIR")`
     print(scoreboard.render())
 
-No pytest is needed. Every law shows the sentence of the design that it holds a backend to.
+No pytest is needed. Every law shows the sentence of the design that it holds a backend to. `History` and
+`refusal_of` judge what your own program noted of its operations: whether it is linearizable.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from perdure.backends.conformance import (
     board,
     changes,
     commits,
+    concurrency,
     conditions,
     conflicts,
     doubt,
@@ -33,14 +35,35 @@ from perdure.backends.conformance import (
     waits,
 )
 from perdure.backends.conformance.board import Score, Scoreboard
+from perdure.backends.conformance.histories import History, refusal_of
 from perdure.backends.conformance.law import Broken, Law, Stores
+from perdure.backends.conformance.linearize import Undecided
+from perdure.backends.conformance.operation import Found, Get, Operation, Outcome, Read, Seen
 from perdure.backends.conformance.stores import stores_of
 
-__all__ = ["CHECKS", "Broken", "Law", "Score", "Scoreboard", "Stores", "run_checks", "stores_of"]
+__all__ = [
+    "CHECKS",
+    "Broken",
+    "Found",
+    "Get",
+    "History",
+    "Law",
+    "Operation",
+    "Outcome",
+    "Read",
+    "Score",
+    "Scoreboard",
+    "Seen",
+    "Stores",
+    "Undecided",
+    "refusal_of",
+    "run_checks",
+    "stores_of",
+]
 
 _MODULES = (
     *(commits, conflicts, ids_and_keys, conditions, reads, pages, waits, kv, changes, snapshots, views, limits),
-    *(durability, sharing, turns, doubt, resolved, errors),
+    *(durability, sharing, turns, doubt, resolved, concurrency, errors),
 )
 CHECKS: Final[tuple[Law, ...]] = tuple(law for module in _MODULES for law in module.PART.laws)
 """All laws, by part."""

@@ -400,6 +400,30 @@ class ShowsWhatIsInDoubt(Honest):
     map_type = _ShowsAll
 
 
+class LooksAmongEventsOnly(Honest):
+    """Looks for what was in doubt in the log, where a commit of kv leaves no trace."""
+
+    async def answer(self, id: bytes) -> Committed | None:
+        found = await super().answer(id)
+        return found if found is None or found.position is not None else None
+
+
+class CachesTails(Honest):
+    """Knows the end of each stream that it has read or written itself."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self._tails: dict[tuple[str, int], tuple[int, list[Record]]] = {}
+
+    async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
+        known = self._tails.get((stream, after))
+        if known is not None and known[0] == self.map.seen:
+            return known[1]
+        found = await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
+        self._tails[stream, after] = (self.map.seen, found)
+        return found
+
+
 class HidesBehindOthers(Honest):
     """Looks for what was in doubt among the newest groups only."""
 
@@ -424,6 +448,8 @@ LIARS: dict[str, tuple[Callable[[Disk], Honest], str]] = {
     "a reopening that keeps its caches": (KeepsItsCaches, "expectations-are-true-after-reopening"),
     "a doubtful store that goes on committing": (GoesOnCommitting, "a-doubtful-store-commits-nothing"),
     "reads that show what is in doubt": (ShowsWhatIsInDoubt, "nothing-in-doubt-is-shown"),
+    "a doubt looked for among events only": (LooksAmongEventsOnly, "histories-of-doubt-are-linearizable"),
+    "an end of a stream that is known until one writes oneself": (CachesTails, "histories-of-processes-are-linearizable"),
     "a doubt hidden by what others committed": (HidesBehindOthers, "others-do-not-hide-the-answer"),
 }
 """What each does, and the law that must catch it."""

@@ -19,6 +19,9 @@ NAMES = [
     "two winners",
     "swallowed conflict",
     "swallowed error",
+    "an await between the look at a revision and the put",
+    "a cache of entries",
+    "reads of what is on its way",
     "lost wake-up",
     "wake-up for nothing",
     "a page that ends inside a commit",
@@ -54,6 +57,8 @@ SHARED_NAMES = [
     "a reopening that keeps its caches",
     "a doubtful store that goes on committing",
     "reads that show what is in doubt",
+    "a doubt looked for among events only",
+    "an end of a stream that is known until one writes oneself",
     "a doubt hidden by what others committed",
 ]
 

@@ -1,0 +1,109 @@
+"""Starts the process of lives, begins and ends lives in it. Every wait is bounded."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from torment.lives.told import Told
+from torment.lives.work import Life
+
+WITHIN_S = 60.0
+TORTURE = Path(__file__).resolve().parents[2]
+
+
+class Hangs(Exception):
+    """It has told nothing for a long time."""
+
+
+class Mother:
+    """The process, and what its lives have told: *told* takes every line."""
+
+    def __init__(self, told: Told, errors: Path) -> None:
+        self.told = told
+        self.errors = errors
+        self._raw = b""
+        with errors.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "torment.lives.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TORTURE), *filter(None, sys.path)])},
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._asks, self._answers = self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """A life that is under way is killed."""
+        self._process.send_signal(signal.SIGCONT)
+        if kind is not None:
+            self._process.kill()  # its life, if there is one, finds nobody to tell and ends
+        self._asks.close()
+        self._process.wait(WITHIN_S)
+        self._answers.close()
+
+    def begin(self, life: Life) -> None:
+        """Ask for a life."""
+        self._ask(json.dumps(attrs.asdict(life)))
+
+    def kill(self) -> int:
+        """SIGKILL the life now; what it told before, it told. The status it ended with."""
+        self._ask("kill")
+        return self._take_until("end")
+
+    def wait(self) -> int:
+        """Until it has ended by itself."""
+        self._ask("wait")
+        return self._take_until("end")
+
+    def wait_open(self) -> None:
+        """Until it has opened the store."""
+        self._take_until("open")
+
+    def _ask(self, line: str) -> None:
+        self._asks.write(line.encode() + b"\n")
+        self._asks.flush()
+
+    def _take_until(self, kind: str) -> int:
+        """Take lines up to the next one of that kind; its number."""
+        while True:
+            line = self._line()
+            word, _, rest = line.partition(" ")
+            if word == "end":
+                if kind != "end":
+                    raise Hangs(f"a life ended before it told {kind!r}: {self.complaints()}")
+                return int(rest)
+            self.told.take(line)
+            if word == kind:
+                return 0
+
+    def _line(self) -> str:
+        deadline = time.monotonic() + WITHIN_S
+        while b"\n" not in self._raw:
+            if not select.select([self._answers], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise Hangs(f"it has told nothing for {WITHIN_S:g} s: {self.complaints()}")
+            read = os.read(self._answers.fileno(), 1 << 16)
+            if not read:
+                raise Hangs(f"it has ended: {self.complaints()}")
+            self._raw += read
+        line, _, self._raw = self._raw.partition(b"\n")
+        return line.decode()
+
+    def complaints(self) -> str:
+        """What was written to standard error."""
+        return self.errors.read_text(errors="replace")[-2_000:]

@@ -54,7 +54,7 @@ def _frames(reader: Reader, types: Sequence[TypeName]) -> Iterator[str]:
             yield str(error)
             expected = None
             continue
-        if expected is not None and position != expected:
+        if expected is not None and position != expected and not head.gap:
             yield f"the log has no positions {expected} to {position - 1}"
         if head.commits[0][1] < at_us:
             yield f"time goes back at position {position}"

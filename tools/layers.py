@@ -16,7 +16,7 @@ LAYERS = ("backends", "actors", "runtime")
 
 PURE = {
     "backends": (
-        *("apply", "build", "codec", "commit", "engine", "errors", "event", "frame", "image", "keys", "limits"),
+        *("apply", "build", "codec", "commit", "engine", "errors", "event", "frame", "image", "keys", "limits", "loading"),
         *("recovery", "schema", "selector", "tables", "upkeep"),
     ),
     "actors": ("batch", "cursor", "fold", "restart", "ring", "snapshots"),

@@ -21,8 +21,10 @@ from perdure.backends.conformance import (
     durability,
     errors,
     ids_and_keys,
+    images,
     kv,
     limits,
+    loading,
     pages,
     reads,
     resolved,
@@ -40,7 +42,7 @@ __all__ = ["CHECKS", "Broken", "Law", "Score", "Scoreboard", "Stores", "run_chec
 
 _MODULES = (
     *(commits, conflicts, ids_and_keys, conditions, reads, pages, waits, kv, changes, snapshots, views, limits),
-    *(durability, sharing, turns, doubt, resolved, errors),
+    *(durability, loading, images, sharing, turns, doubt, resolved, errors),
 )
 CHECKS: Final[tuple[Law, ...]] = tuple(law for module in _MODULES for law in module.PART.laws)
 """All laws, by part."""

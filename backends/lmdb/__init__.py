@@ -37,7 +37,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
     except OSError as error:
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
     store = LmdbMap(shared, environment=environment, gate_s=limits.gate_s, view_s=limits.view_s)
-    capabilities = Capabilities(durable=True, views=True, shared_reads=True, shared_writes=True)
+    capabilities = Capabilities(durable=True, views=True, shared_reads=True, shared_writes=True, loads=True, images=True)
     backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
     try:
         if options.verify == "full" and (problems := await backend.verify()):

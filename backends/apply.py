@@ -14,7 +14,7 @@ from perdure.backends.tables import Cache, SnapshotRow, Writer, pack_entries, pa
 
 _pack = msgspec.msgpack.Encoder().encode
 
-_UNWATCHED = (CHECKPOINTS, MODELS)
+UNWATCHED = (CHECKPOINTS, MODELS)
 """Reserved buckets without change rows or tombstones (a prefix of the name)."""
 
 
@@ -103,7 +103,7 @@ def stream_number(writer: Writer, cache: Cache, stream: str, first: int = 1) -> 
 
 def _write_change(writer: Writer, change: Change, at_us: int) -> None:
     row = keys.entry(change.bucket, change.key)
-    if change.bucket.startswith(_UNWATCHED):
+    if change.bucket.startswith(UNWATCHED):
         if change.value is None:
             writer.delete("kv", row)
         else:

@@ -29,6 +29,7 @@ import trio
 from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.errors import InDoubt, Misuse, Unavailable
 from perdure.backends.event import Position, Record
+from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import Backend, Capabilities, Changes, Entry, Moment, Page, Reads, Snapshot, State, StoreStatus, StreamInfo
 from perdure.backends.selector import EVERYTHING, Selector
 
@@ -280,8 +281,8 @@ class FaultyBackend(FaultyReads):
         self._check_sound()
         return await self._faults.through("maintain", [], self.inner.maintain)
 
-    async def verify(self) -> list[str]:
-        return await self._faults.through("verify", [], self.inner.verify)
+    async def verify(self, progress: Told = nobody) -> list[str]:
+        return await self._faults.through("verify", [], lambda: self.inner.verify(progress))
 
     async def store_status(self) -> StoreStatus:
         status = await self._faults.through("store_status", [], self.inner.store_status)

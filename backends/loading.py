@@ -29,8 +29,8 @@ FRAME_COMMITS: Final = 4_096
 CLEAR_ROWS: Final = 5_000
 """So many rows are cleared in one step."""
 
-_OURS: Final = (b"revision", b"at", b"streams", b"merged")
-_OURS_PREFIX: Final = b"compacted "
+OURS: Final = (b"revision", b"at", b"streams", b"merged")
+OURS_PREFIX: Final = b"compacted "
 """The rows of `meta` that are part of what a store holds; the others say which store it is, and what its processes do."""
 
 
@@ -91,7 +91,7 @@ def _clear(writer: Writer) -> bool:
 
 
 def _is_ours(key: bytes) -> bool:
-    return key in _OURS or key.startswith(_OURS_PREFIX)
+    return key in OURS or key.startswith(OURS_PREFIX)
 
 
 # -- rows ------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ with no `await` between.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -27,11 +28,15 @@ from perdure.backends.moment import hold_moment
 from perdure.backends.news import Moved
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedMap
 from perdure.backends.ordered_reads import OrderedReads
+from perdure.backends.progress import Progress, Told, nobody
 from perdure.backends.protocol import Capabilities, Moment, State, StoreStatus
 from perdure.backends.tables import Cache, Reader, Writer
-from perdure.backends.verify import verify_tables
+from perdure.backends.verify import Finding, verify_tables
 
 T = TypeVar("T")
+
+VERIFY_SLICE_S = 0.05
+"""A check looks so often whether it is to go on."""
 
 
 class _NothingToWrite(Exception):
@@ -410,7 +415,7 @@ class OrderedBackend(OrderedReads):
             raise _NothingToWrite
         return merged or forgotten == upkeep.FORGET_ROWS
 
-    async def verify(self) -> list[str]:
+    async def verify(self, progress: Told = nobody) -> list[str]:
         """See `Backend.verify`."""
         self._check_open()
         try:
@@ -418,9 +423,21 @@ class OrderedBackend(OrderedReads):
                 broken = await self._store.check_files()
                 if broken:
                     return broken  # what cannot be walked is not handed to the database
-                return await self.environment.threads.run_sync(verify_tables, reader, self._known_types(reader))
+                return await self._verify(reader, progress)
         except MapAway as error:
             raise Unavailable(f"{self.url} is being reopened after a failed flush") from error
+
+    async def _verify(self, reader: Reader, progress: Told) -> list[str]:
+        """Step by step, so that it can be cancelled, and a reopening need not wait for its end."""
+        findings, problems = verify_tables(reader), list[str]()
+        while some := await self.environment.threads.run_sync(_next_findings, findings):
+            problems += [finding for finding in some if isinstance(finding, str)]
+            for finding in some[-1:]:
+                if isinstance(finding, Progress):
+                    progress(finding)
+            if self._closed or self._store.state is not State.OPEN:
+                raise Unavailable(f"{self.url} has to be reopened after a failed flush, or was closed")
+        return problems
 
     async def store_status(self) -> StoreStatus:
         """See `Backend.store_status`."""
@@ -489,6 +506,17 @@ class OrderedBackend(OrderedReads):
         if rows and int.from_bytes(rows[0][0], "big") >= len(self._read_types):
             self._read_types = tables.read_types(reader)
         return self._read_types
+
+
+def _next_findings(findings: Iterator[Finding]) -> list[Finding]:
+    """What the check finds in some 50 ms; nothing when it is through."""
+    some: list[Finding] = []
+    deadline = time.monotonic() + VERIFY_SLICE_S
+    for finding in findings:
+        some.append(finding)
+        if time.monotonic() >= deadline:
+            break
+    return some
 
 
 def _told(commit: Commit, error: PerdureError) -> Any:

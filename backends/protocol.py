@@ -15,6 +15,7 @@ import attrs
 
 from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.event import Position, Record
+from perdure.backends.progress import Told, nobody
 from perdure.backends.recovery import Recovery
 from perdure.backends.selector import EVERYTHING, Selector
 
@@ -349,8 +350,12 @@ class Backend(Reads, Protocol):
         """Do one bounded slice of upkeep (merge small frames, forget old tombstones and keys); whether more is due."""
         ...
 
-    async def verify(self) -> list[str]:
-        """Read everything and check it: checksums, seqs, index against frames, revisions. The problems found, each a sentence."""
+    async def verify(self, progress: Told = nobody) -> list[str]:
+        """Read everything and check it: checksums, seqs, indexes both ways, revisions. The problems found, each a sentence that names what is lost.
+
+        Raises:
+          Unavailable: a flush has failed meanwhile, and the store has to be reopened: begin again.
+        """
         ...
 
     async def store_status(self) -> StoreStatus:

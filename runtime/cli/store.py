@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
+from cyclopts import Parameter
 
 from perdure.backends.protocol import Backend, StoreStatus
 from perdure.backends.recovery import Recovery
 from perdure.runtime.cli import out
+from perdure.runtime.cli.apps import load_app
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.log import BATCH
 from perdure.runtime.cli.options import AsJson, Url
 from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.stores import reading
+from perdure.runtime.verify_models import ModelReport, verify_models
 
 
 def stats(url: Url, /, *, json: AsJson = False) -> int:
@@ -87,26 +90,44 @@ def _told_bytes(size_bytes: float) -> str:
     return f"{size_bytes / (1 << 10 * power):,.{1 if power else 0}f} {units[power]}"
 
 
-def verify(url: Url, /, *, json: AsJson = False) -> int:
+def verify(
+    url: Url,
+    /,
+    *,
+    app: Annotated[str | None, Parameter(name="--app", help="Where an App is: module:name. Its models are held against the log.")] = None,
+    json: AsJson = False,
+) -> int:
     """Read everything and check it.
 
-    Checksums, seqs, indexes, revisions, snapshots, pages. The problems found are printed.
+    Checksums, seqs, indexes both ways, revisions, snapshots, pages. The problems found are printed, each with
+    what is lost. With --app the snapshots and states of its models are compared with the fold of the log.
     """
+    models = None if app is None else load_app(app)
 
     async def command() -> int:
         async with reading(_walked(url)) as backend:
-            with out.busy(f"verifying {url}"):
-                problems = await backend.verify()
+            with out.told(f"verifying {url}") as progress:
+                problems = await backend.verify(progress)
+                reports = [] if models is None else await verify_models(backend, models, progress=progress)
                 head = await backend.head()
+        problems += [problem for report in reports for problem in report.problems]
         if json:
-            out.document({"url": url, "head": head, "problems": problems})
+            told = {} if models is None else {"models": [attrs.asdict(report) for report in reports]}
+            out.document({"url": url, "head": head, "problems": problems, **told})
         else:
             for problem in problems:
                 out.line(problem)
+            for report in reports:
+                out.line(_told_model(report))
             out.line(f"problems found: {len(problems)}" if problems else f"no problem found; the log ends at position {head}")
         return Exit.NO if problems else Exit.DONE
 
     return run_async(command)
+
+
+def _told_model(report: ModelReport) -> str:
+    checked = f"left out: {report.left_out}" if report.left_out else f"{report.checked:,} states compared with the log up to position {report.position}"
+    return f"model {report.name}: {checked}"
 
 
 def _walked(url: str) -> str:

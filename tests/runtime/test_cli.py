@@ -480,6 +480,15 @@ def test_verify_finds_nothing_in_a_sound_store(cli, filled):
     assert cli("verify", filled).code == 0
 
 
+def test_verify_holds_models_against_the_log(cli, kept):
+    done = cli("verify", kept, "--app", "shop:app", "--json")
+
+    assert done.code == 0
+    assert [(model["name"], model["problems"]) for model in done.document["models"]] == [("revenue", []), ("accounts", [])]
+    assert "model accounts: 2 states compared with the log up to position 3" in cli("verify", kept, "--app", "shop:app").out
+    assert "left out" in cli("verify", kept, "--app", "shop:newer").out
+
+
 def test_verify_finds_a_changed_payload(cli, filled, tmp_path):
     data = tmp_path / "store" / "data.mdb"
     data.write_bytes(data.read_bytes().replace(b"order-2\xa5cents2", b"order-2\xa5cents3"))
@@ -488,6 +497,7 @@ def test_verify_finds_a_changed_payload(cli, filled, tmp_path):
 
     assert done.code == Exit.NO
     assert "stream 'order-2', seq 1, position 3 is damaged" in done.out
+    assert "stream 'order-2': seq 1 is lost" in done.out
     assert cli("verify", filled, "--json").document["problems"]
     assert cli("read", filled, "order-2").code == Exit.DAMAGED
 

@@ -152,7 +152,7 @@ def _frames_of(records: Sequence[Record]) -> Iterator[list[Record]]:
 
 
 def _check_order(reader: Reader, cache: Cache, records: Sequence[Record]) -> None:
-    position, at_us, seqs = cache.head, cache.at_us, dict[str, int]()
+    position, (_, at_us), seqs = cache.head, tables.read_head(reader), dict[str, int]()
     commit, ordinal = b"", -1
     for record in records:
         if record.position <= position:
@@ -199,7 +199,7 @@ def _write(writer: Writer, cache: Cache, records: list[Record]) -> None:
         for tag in unpack_extra(record.extra).tags if record.extra else ():
             check_name("tag", tag, LIMITS.tag_bytes)
             writer.put("tags", keys.tag(tag, record.position), b"")
-    cache.head, cache.at_us = built.last, records[-1].at_us
+    cache.head, cache.at_us = built.last, max(cache.at_us, records[-1].at_us)
 
 
 def _build(cache: Cache, records: Sequence[Record]) -> Built:

@@ -14,9 +14,9 @@ from perdure.backends.ordered_map import MapAway, OrderedMap
 from perdure.backends.protocol import State
 from perdure.backends.tables import Reader
 
-SLICE_BYTES = 1 << 20
+SLICE_BYTES = 256 << 10
 """A slice is about so large, or has one row."""
-SLICE_ROWS = 4_096
+SLICE_ROWS = 2_048
 _SCAN_ROWS = 256
 
 Rows = list[tuple[bytes, bytes]]

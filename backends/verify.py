@@ -137,5 +137,3 @@ def _numbers(reader: Reader) -> Iterator[Finding]:
             except PerdureError as error:
                 yield str(error)
     read_drawn(reader)
-    if tables.read_meta(reader, "loading"):
-        yield "the store is being loaded, or its loading was cut off: it is not whole"

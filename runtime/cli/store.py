@@ -48,14 +48,14 @@ async def _count_streams(backend: Backend) -> int:
 
 
 def _lines(status: StoreStatus, streams: int) -> list[tuple[str, object]]:
-    limit = f" of at most {_told_bytes(status.bytes_limit)}" if status.bytes_limit else ""
+    limit = f" of at most {told_bytes(status.bytes_limit)}" if status.bytes_limit else ""
     return [
         ("store", status.url),
         ("id", status.id),
         ("head", f"position {status.head}"),
         ("streams", f"{streams:,}"),
         ("kv revision", f"{status.revision:,}"),
-        ("in use", f"{_told_bytes(status.bytes_used)}{limit}"),
+        ("in use", f"{told_bytes(status.bytes_used)}{limit}"),
         ("verified", status.verified),
         ("state", status.state),
         *_told_recovery(status.recovery),
@@ -67,16 +67,16 @@ def _told_recovery(recovery: Recovery) -> Iterator[tuple[str, object]]:
     """What opening found: how the store was left, what was read to check it, what had to be cut off."""
     yield "left", "cleanly" if recovery.clean else "by a crash, or a machine that went down"
     if recovery.checked or recovery.replayed:
-        checked = f"{recovery.checked} ({_told_bytes(recovery.checked_bytes)})" if recovery.checked else "nothing"
+        checked = f"{recovery.checked} ({told_bytes(recovery.checked_bytes)})" if recovery.checked else "nothing"
         yield "at opening", f"{checked} checked, {recovery.replayed:,} groups applied again, in {recovery.took_s:.1f} s"
     for cut in recovery.cuts:
         where = f"kept in {cut.kept_in}" if cut.kept_in else "not kept"
-        yield "cut", f"{cut.what}: {_told_bytes(cut.size_bytes)} at offset {cut.offset} of {cut.file}, {where}"
+        yield "cut", f"{cut.what}: {told_bytes(cut.size_bytes)} at offset {cut.offset} of {cut.file}, {where}"
 
 
 def _told(name: str, value: Any) -> object:
     if name.endswith("_bytes"):
-        return _told_bytes(value)
+        return told_bytes(value)
     if name.endswith("_s"):
         return f"{value * 1e3:.2f} ms"
     if name == "oldest_reader":
@@ -84,7 +84,7 @@ def _told(name: str, value: Any) -> object:
     return ", ".join(" ".join(part.split()) for part in value.splitlines()) if isinstance(value, str) else value
 
 
-def _told_bytes(size_bytes: float) -> str:
+def told_bytes(size_bytes: float) -> str:
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     power = min(max(int(size_bytes).bit_length() - 1, 0) // 10, len(units) - 1)
     return f"{size_bytes / (1 << 10 * power):,.{1 if power else 0}f} {units[power]}"

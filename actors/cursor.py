@@ -40,6 +40,15 @@ def pack(checkpoint: Checkpoint) -> bytes:
     return _pack(checkpoint)
 
 
+def unpack_any(raw: bytes) -> Checkpoint:
+    """The inverse of `pack`, of whatever store.
+
+    Raises:
+      msgspec.MsgspecError: it is no checkpoint.
+    """
+    return _unpack(raw)
+
+
 def unpack(name: str, raw: bytes, store: str) -> Checkpoint:
     """The inverse of `pack`.
 

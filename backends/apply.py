@@ -14,7 +14,7 @@ from perdure.backends.tables import Cache, SnapshotRow, Writer, pack_entries, pa
 
 _pack = msgspec.msgpack.Encoder().encode
 
-_UNWATCHED = (CHECKPOINTS, MODELS)
+UNWATCHED = (CHECKPOINTS, MODELS)
 """Reserved buckets without change rows or tombstones (a prefix of the name)."""
 
 
@@ -58,12 +58,12 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
 
 def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
     for name in {kind for piece in done.pieces for kind in kinds(piece.events)} - cache.numbers.keys():
-        _new_type(writer, cache, *name)
+        new_type(writer, cache, *name)
     built = build(done.commits, done.pieces, cache.numbers)
     writer.put("frames", keys.number(built.first), built.value)
     rows = []
     for run in built.runs:
-        number = _stream_number(writer, cache, run.stream)
+        number = stream_number(writer, cache, run.stream)
         rows.append((keys.run(number, run.first_seq), keys.run_row(built.first, run.offset, run.count)))
         cache.streams[run.stream] = (number, run.first_seq + run.count - 1)
     writer.put_all("runs", rows)
@@ -75,7 +75,12 @@ def _write_events(writer: Writer, cache: Cache, done: Decisions) -> None:
                 writer.put("tags", keys.tag(tag, position), b"")
 
 
-def _new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
+def new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
+    """Give a type its number.
+
+    Raises:
+      TooManyTypes: there is none left.
+    """
     number = len(cache.types)
     if number >= TYPES_MAX:
         raise TooManyTypes(name)
@@ -85,19 +90,20 @@ def _new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
     cache.numbers[name, version] = (number, type.crc)
 
 
-def _stream_number(writer: Writer, cache: Cache, stream: str) -> int:
+def stream_number(writer: Writer, cache: Cache, stream: str, first: int = 1) -> int:
+    """The number of a stream whose last seq is known (see `tables.facts`); a new one gets one, and begins at seq *first*."""
     remembered = cache.streams.get(stream)
     if remembered is not None:
         return remembered[0]
     cache.streams_made += 1
-    writer.put("streams", stream.encode(), keys.stream_row(cache.streams_made, 1))
+    writer.put("streams", stream.encode(), keys.stream_row(cache.streams_made, first))
     write_meta(writer, "streams", cache.streams_made)
     return cache.streams_made
 
 
 def _write_change(writer: Writer, change: Change, at_us: int) -> None:
     row = keys.entry(change.bucket, change.key)
-    if change.bucket.startswith(_UNWATCHED):
+    if change.bucket.startswith(UNWATCHED):
         if change.value is None:
             writer.delete("kv", row)
         else:

@@ -17,6 +17,7 @@ from perdure.backends.frame import (
     COMMIT,
     ENTRY,
     FORMAT,
+    GAP_FLAG,
     HEADER,
     MAGIC,
     MASK,
@@ -58,13 +59,16 @@ class Built:
     runs: list[RunPlace]
 
 
-def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers: Mapping[tuple[str, int], tuple[int, int]]) -> Built:
+def build(
+    commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers: Mapping[tuple[str, int], tuple[int, int]], *, gap: bool = False
+) -> Built:
     """The frame of a group: *commits* as (id, time), *pieces* in order of position.
 
-    *numbers* gives (number, checksum) for each (type, version). Positions are dense within a frame.
+    *numbers* gives (number, checksum) for each (type, version). Positions are dense within a piece; *gap*:
+    some before the first were never given.
     """
     base = pieces[0].first_position
-    if len(pieces) == 1 and len(pieces[0].events) == 1:
+    if len(pieces) == 1 and len(pieces[0].events) == 1 and not gap:
         return _build_one(commits[0], pieces[0], numbers)
     by_stream: dict[str, _RunBuilder] = {}
     ends = [0] * len(commits)
@@ -77,7 +81,7 @@ def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers
         last = piece.first_position + len(piece.events) - 1
         ends[piece.commit] = last - base
     table = [COMMIT.pack(id, at_us, end) for (id, at_us), end in zip(commits, ends, strict=True)]
-    return _assemble(base, last, table, by_stream)
+    return _assemble(base, last, table, by_stream, gap)
 
 
 def _build_one(commit: tuple[bytes, int], piece: Piece, numbers: Mapping[tuple[str, int], tuple[int, int]]) -> Built:
@@ -213,10 +217,10 @@ class _RunBuilder:
         self.bodies.append(body)
 
 
-def _assemble(base: int, last: int, commits: Sequence[bytes], by_stream: Mapping[str, _RunBuilder]) -> Built:
+def _assemble(base: int, last: int, commits: Sequence[bytes], by_stream: Mapping[str, _RunBuilder], gap: bool = False) -> Built:
     table = b"".join(commits)
     records = sum([run.count for run in by_stream.values()])
-    head = HEADER.pack(MAGIC, FORMAT, 0, base, last, len(commits), len(by_stream), records, 0)[:-4]
+    head = HEADER.pack(MAGIC, FORMAT, GAP_FLAG if gap else 0, base, last, len(commits), len(by_stream), records, 0)[:-4]
     parts = [head, crc32(table, crc32(head)).to_bytes(4, "little"), table]
     offset = HEADER.size + len(table)
     runs = []
@@ -248,7 +252,7 @@ def merge(frames: Sequence[bytes]) -> Built:
         for _ in range(head.runs):
             offset = _copy_run(frame, offset, shift, len(commits), by_stream)
         commits += [COMMIT.pack(id, at_us, end + shift) for id, at_us, end in head.commits]
-    return _assemble(base, heads[-1].last, commits, by_stream)
+    return _assemble(base, heads[-1].last, commits, by_stream, heads[0].gap)
 
 
 def _copy_run(frame: bytes, offset: int, shift: int, commits: int, by_stream: dict[str, _RunBuilder]) -> int:

@@ -29,7 +29,8 @@ import trio
 from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.errors import InDoubt, Misuse, Unavailable
 from perdure.backends.event import Position, Record
-from perdure.backends.protocol import Backend, Capabilities, Changes, Entry, Page, Reads, Snapshot, State, StoreStatus, StreamInfo
+from perdure.backends.progress import Told, nobody
+from perdure.backends.protocol import Backend, Capabilities, Changes, Entry, Moment, Page, Reads, Snapshot, State, StoreStatus, StreamInfo
 from perdure.backends.selector import EVERYTHING, Selector
 
 T = TypeVar("T")
@@ -250,6 +251,29 @@ class FaultyBackend(FaultyReads):
         async with self.inner.view() as view:
             yield FaultyReads(view, self._faults, held=True)
 
+    @asynccontextmanager
+    async def moment(self) -> AsyncIterator[Moment]:
+        await self._faults.through("moment", [], trio.lowlevel.checkpoint)
+        self._check_sound()
+        async with self.inner.moment() as moment:
+            yield moment
+
+    async def begin_load(self, *, anew: bool = False) -> None:
+        self._check_sound()
+        await self._faults.through("begin_load", [], lambda: self.inner.begin_load(anew=anew))
+
+    async def load(self, records: Sequence[Record]) -> None:
+        self._check_sound()
+        await self._faults.through("load", [records], lambda: self.inner.load(records))
+
+    async def load_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        self._check_sound()
+        await self._faults.through("load_rows", [table, rows], lambda: self.inner.load_rows(table, rows))
+
+    async def end_load(self) -> None:
+        self._check_sound()
+        await self._faults.through("end_load", [], self.inner.end_load)
+
     async def now_us(self) -> int:
         return await self._faults.through("now_us", [], self.inner.now_us)
 
@@ -257,8 +281,8 @@ class FaultyBackend(FaultyReads):
         self._check_sound()
         return await self._faults.through("maintain", [], self.inner.maintain)
 
-    async def verify(self) -> list[str]:
-        return await self._faults.through("verify", [], self.inner.verify)
+    async def verify(self, progress: Told = nobody) -> list[str]:
+        return await self._faults.through("verify", [], lambda: self.inner.verify(progress))
 
     async def store_status(self) -> StoreStatus:
         status = await self._faults.through("store_status", [], self.inner.store_status)

@@ -47,6 +47,9 @@ UNIFORM_MIN: Final = 16
 UNIFORM_FLAG = 0x8000
 """In a run's bytes of the name."""
 
+GAP_FLAG = 1
+"""In a frame's flags: positions between the frame before and this one were never given. What was loaded kept its positions."""
+
 SEQ_STEP = 0x9E3779B1
 POSITION_STEP = 0x85EBCA77
 ORDINAL_STEP = 0xC2B2AE3D
@@ -91,6 +94,13 @@ def begun(extra: bytes, start: int) -> int:
     return crc32(extra, (start + len(extra) * _EXTRA_STEP) & MASK)
 
 
+def with_checksum(record: Record) -> Record:
+    """*record* with the checksum that its other fields have."""
+    lead = context(record.stream.encode(), record.commit, record.at_us)
+    start = seed(lead, crc32(record.type.encode(), record.version), record.seq, record.position, record.ordinal)
+    return msgspec.structs.replace(record, crc=crc32(record.payload, begun(record.extra, start) if record.extra else start))
+
+
 class RunPlace(msgspec.Struct, frozen=True, gc=False):
     """Where a run lies: a row of the run index."""
 
@@ -114,6 +124,8 @@ class Head:
     records: int
     offset: int
     """Where the first run begins."""
+    gap: bool = False
+    """Whether positions before the first were never given."""
 
     def commit_end(self, position: int) -> Position:
         """The position of the last event of the commit that *position* is in."""
@@ -133,7 +145,7 @@ def read_head(frame: bytes | memoryview) -> Head:
       Corrupt: the bytes are not a frame's.
     """
     try:
-        magic, format, _, first, last, commits, runs, records, crc = HEADER.unpack_from(frame)
+        magic, format, flags, first, last, commits, runs, records, crc = HEADER.unpack_from(frame)
     except struct.error as error:
         raise Corrupt("a frame", "it is shorter than its header") from error
     if magic != MAGIC:
@@ -143,7 +155,7 @@ def read_head(frame: bytes | memoryview) -> Head:
     end = HEADER.size + commits * COMMIT.size
     if len(frame) < end or crc32(frame[HEADER.size : end], crc32(frame[: HEADER.size - 4])) != crc:
         raise Corrupt(f"the frame at position {first}", "the checksum of its header does not fit")
-    return Head(Position(first), Position(last), list(COMMIT.iter_unpack(frame[HEADER.size : end])), runs, records, end)
+    return Head(Position(first), Position(last), list(COMMIT.iter_unpack(frame[HEADER.size : end])), runs, records, end, bool(flags & GAP_FLAG))
 
 
 def read_frame(

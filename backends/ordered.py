@@ -7,30 +7,36 @@ with no `await` between.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import trio
 
-from perdure.backends import answers, build, tables, upkeep
+from perdure.backends import answers, build, loading, tables, upkeep
 from perdure.backends.apply import TYPES_MAX, TooManyTypes, apply
 from perdure.backends.commit import CHECKPOINTS, Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, TooLarge, Unavailable
-from perdure.backends.event import Position
+from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, TooLarge, Unavailable, Unsupported
+from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName
 from perdure.backends.limits import LIMITS, Limits
+from perdure.backends.moment import hold_moment
 from perdure.backends.news import Moved
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedMap
 from perdure.backends.ordered_reads import OrderedReads
-from perdure.backends.protocol import Capabilities, State, StoreStatus
+from perdure.backends.progress import Progress, Told, nobody
+from perdure.backends.protocol import Capabilities, Moment, State, StoreStatus
 from perdure.backends.tables import Cache, Reader, Writer
-from perdure.backends.verify import verify_tables
+from perdure.backends.verify import Finding, verify_tables
 
 T = TypeVar("T")
+
+VERIFY_SLICE_S = 0.05
+"""A check looks so often whether it is to go on."""
 
 
 class _NothingToWrite(Exception):
@@ -51,6 +57,8 @@ class OrderedBackend(OrderedReads):
         self._store = store
         self._cache = Cache(owner=self.environment.ids()[:8])
         self._cache_valid = False
+        self._loading: bool | None = None
+        """Whether it is being loaded, as far as this handle knows; None before it looked."""
         self._read_types: list[TypeName] = []
         """The table of types as far as readers know it: the cache belongs to whoever writes, who may be a thread."""
         self._closed = False
@@ -81,6 +89,8 @@ class OrderedBackend(OrderedReads):
     async def commit(self, commits: Sequence[Commit]) -> Group:
         """See `Backend.commit`."""
         self._check_open()
+        if not self.capabilities.writes:
+            raise Unsupported("writes", self.url)
         await self._take_turn()
         try:
             if self._doubts:  # another handle of this process has reopened the map: our last ids are kept until we know of them
@@ -150,19 +160,24 @@ class OrderedBackend(OrderedReads):
         return Group(done.follows, done.answers, partial(build.records_of, done.commits, done.pieces))
 
     def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
-        if writer.stale:  # another process has written
-            self._cache_valid = False
-        if out:  # the map has grown or opened its reserve: what the cache says of the first run was not written
-            self._forget()
-            out.clear()
-        if not self._cache_valid:
-            self._cache.load(writer)
-            self._cache_valid = True
+        self._refresh(writer, again=bool(out))
+        out.clear()
+        if self._cache.loading:
+            raise Unavailable(loading.refusal(self.url))
         done = decide(commits, tables.facts(writer, self._cache, needs(commits)))
         out.append(done)
         if not (done.pieces or done.changes or done.states or done.snapshots or done.kept):
             raise _NothingToWrite
         apply(writer, self._cache, done)
+
+    def _refresh(self, writer: Writer, *, again: bool) -> None:
+        """Know what the store says; *again*: the map has grown or opened its reserve, what the cache says of the first run was not written."""
+        if again:
+            self._forget()
+        if writer.stale or not self._cache_valid:  # stale: another process has written
+            self._cache.load(writer)
+            self._cache_valid = True
+            self._loading = self._cache.loading
 
     def _forget(self) -> None:
         """What the cache says may not have been written."""
@@ -188,13 +203,20 @@ class OrderedBackend(OrderedReads):
         answer: Answer
         match error:
             case MapFull():
-                status = self._store.status()
-                answer = Full(self.url, status.bytes_used, status.bytes_limit)
+                answer = self._full()
             case TooManyTypes():
-                answer = TooLarge("type table", f"the store, with type {error.type!r},", TYPES_MAX + 1, TYPES_MAX, "types", "use fewer event types")
+                answer = self._too_many_types(error)
             case Corrupt():
                 answer = error
         return Group(await self._look(lambda reader: tables.read_head(reader)[0]), [answer])
+
+    def _full(self) -> Full:
+        status = self._store.status()
+        return Full(self.url, status.bytes_used, status.bytes_limit)
+
+    @staticmethod
+    def _too_many_types(error: TooManyTypes) -> TooLarge:
+        return TooLarge("type table", f"the store, with type {error.type!r},", TYPES_MAX + 1, TYPES_MAX, "types", "use fewer event types")
 
     # -- doubt -------------------------------------------------------------------------------
 
@@ -203,7 +225,16 @@ class OrderedBackend(OrderedReads):
         """See `Backend.state`."""
         if self._closed:
             return State.CLOSED
-        return State.DOUBTFUL if self._doubts and self._store.state is State.OPEN else self._store.state
+        if self._store.state is not State.OPEN:
+            return self._store.state
+        return State.DOUBTFUL if self._doubts else State.LOADING if self._is_loading() else State.OPEN
+
+    def _is_loading(self) -> bool:
+        """As far as this handle knows: as it was opened, loaded it or committed last."""
+        if self._loading is None:
+            with suppress(MapAway):
+                self._loading = bool(self._store.read(lambda reader: tables.read_meta(reader, "loading")))
+        return bool(self._loading)
 
     def _note_doubt(self, commits: Sequence[Commit], follows: Position) -> None:
         self._doubts_after = min(self._doubts_after, follows) if self._doubts else follows
@@ -267,6 +298,69 @@ class OrderedBackend(OrderedReads):
         except MapAway:
             return await self._read_later(done)
 
+    # -- whole stores ------------------------------------------------------------------------
+
+    def moment(self) -> AbstractAsyncContextManager[Moment]:
+        """See `Backend.moment`."""
+        self._check_open()
+        self._check_declared("images")
+        return hold_moment(self._store, self.environment.threads, self.url)
+
+    async def begin_load(self, *, anew: bool = False) -> None:
+        """See `Backend.begin_load`."""
+        while await self._load(lambda writer: loading.begin(writer, self._cache, self.url, anew=anew)):
+            pass
+        self._forget()  # of what was cleared
+
+    async def load(self, records: Sequence[Record]) -> None:
+        """See `Backend.load`."""
+        try:
+            await self._load(lambda writer: loading.load_records(writer, self._cache, records), size_bytes=tables.bytes_of(records), loads=True)
+        except TooManyTypes as error:
+            raise self._too_many_types(error) from error
+
+    async def load_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """See `Backend.load_rows`."""
+        self._check_declared("images")
+        size = sum([len(key) + len(value) for key, value in rows])
+        await self._load(lambda writer: loading.load_rows(writer, table, rows), size_bytes=size, loads=True)
+        self._forget()
+
+    async def end_load(self) -> None:
+        """See `Backend.end_load`."""
+        await self._load(lambda writer: loading.end(writer, self._cache))
+        self._store.news.tell(Moved.LOG | Moved.KV, self._cache.head, self._cache.revision)
+
+    async def _load(self, fn: Callable[[Writer], T], *, size_bytes: int = 0, loads: bool = False) -> T:
+        """One durable step of loading; *loads*: only while the store is being loaded."""
+        self._check_open()
+        self._check_declared("loads")
+        await self._take_turn()
+        runs: list[Writer] = []
+
+        def step(writer: Writer) -> T:
+            self._refresh(writer, again=bool(runs))
+            runs.append(writer)
+            if loads:
+                loading.check_loading(self._cache, self.url)
+            return fn(writer)
+
+        done = False
+        try:
+            result = await self._store.write(step, size_bytes=size_bytes)
+            done, self._loading = True, self._cache.loading
+            return result
+        except (MapDoubtful, MapAway) as error:
+            raise Unavailable(f"a flush of {self.url} failed while it was being loaded") from error
+        except MapFull as error:
+            raise self._full() from error
+        except tables.DAMAGE as error:
+            raise self._damaged(error) from error
+        finally:
+            if not done:
+                self._forget()
+            self._end_turn()
+
     # -- the rest ----------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -317,6 +411,8 @@ class OrderedBackend(OrderedReads):
     def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int) -> bool:
         if writer.stale:
             self._cache_valid = False
+        if tables.read_meta(writer, "loading"):
+            raise _NothingToWrite
         before = tables.read_meta(writer, "merged")
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
         merged = upkeep.merge_some(writer)
@@ -324,7 +420,7 @@ class OrderedBackend(OrderedReads):
             raise _NothingToWrite
         return merged or forgotten == upkeep.FORGET_ROWS
 
-    async def verify(self) -> list[str]:
+    async def verify(self, progress: Told = nobody) -> list[str]:
         """See `Backend.verify`."""
         self._check_open()
         try:
@@ -332,9 +428,21 @@ class OrderedBackend(OrderedReads):
                 broken = await self._store.check_files()
                 if broken:
                     return broken  # what cannot be walked is not handed to the database
-                return await self.environment.threads.run_sync(verify_tables, reader, self._known_types(reader))
+                return await self._verify(reader, progress)
         except MapAway as error:
             raise Unavailable(f"{self.url} is being reopened after a failed flush") from error
+
+    async def _verify(self, reader: Reader, progress: Told) -> list[str]:
+        """Step by step, so that it can be cancelled, and a reopening need not wait for its end."""
+        findings, problems = verify_tables(reader), list[str]()
+        while some := await self.environment.threads.run_sync(_next_findings, findings):
+            problems += [finding for finding in some if isinstance(finding, str)]
+            for finding in some[-1:]:
+                if isinstance(finding, Progress):
+                    progress(finding)
+            if self._closed or self._store.state is not State.OPEN:
+                raise Unavailable(f"{self.url} has to be reopened after a failed flush, or was closed")
+        return problems
 
     async def store_status(self) -> StoreStatus:
         """See `Backend.store_status`."""
@@ -375,6 +483,10 @@ class OrderedBackend(OrderedReads):
         if self._closed:
             raise Closed(f"the store {self.url}")
 
+    def _check_declared(self, capability: str) -> None:
+        if capability not in self.capabilities.declared():
+            raise Unsupported(capability, self.url)
+
     def _read_open(self, fn: Callable[[Reader], T]) -> T:
         self._check_open()
         try:
@@ -399,6 +511,17 @@ class OrderedBackend(OrderedReads):
         if rows and int.from_bytes(rows[0][0], "big") >= len(self._read_types):
             self._read_types = tables.read_types(reader)
         return self._read_types
+
+
+def _next_findings(findings: Iterator[Finding]) -> list[Finding]:
+    """What the check finds in some 50 ms; nothing when it is through."""
+    some: list[Finding] = []
+    deadline = time.monotonic() + VERIFY_SLICE_S
+    for finding in findings:
+        some.append(finding)
+        if time.monotonic() >= deadline:
+            break
+    return some
 
 
 def _told(commit: Commit, error: PerdureError) -> Any:

@@ -7,7 +7,7 @@ cancelled read or wait has changed nothing; a commit that has begun is not inter
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import attrs
 
 from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.event import Position, Record
+from perdure.backends.progress import Told, nobody
 from perdure.backends.recovery import Recovery
 from perdure.backends.selector import EVERYTHING, Selector
 
@@ -27,6 +28,8 @@ class State(enum.StrEnum):
     """A flush failed: nobody knows what of it is stored, until `Backend.reopen`. Nothing is committed, reads go on as far as they can."""
     REOPENING = "reopening"
     """Reads wait."""
+    LOADING = "loading"
+    """It is being filled by a restore or an import, or that was cut off: nothing is committed until `Backend.end_load`."""
     CLOSED = "closed"
 
 
@@ -42,6 +45,12 @@ class Capabilities:
     """Other processes may read the store meanwhile."""
     shared_writes: bool = False
     """Other processes may write to the store meanwhile."""
+    loads: bool = False
+    """Records can be loaded into it as they were elsewhere: `begin_load`, `load`, `end_load`."""
+    images: bool = False
+    """Its rows can be read as they are at one moment, and loaded as they are: `moment`, `load_rows`."""
+    writes: bool = True
+    """Something can be stored through this handle: it was not opened for reading only."""
 
     def declared(self) -> tuple[str, ...]:
         """The names of those it has."""
@@ -197,6 +206,40 @@ class Reads(Protocol):
         ...
 
 
+class Moment(Protocol):
+    """All rows of a store as they are at one moment, a slice at a time, while others write. It is an iterator of (table, rows)."""
+
+    @property
+    def id(self) -> str:
+        """The store's id."""
+        ...
+
+    @property
+    def head(self) -> Position:
+        """Where its log ends."""
+        ...
+
+    @property
+    def revision(self) -> int:
+        """The revision of its newest change of kv."""
+        ...
+
+    @property
+    def at_us(self) -> int:
+        """Its last time."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[tuple[str, list[tuple[bytes, bytes]]]]: ...
+
+    async def __anext__(self) -> tuple[str, list[tuple[bytes, bytes]]]:
+        """The next slice: rows of one table, in order of their keys; tables in the order of `keys.TABLES`.
+
+        Raises:
+          Unavailable: a flush has failed meanwhile, and the store has to be reopened: begin again.
+        """
+        ...
+
+
 class View(Reads, Protocol):
     """Reads that all stand at one position."""
 
@@ -220,7 +263,8 @@ class Backend(Reads, Protocol):
         On return every later read, by any process, sees them. Once begun it is not interrupted.
 
         Raises:
-          Unavailable: not begun; nothing will happen later. Where `state` is not open, `reopen` is the remedy.
+          Unavailable: not begun; nothing will happen later. Where `state` is doubtful, `reopen` is the remedy.
+          Unsupported: it was opened for reading only.
           InDoubt: the flush failed; the store is doubtful. `reopen` it, then ask for each commit's `answer`.
           Closed: not begun.
         """
@@ -254,6 +298,50 @@ class Backend(Reads, Protocol):
         """Reads that all stand at one position, for 5 s at most: then the body is cancelled and `Closed` raised."""
         ...
 
+    def moment(self) -> AbstractAsyncContextManager[Moment]:
+        """All rows as they are now, for a backup: no matter how long it takes.
+
+        Raises:
+          Unsupported: `images` is not declared.
+        """
+        ...
+
+    async def begin_load(self, *, anew: bool = False) -> None:
+        """Begin to load an empty store, or go on where loading it was cut off; *anew*: with nothing in it.
+
+        On return its state is loading, durably: nothing is committed, by any process, until `end_load`.
+
+        Raises:
+          Misuse: it holds data that was not loaded.
+          Unsupported: `loads` is not declared.
+        """
+        ...
+
+    async def load(self, records: Sequence[Record]) -> None:
+        """Store whole commits under their own positions, seqs, ids and times, beyond what is there; durable on return, all or none.
+
+        Positions may have gaps, seqs not; a stream may begin beyond seq 1.
+
+        Raises:
+          Misuse: they do not follow what is there, or a commit is not whole; or the store is not being loaded.
+          Corrupt: one does not fit its checksum.
+          Unavailable: a flush failed; go on from the head, once it was reopened.
+        """
+        ...
+
+    async def load_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store rows as `moment` gives them, whatever they say; durable on return. The store keeps its own id.
+
+        Raises:
+          Misuse: there is no such table, or the store is not being loaded.
+          Unsupported: `images` is not declared.
+        """
+        ...
+
+    async def end_load(self) -> None:
+        """All has been loaded: durably open on return. At once where nothing is being loaded."""
+        ...
+
     async def now_us(self) -> int:
         """The later of the store's last time and its machine's clock: a proposal may be 300 s ahead of it."""
         ...
@@ -262,8 +350,12 @@ class Backend(Reads, Protocol):
         """Do one bounded slice of upkeep (merge small frames, forget old tombstones and keys); whether more is due."""
         ...
 
-    async def verify(self) -> list[str]:
-        """Read everything and check it: checksums, seqs, index against frames, revisions. The problems found, each a sentence."""
+    async def verify(self, progress: Told = nobody) -> list[str]:
+        """Read everything and check it: checksums, seqs, indexes both ways, revisions. The problems found, each a sentence that names what is lost.
+
+        Raises:
+          Unavailable: a flush has failed meanwhile, and the store has to be reopened: begin again.
+        """
         ...
 
     async def store_status(self) -> StoreStatus:

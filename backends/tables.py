@@ -80,6 +80,8 @@ class Cache:
     at_us: int = 0
     revision: int = 0
     streams_made: int = 0
+    loading: bool = False
+    """Whether the store is being loaded: nothing is committed then."""
     owner: bytes = b"\0" * 8
     """Whose it is: under this name the ids of the last group are kept that its events do not tell."""
 
@@ -93,6 +95,7 @@ class Cache:
         self.revision = read_meta(reader, "revision")
         self.at_us = max(self.at_us, read_meta(reader, "at"))
         self.streams_made = read_meta(reader, "streams")
+        self.loading = bool(read_meta(reader, "loading"))
 
     def load_types(self, reader: Reader) -> None:
         """Read the table of types."""
@@ -148,6 +151,8 @@ def read_log(reader: Reader, types: Sequence[TypeName], *, after: Position, limi
     while cursor < end and budget > 0 and room > 0 and len(records) < limit:
         before = cursor
         for value, head in frames_beyond(reader, cursor):
+            if head.first > cursor + 1:
+                cursor = _over_gap(cursor, head)
             while cursor < head.last and budget > 0 and room > 0 and len(records) < limit:
                 last = head.commit_end(min(head.last, cursor + min(limit - len(records), budget)))
                 found = frame.read_frame(value, types, head=head, first=cursor + 1, last=last, where=choose)
@@ -156,13 +161,20 @@ def read_log(reader: Reader, types: Sequence[TypeName], *, after: Position, limi
                     found, last = _cut_to_bytes(found, last, head, room)
                 records += found
                 room -= size
-                budget -= last - cursor
+                budget -= min(last - cursor, head.records)  # where what was loaded has gaps, there are fewer
                 cursor = last
             if budget <= 0 or room <= 0 or len(records) >= limit:
                 break
         if cursor == before:
             raise Corrupt(f"the log after position {cursor}", "the next frame is missing")
     return Page(records, cursor, end)
+
+
+def _over_gap(cursor: Position, head: frame.Head) -> Position:
+    """Just before a frame, over positions that were never given: they cost nothing."""
+    if not head.gap:
+        raise Corrupt(f"the log after position {cursor}", f"positions {cursor + 1} to {head.first - 1} are missing")
+    return Position(head.first - 1)
 
 
 def frames_beyond(reader: Reader, after: Position) -> Iterator[tuple[bytes, frame.Head]]:
@@ -472,7 +484,7 @@ def facts(reader: Reader, cache: Cache, needs: Needs) -> Facts:
     if len(cache.streams) + len(needs.streams) > Cache.STREAMS_MAX:
         cache.streams.clear()  # before the first: what is written later needs the streams of the whole group
     for stream in needs.streams:
-        known.streams[stream] = _stream_fact(reader, cache, stream)
+        known.streams[stream] = last_seq(reader, cache, stream)
     for bucket, key in needs.entries:
         entry = get(reader, bucket, key)
         known.entries[bucket, key] = 0 if entry is None else entry.revision
@@ -488,7 +500,8 @@ def facts(reader: Reader, cache: Cache, needs: Needs) -> Facts:
     return known
 
 
-def _stream_fact(reader: Reader, cache: Cache, stream: str) -> int:
+def last_seq(reader: Reader, cache: Cache, stream: str) -> int:
+    """The last seq of a stream, 0 if there is none; remembered in *cache*."""
     remembered = cache.streams.get(stream)
     if remembered is None:
         row = reader.get("streams", stream.encode())
@@ -528,7 +541,7 @@ def _find_item(reader: Reader, types: Sequence[TypeName], item: Item, after: Pos
         page = read_log(reader, types, after=cursor, limit=1, bytes_max=1, where=query)
         if page.records:
             return page.records[0].position
-        examined += page.examined - cursor
+        examined += PAGE_EXAMINED  # a page without a record ends for nothing else, or at the end of the log
         cursor = page.examined
         if examined >= CONDITION_ROWS and cursor < end:
             return TooBroad()

@@ -11,9 +11,10 @@ from urllib.parse import parse_qsl
 import trio
 
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Misuse
+from perdure.backends.errors import Misuse, Unavailable
 from perdure.backends.limits import LIMITS, Limits
-from perdure.backends.protocol import Backend
+from perdure.backends.loading import refusal
+from perdure.backends.protocol import Backend, State
 
 LATER = {"postgresql": "postgres", "jetstream": "jetstream"}
 """Schemes that have their place and no backend yet."""
@@ -21,9 +22,11 @@ LATER = {"postgresql": "postgres", "jetstream": "jetstream"}
 
 @asynccontextmanager
 async def open_backend(
-    url: str, *, environment: Environment | None = None, limits: Limits = LIMITS, create: bool = True
+    url: str, *, environment: Environment | None = None, limits: Limits = LIMITS, create: bool = True, loading: bool = False
 ) -> AsyncIterator[Backend]:
     """Open the store that *url* names: `memory:`, `file:DIR` or `lmdb:DIR`; it is made if there is none, unless *create* is false.
+
+    *loading*: also one that is being loaded, or whose loading was cut off.
 
     Raises:
       Misuse: the URL names no store.
@@ -31,10 +34,22 @@ async def open_backend(
     """
     backend = await _open(url, environment=environment, limits=limits, create=create)
     try:
+        if not loading:
+            refuse_loading(backend, url)
         yield backend
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):
             await backend.aclose()
+
+
+def refuse_loading(backend: Backend, url: str) -> None:
+    """A store that is being loaded is not used.
+
+    Raises:
+      Unavailable: it is.
+    """
+    if backend.state is State.LOADING:
+        raise Unavailable(refusal(url))
 
 
 async def _open(url: str, *, environment: Environment | None, limits: Limits, create: bool) -> Backend:

@@ -1,124 +1,139 @@
-"""Reading a whole store to see whether it says what it should; the problems, each a sentence."""
+"""Reading a whole store to see whether it says what it should; the problems, each a sentence that names what is lost.
+
+A check is a generator: it yields problems, and between them how far it is (`Progress`), so that whoever runs it
+may stop between two steps. See `verify_log` for the log and its indexes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Final
 
-from perdure.backends import frame, keys, tables
+import msgspec
+
+from perdure.backends import keys, tables
+from perdure.backends.answers import read_drawn
+from perdure.backends.apply import UNWATCHED
 from perdure.backends.errors import PerdureError
-from perdure.backends.frame import TypeName
-from perdure.backends.tables import Buffer, Reader, Row
+from perdure.backends.loading import OURS, OURS_PREFIX
+from perdure.backends.progress import Progress
+from perdure.backends.tables import Reader, Row
+from perdure.backends.verify_log import check_log, rows_of
 
-PROBLEMS_MAX = 100
+PROBLEMS_MAX: Final = 100
 """Enough to know that a store is damaged."""
-_STEP = 1_000
+_STEP: Final = 1_000
+
+Finding = str | Progress
+"""A problem, or how far the check is."""
 
 
-def verify_tables(reader: Reader, types: Sequence[TypeName]) -> list[str]:
-    """Check frames, run index, kv, changes and snapshots of a store at one moment."""
-    found: list[str] = []
-    for check in (_frames, _entries, _changes, _snapshots):
+def verify_tables(reader: Reader) -> Iterator[Finding]:
+    """Check everything in the tables of a store at one moment: frames, indexes, entries, changes, keys, snapshots, numbers."""
+    found = 0
+    for check in (check_log, _entries, _changes, _aged, _snapshots, _numbers):
         try:
-            for problem in check(reader, types):
-                found.append(problem)
-                if len(found) >= PROBLEMS_MAX:
-                    return [*found, "more problems follow"]
-        except tables.DAMAGE as error:
-            found.append(f"a row cannot be read ({error})")
-    return found
-
-
-def rows_of(reader: Reader, table: str) -> Iterator[Row]:
-    """All rows of a table, in order."""
-    start = b""
-    while True:
-        rows = reader.scan(table, start, None, _STEP)
-        yield from rows
-        if len(rows) < _STEP:
-            return
-        start = bytes(rows[-1][0]) + b"\0"
-
-
-def _frames(reader: Reader, types: Sequence[TypeName]) -> Iterator[str]:
-    """Frames follow each other, records fit their checksums, seqs have no gaps, and the index leads to each run."""
-    numbers = {bytes(key).decode(): keys.read_stream_row(value) for key, value in rows_of(reader, "streams")}
-    seqs = {name: first - 1 for name, (_, first) in numbers.items()}
-    expected = None
-    runs = at_us = 0
-    for key, value in rows_of(reader, "frames"):
-        position = keys.read_number(key)
-        try:
-            head = frame.read_head(value)
-            records = frame.read_frame(bytes(value), types, head=head)
+            for finding in check(reader):
+                yield finding
+                found += type(finding) is str
+                if found >= PROBLEMS_MAX:
+                    yield "more problems follow"
+                    return
         except PerdureError as error:
+            found += 1
             yield str(error)
-            expected = None
-            continue
-        if expected is not None and position != expected:
-            yield f"the log has no positions {expected} to {position - 1}"
-        if head.commits[0][1] < at_us:
-            yield f"time goes back at position {position}"
-        expected, at_us = head.last + 1, head.commits[-1][1]
-        for record in records:
-            if record.seq != seqs.get(record.stream, 0) + 1:
-                yield f"stream {record.stream!r}: seq {record.seq} follows seq {seqs.get(record.stream, 0)}"
-            seqs[record.stream] = record.seq
-        for run in frame.runs_of(value, head):
-            runs += 1
-            row = numbers.get(run.stream)
-            if row is None:
-                yield f"stream {run.stream!r} has events and no row"
-            elif _row(reader, keys.run(row[0], run.first_seq)) != (head.first, run.offset, run.count):
-                yield f"stream {run.stream!r}: the index does not lead to seq {run.first_seq}"
-    indexed = sum(1 for _ in rows_of(reader, "runs"))
-    if indexed != runs:
-        yield f"the run index has {indexed} rows, the frames have {runs} runs"
+        except tables.DAMAGE as error:
+            found += 1
+            yield f"a row cannot be read ({error})"
 
 
-def _row(reader: Reader, key: bytes) -> tuple[int, int, int] | None:
-    value: Buffer | None = reader.get("runs", key)
-    return None if value is None else keys.read_run_row(value)
+def _counted(reader: Reader, table: str, what: str) -> Iterator[Row | Progress]:
+    """The same, with how far it is."""
+    for done, row in enumerate(rows_of(reader, table)):
+        if not done % _STEP:
+            yield Progress(what, done)
+        yield row
 
 
-def _entries(reader: Reader, types: Sequence[TypeName]) -> Iterator[str]:
-    """Entries fit their checksums, no revision is beyond the store's."""
+def _entries(reader: Reader) -> Iterator[Finding]:
+    """Entries fit their checksums, no revision is beyond the store's, and each watched entry has its change."""
     last = tables.read_meta(reader, "revision")
-    for key, value in rows_of(reader, "kv"):
-        row = bytes(key)
+    for row in _counted(reader, "kv", "entries"):
+        if isinstance(row, Progress):
+            yield row
+            continue
+        key = bytes(row[0])
         try:
-            revision, _ = tables.read_entry(row, value)
+            revision, _ = tables.read_entry(key, row[1])
         except PerdureError as error:
             yield str(error)
             continue
         if revision > last:
-            yield f"kv entry {row!r} has revision {revision}, the store's last is {last}"
+            yield f"kv entry {key!r} has revision {revision}, the store's last is {last}"
+        bucket, _, name = key.partition(b"\0")
+        if not bucket.decode().startswith(UNWATCHED) and reader.get("changes", keys.change(bucket.decode(), revision, name)) is None:
+            yield f"kv entry {key!r} at revision {revision} is missing among the changes: who watches its bucket is not told of it"
 
 
-def _changes(reader: Reader, types: Sequence[TypeName]) -> Iterator[str]:
+def _changes(reader: Reader) -> Iterator[Finding]:
     """Every change row leads to an entry of its revision."""
-    for key, _ in rows_of(reader, "changes"):
-        raw = bytes(key)
-        bucket, _, rest = raw.partition(b"\0")
-        revision, name = int.from_bytes(rest[:8], "big"), rest[8:]
-        row = bucket + b"\0" + name
-        value = reader.get("kv", row)
+    for row in _counted(reader, "changes", "changes"):
+        if isinstance(row, Progress):
+            yield row
+            continue
+        bucket, _, rest = bytes(row[0]).partition(b"\0")
+        revision, key = int.from_bytes(rest[:8], "big"), bucket + b"\0" + rest[8:]
+        value = reader.get("kv", key)
         try:
-            fits = value is not None and tables.read_entry(row, value)[0] == revision
+            fits = value is not None and tables.read_entry(key, value)[0] == revision
         except PerdureError:
             continue  # told among the entries
         if not fits:
-            yield f"a change of kv entry {row!r} at revision {revision} leads nowhere"
+            yield f"a change of kv entry {key!r} at revision {revision} leads nowhere: that entry is lost, or older than it was"
 
 
-def _snapshots(reader: Reader, types: Sequence[TypeName]) -> Iterator[str]:
+def _aged(reader: Reader) -> Iterator[Finding]:
+    """Answers kept for idempotency keys can be read, and each is to be forgotten one day."""
+    kept = 0
+    for row in _counted(reader, "keys", "idempotency keys"):
+        if isinstance(row, Progress):
+            yield row
+            continue
+        id, kept = bytes(row[0]), kept + 1
+        try:
+            answer = tables.read_kept(reader, id)
+        except (PerdureError, msgspec.DecodeError) as error:
+            yield f"{error}: a retry of that commit would be stored a second time"
+            continue
+        if answer is not None and reader.get("ages", keys.aged(answer.at_us, "key", id)) is None:
+            yield f"the row of commit {id.hex()} would never be forgotten"
+    aged = sum(1 for key, _ in rows_of(reader, "ages") if keys.read_aged(bytes(key))[1] == "key")
+    if aged > kept:
+        yield f"{aged - kept} of {aged} kept idempotency keys are missing: a retry of their commits would be stored a second time"
+
+
+def _snapshots(reader: Reader) -> Iterator[Finding]:
     """Snapshots fit their checksums and are not beyond the head."""
     head, _ = tables.read_head(reader)
     names = dict.fromkeys(bytes(key)[:-9].decode() for key, _ in rows_of(reader, "snapshots"))
-    for name in names:
+    for done, name in enumerate(names):
+        yield Progress("snapshots", done, len(names))
         for position in tables.snapshots(reader, name):
             try:
                 tables.read_snapshot(reader, name, position)
-            except PerdureError as error:
+            except (PerdureError, msgspec.DecodeError) as error:
                 yield str(error)
             if position > head:
                 yield f"snapshot {name!r} stands at position {position}, the log ends at {head}"
+
+
+def _numbers(reader: Reader) -> Iterator[Finding]:
+    """The numbers of the store as a whole fit their checksums, and so do the ids kept of last groups."""
+    for key, _ in rows_of(reader, "meta"):
+        name = bytes(key)
+        if name in OURS or name.startswith(OURS_PREFIX):
+            try:
+                tables.read_meta(reader, name.decode())
+            except PerdureError as error:
+                yield str(error)
+    read_drawn(reader)

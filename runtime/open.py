@@ -21,7 +21,7 @@ from perdure.backends.environment import Environment
 from perdure.backends.errors import Misuse, RuntimeFailed
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
-from perdure.backends.urls import open_backend
+from perdure.backends.urls import open_backend, refuse_loading
 from perdure.runtime.app import App
 from perdure.runtime.encode import Encoder
 from perdure.runtime.models import Models
@@ -59,6 +59,7 @@ async def open_runtime(
         raise Misuse(f'changed is "refuse" or "rebuild", not {changed!r}')
     environment = environment or Environment()
     if not isinstance(store, str):
+        refuse_loading(store, "the store")
         async with _run(store, app or App(), environment, limits, changed, converter) as rt:
             yield rt
         return

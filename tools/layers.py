@@ -17,7 +17,7 @@ LAYERS = ("backends", "actors", "runtime")
 PURE = {
     "backends": (
         *("apply", "build", "codec", "commit", "cuts", "engine", "errors", "event", "faults", "filesystem", "frame", "image", "keys", "layered"),
-        *("limits", "nodes", "pages", "recovery", "redo", "schema", "segment", "selector", "tables", "upkeep"),
+        *("limits", "loading", "nodes", "pages", "recovery", "redo", "schema", "segment", "selector", "tables", "upkeep"),
     ),
     "actors": ("batch", "cursor", "fold", "restart", "ring", "snapshots"),
 }

@@ -23,8 +23,10 @@ from perdure.backends.conformance import (
     durability,
     errors,
     ids_and_keys,
+    images,
     kv,
     limits,
+    loading,
     pages,
     reads,
     resolved,
@@ -63,7 +65,7 @@ __all__ = [
 
 _MODULES = (
     *(commits, conflicts, ids_and_keys, conditions, reads, pages, waits, kv, changes, snapshots, views, limits),
-    *(durability, sharing, turns, doubt, resolved, concurrency, errors),
+    *(durability, loading, images, sharing, turns, doubt, resolved, concurrency, errors),
 )
 CHECKS: Final[tuple[Law, ...]] = tuple(law for module in _MODULES for law in module.PART.laws)
 """All laws, by part."""

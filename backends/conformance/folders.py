@@ -48,7 +48,7 @@ class FolderStores:
     @asynccontextmanager
     async def _open(self, name: str, query: str) -> AsyncIterator[Backend]:
         url = f"{self._scheme}:{self._folder / name}" + (f"?{query}" if query else "")
-        async with open_backend(url, environment=self._environment, limits=self._limits) as backend:
+        async with open_backend(url, environment=self._environment, limits=self._limits, loading=True) as backend:
             yield backend
 
 

@@ -30,7 +30,7 @@ class Stores(Protocol):
     """What the author of a backend provides.
 
     A name opened again is the same store, as far as `durable` is declared; a new name is a new, empty
-    store. Where `shared_writes` is declared, a name opened twice at once gives two handles that stand for
+    store, also while it is being loaded. Where `shared_writes` is declared, a name opened twice at once gives two handles that stand for
     two processes: what one remembers, the other does not know.
 
     Some methods more are optional, and laws that need them are left out without them:

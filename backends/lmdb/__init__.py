@@ -45,7 +45,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
         base = await _open_map(folder, attrs.evolve(options, alone=logged), environment, limits)
         try:
             store, shared = await _with_log(base, folder, options, environment, logged)
-            capabilities = Capabilities(durable=True, views=True, shared_reads=shared, shared_writes=shared)
+            capabilities = Capabilities(durable=True, views=True, shared_reads=shared, shared_writes=shared, loads=True, images=True)
             backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
             if options.verify == "full" and (problems := await backend.verify()):
                 raise Corrupt(folder, problems[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import attrs
@@ -22,7 +21,7 @@ from perdure.runtime.cli import out
 from perdure.runtime.cli.apps import load_app
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.log import BATCH
-from perdure.runtime.cli.options import AppName, AsJson, Limit, Prefix, Url, at_least_0, check_limit
+from perdure.runtime.cli.options import AppName, AsJson, Limit, Prefix, Url, at_least_0, check_limit, moment_of
 from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.stores import reading
 from perdure.runtime.cli.values import as_json
@@ -178,17 +177,6 @@ def check_key(projection: AnyProjection, key: str | None, *, needed: bool) -> No
             raise Misuse(f"{projection.name!r} is a keyed model: name a key, as in `model at URL {projection.name} KEY ...`")
     elif key is not None:
         raise Misuse(f"{projection.name!r} has one state and no keys: leave {key!r} out")
-
-
-def moment_of(text: str) -> datetime:
-    """A time with a zone."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Misuse(f"--time {text!r} is not ISO 8601: write 2026-03-01T12:00Z ({error})") from error
-    if moment.tzinfo is None:
-        raise Misuse(f"--time {text!r} has no zone: write {text}Z for UTC")
-    return moment.astimezone(UTC)
 
 
 # -- what is kept ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -47,3 +48,14 @@ def check_limit(limit: int | None) -> int | None:
     """`--limit`, which must not be negative."""
     at_least_0("--limit", limit)
     return limit
+
+
+def moment_of(text: str) -> datetime:
+    """A time with a zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Misuse(f"--time {text!r} is not ISO 8601: write 2026-03-01T12:00Z ({error})") from error
+    if moment.tzinfo is None:
+        raise Misuse(f"--time {text!r} has no zone: write {text}Z for UTC")
+    return moment.astimezone(UTC)

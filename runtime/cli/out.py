@@ -9,9 +9,11 @@ from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from perdure.backends.progress import Progress as Progressed
+from perdure.backends.progress import Told
 from perdure.runtime.cli.values import as_json, shown
 
 WRAP_AT_LEAST = 24
@@ -150,6 +152,18 @@ def bar(text: str, total: int | None) -> Iterator[Callable[..., None]]:
             progress.update(task, advance=count, description=text)
 
         yield step
+
+
+@contextmanager
+def told(text: str) -> Iterator[Told]:
+    """The same for an operation that says itself how far it is."""
+    with _progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()) as progress:
+        task = progress.add_task(text, total=None)
+
+        def tell(at: Progressed) -> None:
+            progress.update(task, description=f"{text}: {at.what}", completed=at.done, total=at.total)
+
+        yield tell
 
 
 def _progress(*columns: Any) -> Progress:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
+from cyclopts import Parameter
 
 from perdure.backends.protocol import Backend, StoreStatus
 from perdure.backends.recovery import Recovery
 from perdure.runtime.cli import out
+from perdure.runtime.cli.apps import load_app
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.log import BATCH
 from perdure.runtime.cli.options import AsJson, Url
 from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.stores import reading
+from perdure.runtime.verify_models import ModelReport, verify_models
 
 
 def stats(url: Url, /, *, json: AsJson = False) -> int:
@@ -45,14 +48,14 @@ async def _count_streams(backend: Backend) -> int:
 
 
 def _lines(status: StoreStatus, streams: int) -> list[tuple[str, object]]:
-    limit = f" of at most {_told_bytes(status.bytes_limit)}" if status.bytes_limit else ""
+    limit = f" of at most {told_bytes(status.bytes_limit)}" if status.bytes_limit else ""
     return [
         ("store", status.url),
         ("id", status.id),
         ("head", f"position {status.head}"),
         ("streams", f"{streams:,}"),
         ("kv revision", f"{status.revision:,}"),
-        ("in use", f"{_told_bytes(status.bytes_used)}{limit}"),
+        ("in use", f"{told_bytes(status.bytes_used)}{limit}"),
         ("verified", status.verified),
         ("state", status.state),
         *_told_recovery(status.recovery),
@@ -64,16 +67,16 @@ def _told_recovery(recovery: Recovery) -> Iterator[tuple[str, object]]:
     """What opening found: how the store was left, what was read to check it, what had to be cut off."""
     yield "left", "cleanly" if recovery.clean else "by a crash, or a machine that went down"
     if recovery.checked or recovery.replayed:
-        checked = f"{recovery.checked} ({_told_bytes(recovery.checked_bytes)})" if recovery.checked else "nothing"
+        checked = f"{recovery.checked} ({told_bytes(recovery.checked_bytes)})" if recovery.checked else "nothing"
         yield "at opening", f"{checked} checked, {recovery.replayed:,} groups applied again, in {recovery.took_s:.1f} s"
     for cut in recovery.cuts:
         where = f"kept in {cut.kept_in}" if cut.kept_in else "not kept"
-        yield "cut", f"{cut.what}: {_told_bytes(cut.size_bytes)} at offset {cut.offset} of {cut.file}, {where}"
+        yield "cut", f"{cut.what}: {told_bytes(cut.size_bytes)} at offset {cut.offset} of {cut.file}, {where}"
 
 
 def _told(name: str, value: Any) -> object:
     if name.endswith("_bytes"):
-        return _told_bytes(value)
+        return told_bytes(value)
     if name.endswith("_s"):
         return f"{value * 1e3:.2f} ms"
     if name == "oldest_reader":
@@ -81,32 +84,50 @@ def _told(name: str, value: Any) -> object:
     return ", ".join(" ".join(part.split()) for part in value.splitlines()) if isinstance(value, str) else value
 
 
-def _told_bytes(size_bytes: float) -> str:
+def told_bytes(size_bytes: float) -> str:
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     power = min(max(int(size_bytes).bit_length() - 1, 0) // 10, len(units) - 1)
     return f"{size_bytes / (1 << 10 * power):,.{1 if power else 0}f} {units[power]}"
 
 
-def verify(url: Url, /, *, json: AsJson = False) -> int:
+def verify(
+    url: Url,
+    /,
+    *,
+    app: Annotated[str | None, Parameter(name="--app", help="Where an App is: module:name. Its models are held against the log.")] = None,
+    json: AsJson = False,
+) -> int:
     """Read everything and check it.
 
-    Checksums, seqs, indexes, revisions, snapshots, pages. The problems found are printed.
+    Checksums, seqs, indexes both ways, revisions, snapshots, pages. The problems found are printed, each with
+    what is lost. With --app the snapshots and states of its models are compared with the fold of the log.
     """
+    models = None if app is None else load_app(app)
 
     async def command() -> int:
         async with reading(_walked(url)) as backend:
-            with out.busy(f"verifying {url}"):
-                problems = await backend.verify()
+            with out.told(f"verifying {url}") as progress:
+                problems = await backend.verify(progress)
+                reports = [] if models is None else await verify_models(backend, models, progress=progress)
                 head = await backend.head()
+        problems += [problem for report in reports for problem in report.problems]
         if json:
-            out.document({"url": url, "head": head, "problems": problems})
+            told = {} if models is None else {"models": [attrs.asdict(report) for report in reports]}
+            out.document({"url": url, "head": head, "problems": problems, **told})
         else:
             for problem in problems:
                 out.line(problem)
+            for report in reports:
+                out.line(_told_model(report))
             out.line(f"problems found: {len(problems)}" if problems else f"no problem found; the log ends at position {head}")
         return Exit.NO if problems else Exit.DONE
 
     return run_async(command)
+
+
+def _told_model(report: ModelReport) -> str:
+    checked = f"left out: {report.left_out}" if report.left_out else f"{report.checked:,} states compared with the log up to position {report.position}"
+    return f"model {report.name}: {checked}"
 
 
 def _walked(url: str) -> str:

@@ -22,6 +22,7 @@ from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Closed, Conflict, KeyReused, PerdureError
 from perdure.backends.event import Position, Record
 from perdure.backends.faulty import FaultyBackend
+from perdure.backends.frame import with_checksum
 from perdure.backends.memory import MemoryMap
 from perdure.backends.news import Moved
 from perdure.backends.ordered import OrderedBackend
@@ -42,7 +43,7 @@ class Honest(OrderedBackend):
     """What the liars are made of; it keeps all laws, durable in that its map outlives it."""
 
     def __init__(self, rows: MemoryMap) -> None:
-        super().__init__(rows, url="liar:", capabilities=Capabilities(durable=False), environment=Environment(threads=InlineThreads()))
+        super().__init__(rows, url="liar:", capabilities=Capabilities(loads=True, images=True), environment=Environment(threads=InlineThreads()))
 
 
 class Liar(FaultyBackend):
@@ -57,7 +58,7 @@ class Durable(Liar):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(durable=True)
+        return Capabilities(durable=True, loads=True, images=True)
 
 
 # -- writing ---------------------------------------------------------------------------------
@@ -362,6 +363,63 @@ class ReadsWhatIsOnItsWay(Liar):
         return await super().commit(commits)
 
 
+# -- loading ---------------------------------------------------------------------------------
+
+
+class LoadsUnderNewNumbers(Liar):
+    """Gives what is loaded the positions that come next."""
+
+    async def load(self, records: Sequence[Record]) -> None:
+        head = await self.inner.head()
+        await self.inner.load([with_checksum(msgspec.structs.replace(record, position=head + place)) for place, record in enumerate(records, 1)])
+
+
+class LoadsDamage(Liar):
+    """Makes a new checksum for whatever it is given."""
+
+    async def load(self, records: Sequence[Record]) -> None:
+        await self.inner.load([with_checksum(record) for record in records])
+
+
+class CommitsWhileLoading(Honest):
+    """Does not look whether what it commits to is whole."""
+
+    def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
+        self._cache.loading, before = False, self._cache.loading
+        try:
+            super()._decide_and_write(commits, out, writer)
+        finally:
+            self._cache.loading = before
+
+
+class ForgetsTheLoading(Durable):
+    """Knows that it is being loaded while it runs, and opens as if it were whole."""
+
+    async def aclose(self) -> None:
+        with suppress(PerdureError):
+            await self.inner.end_load()
+        await super().aclose()
+
+
+class MovingMoment(Liar):
+    """Reads each slice of a moment as it is by then."""
+
+    @asynccontextmanager
+    async def moment(self) -> AsyncIterator[Any]:
+        async with self.inner.moment() as moment:
+            store = self.inner._store  # type: ignore[attr-defined]
+            moment._reader = _Newest(store)  # type: ignore[attr-defined]
+            yield moment
+
+
+class _Newest:
+    def __init__(self, store: MemoryMap) -> None:
+        self._store = store
+
+    def scan(self, table: str, start: bytes, stop: bytes | None, limit: int) -> Any:
+        return self._store.read(lambda reader: reader.scan(table, start, stop, limit))
+
+
 # -- waiting and closing ---------------------------------------------------------------------
 
 
@@ -427,6 +485,11 @@ LIARS: dict[str, tuple[Callable[[MemoryMap], Backend], str]] = {
     "a view without an end": (EndlessView, "a-view-ends"),
     "a store that is never closed": (GoesOnAfterClose, "a-closed-store-says-so"),
     "a store that is closed only once": (ClosesOnce, "closing-twice-is-closing-once"),
+    "loading under new numbers": (LoadsUnderNewNumbers, "positions-may-have-gaps"),
+    "loading what is damaged": (LoadsDamage, "damage-is-not-loaded"),
+    "commits while it is loaded": (CommitsWhileLoading, "what-is-loaded-takes-no-commits"),
+    "a loading that does not outlive its process": (ForgetsTheLoading, "loading-outlives-its-process"),
+    "a moment that moves": (MovingMoment, "a-moment-stands-still"),
 }
 """What each does, and the law that must catch it."""
 

@@ -70,7 +70,7 @@ async def test_the_faulty_wrapper_without_faults_keeps_the_laws(autojump_clock):
 def test_a_backend_written_elsewhere_keeps_the_laws(load, capsys):
     example = load("examples/own_backend.py")
 
-    assert trio.run(example.main, ["commits", "kv", "pages"], clock=trio.testing.MockClock(autojump_threshold=0)) == 0
+    assert trio.run(example.main, ["commits", "kv", "pages", "loading", "images"], clock=trio.testing.MockClock(autojump_threshold=0)) == 0
 
     assert re.search(r"\n\d+ passed, 0 failed$", capsys.readouterr().out.rstrip())
 
@@ -176,7 +176,7 @@ async def test_what_has_no_views_must_say_so(autojump_clock):
 
     assert complaints(honest) == []
     assert [score.law.name for score in rude.failed] == ["undeclared-views-are-unsupported"]
-    assert honest.undeclared == ("durable", "views", "shared_reads", "shared_writes")
+    assert honest.undeclared == ("durable", "views", "shared_reads", "shared_writes", "loads", "images")
 
 
 def test_stores_are_of_memory_or_lmdb(tmp_path):

@@ -40,6 +40,11 @@ NAMES = [
     "a view without an end",
     "a store that is never closed",
     "a store that is closed only once",
+    "loading under new numbers",
+    "loading what is damaged",
+    "commits while it is loaded",
+    "a loading that does not outlive its process",
+    "a moment that moves",
 ]
 SHARED_NAMES = [
     "a cache that is trusted though another process wrote",

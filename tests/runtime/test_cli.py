@@ -480,6 +480,15 @@ def test_verify_finds_nothing_in_a_sound_store(cli, filled):
     assert cli("verify", filled).code == 0
 
 
+def test_verify_holds_models_against_the_log(cli, kept):
+    done = cli("verify", kept, "--app", "shop:app", "--json")
+
+    assert done.code == 0
+    assert [(model["name"], model["problems"]) for model in done.document["models"]] == [("revenue", []), ("accounts", [])]
+    assert "model accounts: 2 states compared with the log up to position 3" in cli("verify", kept, "--app", "shop:app").out
+    assert "left out" in cli("verify", kept, "--app", "shop:newer").out
+
+
 def test_verify_finds_a_changed_payload(cli, filled, tmp_path):
     data = tmp_path / "store" / "data.mdb"
     data.write_bytes(data.read_bytes().replace(b"order-2\xa5cents2", b"order-2\xa5cents3"))
@@ -488,6 +497,7 @@ def test_verify_finds_a_changed_payload(cli, filled, tmp_path):
 
     assert done.code == Exit.NO
     assert "stream 'order-2', seq 1, position 3 is damaged" in done.out
+    assert "stream 'order-2': seq 1 is lost" in done.out
     assert cli("verify", filled, "--json").document["problems"]
     assert cli("read", filled, "order-2").code == Exit.DAMAGED
 
@@ -545,6 +555,55 @@ def test_bench_leaves_nothing_behind(cli, filled, tmp_path):
     assert cli("bench", filled, "--seconds", 0).code == Exit.USAGE
 
 
+# -- backups ---------------------------------------------------------------------------------
+
+
+def test_a_backup_is_restored(cli, filled, tmp_path):
+    made = cli("backup", filled, tmp_path / "saved", "--json")
+    done = cli("restore", tmp_path / "saved", f"lmdb:{tmp_path}/new", "--json")
+
+    assert (made.code, done.code) == (0, 0)
+    assert (made.document["head"], done.document["position"], done.document["kv_entries"]) == (3, 3, 2)
+    assert done.document["of"] == made.document["store"] != done.document["store"]
+    for command in (("read", "order-1"), ("kv", "scan", "settings"), ("streams",)):
+        assert cli(*about(command, f"lmdb:{tmp_path}/new"), "--json").out == cli(*about(command, filled), "--json").out
+
+
+def test_a_restore_may_end_at_a_time(cli, filled, tmp_path):
+    at = cli("read", filled, "order-1", "--json").documents[1]["at"]
+    cli("backup", filled, tmp_path / "saved")
+
+    done = cli("restore", tmp_path / "saved", f"lmdb:{tmp_path}/new", "--time", at)
+
+    assert done.code == 0
+    assert "1 events left out, after position 2 of 3" in done.out
+
+
+def test_a_damaged_backup_is_not_restored(cli, filled, tmp_path):
+    cli("backup", filled, tmp_path / "saved")
+    image = tmp_path / "saved" / "image"
+    image.write_bytes(image.read_bytes().replace(b"order-2", b"order-3"))
+
+    assert cli("restore", tmp_path / "saved", "--check").code == Exit.DAMAGED
+    assert cli("restore", tmp_path / "saved", f"lmdb:{tmp_path}/new").code == Exit.DAMAGED
+    assert cli("restore", tmp_path / "nothing", "--check").code == Exit.USAGE
+
+
+def test_damage_that_was_backed_up_is_accepted_when_asked(cli, filled, tmp_path):
+    data = tmp_path / "store" / "data.mdb"
+    data.write_bytes(data.read_bytes().replace(b"order-2\xa5cents2", b"order-2\xa5cents3"))
+    cli("backup", filled, tmp_path / "saved")
+
+    refused = cli("restore", tmp_path / "saved", f"lmdb:{tmp_path}/new")
+    assert refused.code == Exit.DAMAGED
+    assert cli("stats", f"lmdb:{tmp_path}/new").code == Exit.UNAVAILABLE
+    done = cli("restore", tmp_path / "saved", f"lmdb:{tmp_path}/new", "--accept-damage")
+
+    assert done.code == Exit.NO
+    assert "stream 'order-2': seq 1 is lost" in done.out
+    assert cli("stats", f"lmdb:{tmp_path}/new").code == 0
+
+
 # -- what is refused -------------------------------------------------------------------------
 
 READING = [
@@ -560,6 +619,7 @@ READING = [
     ("model", "at", "revenue", "--position", "1", "--app", "shop:app"),
     ("stats",),
     ("verify",),
+    ("backup", "saved"),
 ]
 
 
@@ -646,6 +706,9 @@ def test_a_damaged_store_is_refused(cli, filled, shop, command):
         (["tail", "URL", "--after=-1"], "--after is a number from 0"),
         (["model", "list", "URL"], "--app"),
         (["conformance", "jetstream:x"], "the laws can be held against memory: and lmdb:DIR"),
+        (["restore", "saved"], "restore takes a URL to make a store at, or --check"),
+        (["restore", "saved", "URL", "--check"], "restore takes a URL to make a store at, or --check"),
+        (["restore", "saved", "URL", "--time", "now"], "is not ISO 8601"),
         (["nonsense"], "nonsense"),
         (["kv", "nonsense"], "nonsense"),
     ],

@@ -72,14 +72,14 @@ def options(command):
 
 
 def test_there_are_commands():
-    assert len(list(commands())) == 16
+    assert len(list(commands())) == 18
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))
 def test_every_command_is_documented(name, command):
     section = sections()[name]
 
-    assert f"`{name} URL" in section
+    assert f"`{name} URL" in section or f"`{name} DIR" in section
     assert f"$ {name} " in section or f"| {name} " in section
 
 
@@ -141,4 +141,4 @@ def test_every_example_runs_as_shown(tmp_path, monkeypatch, capsys):
 
     sys.modules.pop("shop", None)
     assert "\n".join(wrong) == ""
-    assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == ["shop", "shop.py"]
+    assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == ["earlier", "restored", "saved", "shop", "shop.py"]

@@ -22,4 +22,8 @@ class Kind:
     """The URL of a liar of that kind, one that does not sync; None if it has none."""
 
 
-STORES = (Kind("lmdb:", lambda folder: f"lmdb:{folder}", processes=True),)
+STORES = (
+    Kind("file:", lambda folder: f"file:{folder}?segment=64KiB"),
+    Kind("lmdb:", lambda folder: f"lmdb:{folder}", processes=True),
+    Kind("lmdb:?log=segments", lambda folder: f"lmdb:{folder}?log=segments&segment=64KiB"),
+)

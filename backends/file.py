@@ -103,7 +103,11 @@ class FileMap:
           Corrupt, WrongStore, TooNew: it is damaged, or not this store's.
         """
         began = trio.current_time()
-        names = [name for name in await self._disk.entries(self.folder) if name.startswith("image-") and not name.endswith(".new")]
+        names = [name for name in await self._disk.entries(self.folder) if name.startswith("image-")]
+        for name in names:
+            if name.endswith(".new"):  # it was being written when the process stopped
+                await self._disk.remove(f"{self.folder}/{name}")
+        names = [name for name in names if not name.endswith(".new")]
         if names:
             await self._read_image(f"{self.folder}/{names[-1]}")
         for batch in await self._log.recover(self._image_number):

@@ -47,8 +47,19 @@ async def test_lmdb_keeps_the_laws(part, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-async def test_lmdb_keeps_the_laws_with_its_flushes_in_a_thread(tmp_path):
-    with stores_of(f"lmdb:{tmp_path}?flush=thread") as stores:
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("url", ["file:{}", "lmdb:{}?log=segments"])
+async def test_a_commit_log_keeps_the_laws(part, url, tmp_path):
+    with stores_of(url.format(tmp_path)) as stores:
+        board = await run_checks(stores, only=[part])
+
+    assert complaints(board) == []
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["lmdb:{}?flush=thread", "file:{}?flush=thread"])
+async def test_the_laws_are_kept_with_flushes_in_a_thread(url, tmp_path):
+    with stores_of(url.format(tmp_path)) as stores:
         board = await run_checks(stores)
 
     assert complaints(board) == []

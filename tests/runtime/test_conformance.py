@@ -30,6 +30,13 @@ async def test_lmdb_keeps_the_laws(part, tmp_path, autojump_clock):
         assert complaints(await run_checks(stores, only=[part])) == []
 
 
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("url", ["file:{}", "lmdb:{}?log=segments"])
+async def test_a_commit_log_keeps_the_laws(part, url, tmp_path):
+    with stores_of(url.format(tmp_path)) as stores:
+        assert complaints(await run_checks(stores, only=[part])) == []
+
+
 def test_laws_have_names_of_their_own():
     assert len({law.name for law in CHECKS}) == len(CHECKS) and len({law.sentence for law in CHECKS}) == len(CHECKS)
 

@@ -20,6 +20,8 @@ from torment.recorded import Recorded, content, opened, write_some
 from torment.row import Row, Tally
 
 SCHEMES = {"file:": "file:", "segments": "lmdb:?log=segments (its commit log, before a map on the same disk)"}
+VIOLATIONS_MAX = 100
+"""Enough to know."""
 COMMITS = 12
 """Of one life; two make a run."""
 
@@ -72,16 +74,16 @@ class Camera:
 def power_cuts(scheme: str, tally: Tally) -> None:
     """Run, recorded, from creation on; every different image is opened and must say what was acknowledged, and no more than what was on its way."""
     draw = random.Random(tally.seed)
-    while not tally.over:
+    while not tally.over and tally.violations <= VIOLATIONS_MAX:
         seed = draw.getrandbits(32)
         disk = SimulatedDisk(seed)
         recorded = Recorded()
         camera = Camera(disk, recorded, random.Random(seed))
-        trio.run(two_lives, scheme, disk, seed, recorded)
+        trial(tally, f"{scheme}, seed {seed}", lambda disk=disk, seed=seed, recorded=recorded: trio.run(two_lives, scheme, disk, seed, recorded))  # type: ignore[misc]
         camera.stop()
         tally.note("runs")
         for image in camera.images:
-            if tally.over:
+            if tally.over or tally.violations > VIOLATIONS_MAX:
                 return
             check_image(scheme, image, recorded, tally, f"seed {seed}")
 

@@ -1,0 +1,196 @@
+"""`file:` and `lmdb:?log=segments` as their users meet them: files, images, options, and what is told when something is missing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure.backends.commit import Append, Committed, Delete, Draft, Put, propose
+from perdure.backends.conformance.law import now_us
+from perdure.backends.errors import Corrupt, Misuse, Unavailable, WrongStore
+from perdure.backends.urls import open_backend
+
+SMALL = "segment=16KiB"
+
+
+async def put(backend, *writes):
+    [answer] = (await backend.commit([propose(writes, id=os.urandom(16), at_us=now_us())])).answers
+    assert isinstance(answer, Committed), answer
+
+
+def event(payload=b"payload"):
+    return Append("s-1", [Draft("happened", 1, payload)])
+
+
+async def events(backend):
+    return [record.payload for record in await backend.read_stream("s-1", after=0, limit=1_000, bytes_max=1 << 30)]
+
+
+def log_files(folder):
+    return sorted(path.name for path in (folder / "log").glob("*.log"))
+
+
+async def test_values_that_are_written_over_take_no_room_for_long(tmp_path):
+    async with open_backend(f"file:{tmp_path / 's'}?{SMALL}") as backend:
+        for number in range(400):
+            await put(backend, Put("k", b"x", b"%d" % number * 200))
+        files = sum(path.stat().st_size for path in (tmp_path / "s").rglob("*") if path.is_file())
+
+    assert files < 16 * (16 << 10)  # 400 times 800 bytes were put
+
+
+async def test_an_image_and_the_log_after_it_are_all_there_is(tmp_path):
+    async with open_backend(f"file:{tmp_path / 's'}?{SMALL}") as backend:
+        for number in range(60):
+            await put(backend, event(b"%d" % number * 600))
+        await put(backend, Put("k", b"gone", b"1"))
+        await put(backend, Delete("k", b"gone"))
+        status = await backend.store_status()
+
+    assert status.details["image_batch"] > 0
+    assert len([path for path in (tmp_path / "s").glob("image-*") if path.suffix != ".new"]) == 1
+    async with open_backend(f"file:{tmp_path / 's'}?{SMALL}") as backend:
+        assert await events(backend) == [b"%d" % number * 600 for number in range(60)]
+        assert await backend.get("k", b"gone") is None
+        assert (await backend.store_status()).recovery.clean
+
+
+async def test_a_clean_close_goes_on_in_the_same_file(tmp_path):
+    for number in range(3):
+        async with open_backend(f"file:{tmp_path / 's'}") as backend:
+            await put(backend, event(b"%d" % number))
+
+    assert len(log_files(tmp_path / "s")) == 1
+
+
+@pytest.mark.parametrize("url", ["file:{}", "lmdb:{}?log=segments"])
+async def test_another_process_is_told_who_has_it(url, tmp_path):
+    url = url.format(tmp_path / "s")
+    async with open_backend(url):
+        program = Path(__file__).with_name("file_child.py")
+        done = subprocess.run([sys.executable, program, url], capture_output=True, text=True, check=False)
+
+    assert f"process {os.getpid()} has" in done.stderr
+    assert "Unavailable" in done.stderr
+
+
+async def test_a_store_whose_log_is_gone_is_not_opened_as_if_it_were_whole(tmp_path):
+    async with open_backend(f"file:{tmp_path / 's'}") as backend:
+        await put(backend, event())
+    for name in log_files(tmp_path / "s"):
+        (tmp_path / "s" / "log" / name).unlink()
+
+    with pytest.raises(Corrupt, match="restore it from a backup"):
+        async with open_backend(f"file:{tmp_path / 's'}"):
+            pass
+
+
+async def test_a_log_without_the_file_that_says_whose_it_is_is_kept(tmp_path):
+    async with open_backend(f"file:{tmp_path / 's'}") as backend:
+        await put(backend, event())
+    (tmp_path / "s" / "store").unlink()
+
+    with pytest.raises(Corrupt, match="restore"):
+        async with open_backend(f"file:{tmp_path / 's'}"):
+            pass
+    assert log_files(tmp_path / "s")
+
+
+async def test_another_stores_log_is_refused(tmp_path):
+    for name in "ab":
+        async with open_backend(f"file:{tmp_path / name}") as backend:
+            await put(backend, event())
+    (tmp_path / "a" / "log" / log_files(tmp_path / "a")[0]).write_bytes((tmp_path / "b" / "log" / log_files(tmp_path / "b")[0]).read_bytes())
+
+    with pytest.raises(WrongStore):
+        async with open_backend(f"file:{tmp_path / 'a'}"):
+            pass
+
+
+async def test_a_folder_that_holds_the_other_kind_is_named(tmp_path):
+    async with open_backend(f"lmdb:{tmp_path / 's'}"):
+        pass
+
+    with pytest.raises(Misuse, match="lmdb:"):
+        async with open_backend(f"file:{tmp_path / 's'}"):
+            pass
+
+
+async def test_a_store_remembers_its_commit_log_and_can_be_rid_of_it(tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"lmdb:{folder}") as backend:
+        await put(backend, event(b"before"))
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event(b"logged"))
+    async with open_backend(f"lmdb:{folder}") as backend:
+        assert not backend.capabilities.shared_writes
+        await put(backend, event(b"logged still"))
+    async with open_backend(f"lmdb:{folder}?log=none") as backend:
+        await put(backend, event(b"after"))
+    async with open_backend(f"lmdb:{folder}") as backend:
+        assert backend.capabilities.shared_writes
+        assert await events(backend) == [b"before", b"logged", b"logged still", b"after"]
+    assert not (folder / "log").exists()
+
+
+async def test_an_lmdb_store_whose_commit_log_is_gone_is_corrupt(tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event())
+    for name in log_files(folder):
+        (folder / "log" / name).unlink()
+
+    with pytest.raises(Corrupt, match="restore"):
+        async with open_backend(f"lmdb:{folder}"):
+            pass
+
+
+@pytest.mark.parametrize("url", ["file:{}", "lmdb:{}?log=segments"])
+async def test_a_killed_writer_leaves_all_that_it_was_told(url, tmp_path):
+    url = url.format(tmp_path / "s")
+    program = Path(__file__).with_name("file_child.py")
+    with subprocess.Popen([sys.executable, program, url], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        told = [next(child.stdout) for _ in range(30)]
+        child.send_signal(signal.SIGKILL)
+
+    async with open_backend(url) as backend:
+        assert [b"%d" % int(line) for line in told] == (await events(backend))[: len(told)]
+        status = await backend.store_status()
+        assert not status.recovery.clean
+        assert status.recovery.lost_nothing
+
+
+async def test_many_views_see_one_state_each_while_batches_are_applied(tmp_path):
+    async with open_backend(f"lmdb:{tmp_path / 's'}?log=segments&{SMALL}") as backend:
+        await put(backend, Put("k", b"x", b"0"))
+        async with backend.view() as before:
+            for number in range(1, 1_100):
+                await put(backend, Put("k", b"x", b"%d" % number))
+            await backend.maintain()
+            async with backend.view() as after:
+                old, new = await before.get("k", b"x"), await after.get("k", b"x")
+                assert old is not None
+                assert new is not None
+                assert (old.value, new.value) == (b"0", b"1099")
+        assert (await backend.store_status()).details["times_applied"] >= 1
+
+
+@pytest.mark.parametrize("name", ["segment=0", "flush=never", "log=none"])
+async def test_an_option_that_there_is_not_is_refused(name, tmp_path):
+    with pytest.raises(Misuse):
+        async with open_backend(f"file:{tmp_path / 's'}?{name}"):
+            pass
+
+
+async def test_a_folder_that_may_not_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises((Misuse, Unavailable)):
+        async with open_backend(f"file:{tmp_path / 'file'}"):
+            pass

@@ -57,12 +57,12 @@ def in_runtime(folder: Path, body: Callable[[Any], Awaitable[float]], app: App =
     return lambda: trio.run(run)
 
 
-async def _append_each(rt: Any, stream: str, data: Sequence[Payment]) -> None:
+async def append_each(rt: Any, stream: str, data: Sequence[Payment]) -> None:
     for each in data:
         await rt.append(stream, [each])
 
 
-async def _append_all(rt: Any, stream: str, data: Sequence[Payment], commit: int) -> None:
+async def append_all(rt: Any, stream: str, data: Sequence[Payment], commit: int) -> None:
     for start in range(0, len(data), commit):
         await rt.append(stream, data[start : start + commit])
 
@@ -88,7 +88,7 @@ def _one_writer(folder: Path, sizes: Sizes) -> Work:
 
     async def body(rt: Any) -> float:
         begun = perf_counter()
-        await _append_each(rt, next(streams), data)
+        await append_each(rt, next(streams), data)
         return len(data) / (perf_counter() - begun)
 
     return in_runtime(folder, body)
@@ -109,7 +109,7 @@ def _writers(folder: Path, sizes: Sizes) -> Work:
         begun = perf_counter()
         async with trio.open_nursery() as nursery:
             for writer, each in enumerate(data):
-                nursery.start_soon(_append_each, rt, f"account-{writer}-{number}", each)
+                nursery.start_soon(append_each, rt, f"account-{writer}-{number}", each)
         return sizes.writers_ours / (perf_counter() - begun)
 
     return in_runtime(folder, body)
@@ -127,7 +127,7 @@ def _bulk(folder: Path, sizes: Sizes) -> Work:
 
     async def body(rt: Any) -> float:
         begun = perf_counter()
-        await _append_all(rt, next(streams), data, sizes.bulk_commit)
+        await append_all(rt, next(streams), data, sizes.bulk_commit)
         return len(data) / (perf_counter() - begun)
 
     return in_runtime(folder, body)
@@ -180,7 +180,7 @@ def _run(folder: Path, body: Callable[[Any], Awaitable[None]]) -> None:
 
 def _fill(folder: Path, count: int, commit: int) -> None:
     async def body(rt: Any) -> None:
-        await _append_all(rt, "account-1", list(payments(count)), commit)
+        await append_all(rt, "account-1", list(payments(count)), commit)
 
     _run(folder, body)
 

@@ -36,7 +36,7 @@ def commit_of(stream: str, data: Sequence[Payment]) -> Commit:
     return propose([Append(stream, drafts)], id=urandom(16), at_us=time_ns() // 1_000)
 
 
-async def _append_all(backend: Backend, data: Sequence[Payment], commit: int) -> None:
+async def append_all(backend: Backend, data: Sequence[Payment], commit: int) -> None:
     for start in range(0, len(data), commit):
         (answer,) = (await backend.commit([commit_of("account-1", data[start : start + commit])])).answers
         assert isinstance(answer, Committed)
@@ -47,7 +47,7 @@ def _appending(folder: Path, count: int, commit: int) -> Work:
 
     async def body(backend: Backend) -> float:
         begun = perf_counter()
-        await _append_all(backend, data, commit)
+        await append_all(backend, data, commit)
         return count / (perf_counter() - begun)
 
     return _in_backend(folder, body)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks import ours, ours_backend, ours_latency, ours_memory, ours_processes
+from benchmarks import ours, ours_backend, ours_latency, ours_memory, ours_processes, ours_segments
 from benchmarks.harness import BEST, Case, Row, constant
 from benchmarks.peers import bare_trio, eventsource, eventsourcing, eventsourcing_visible, raw_lmdb, raw_sqlite, umadb
 
@@ -51,6 +51,23 @@ ROWS: Sequence[Row] = [
         {eventsourcing.NAME: 10, eventsourcing.JSON_NAME: 10, umadb.NAME: 2.5, raw_lmdb.SCAN.name: 0.8},
         why="beside decoding (a third) each event costs its checksum, its record and its envelope, about as much again as decoding",
     ),
+    Row(
+        "segments-one-writer",
+        ours_segments.ONE_WRITER,
+        [raw_sqlite.ONE_WRITER, eventsourcing.ONE_WRITER, ours.ONE_WRITER, ours_segments.FILE_ONE_WRITER],
+        {raw_sqlite.ONE_WRITER.name: 1, eventsourcing.NAME: 1.5},
+        why="one flush of 4 KiB, and some 70 us of Python an append",
+    ),
+    Row(
+        "segments-64-writers",
+        ours_segments.WRITERS,
+        [eventsourcing.WRITERS, umadb.WRITERS, ours.WRITERS, ours_segments.FILE_WRITERS],
+        {eventsourcing.NAME: 30, umadb.NAME: 5},
+        why="20 us of Python an append is 50,000 a second at most; the peers are faster on this machine than where the goals were set",
+    ),
+    Row("segments-bulk-1000", ours_segments.BULK, [ours.BULK, umadb.BULK], {}),
+    Row("file-opening", ours_segments.FILE_OPENING, [constant("1 s", 1_000.0)], {}, at_most=True, unit="ms"),
+    Row("file-memory", ours_segments.FILE_MEMORY, [ours_segments.PAYLOAD], {}, at_most=True, unit="B/event"),
     Row("read-all", ours.READ_ALL, [raw_lmdb.SCAN], {}),
     Row(
         "catch-up-single",

@@ -281,6 +281,9 @@ class FaultyBackend(FaultyReads):
         self._check_sound()
         return await self._faults.through("maintain", [], self.inner.maintain)
 
+    async def scrub(self) -> bool:
+        return await self._faults.through("scrub", [], self.inner.scrub)
+
     async def verify(self, progress: Told = nobody) -> list[str]:
         return await self._faults.through("verify", [], lambda: self.inner.verify(progress))
 

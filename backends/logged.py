@@ -339,6 +339,9 @@ class LoggedMap:
         )
         return attrs.evolve(below, bytes_used=below.bytes_used + self._bytes, recovery=recovery, details=details)
 
+    def found_sound(self) -> None:
+        self._base.found_sound()
+
     async def check_files(self) -> list[str]:
         return await self._base.check_files()
 

@@ -30,6 +30,7 @@ from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedM
 from perdure.backends.ordered_reads import OrderedReads
 from perdure.backends.progress import Progress, Told, nobody
 from perdure.backends.protocol import Capabilities, Moment, State, StoreStatus
+from perdure.backends.scrub import PROBLEMS_MAX, Place, scrub_some
 from perdure.backends.tables import Cache, Reader, Writer
 from perdure.backends.verify import Finding, verify_tables
 
@@ -75,6 +76,12 @@ class OrderedBackend(OrderedReads):
         self._resolved: dict[bytes, Committed | None] = {}
         """What was found of them once the store was back."""
         self._views: set[trio.CancelScope] = set()
+        self._scrub: Place | None = None
+        """How far the scrub is that has been begun,"""
+        self._scrubbed = ""
+        """what the last one that was through said,"""
+        self._damages: list[str] = []
+        """and what was found."""
 
     def __repr__(self) -> str:
         return f"<backend {self.url}>"
@@ -444,6 +451,23 @@ class OrderedBackend(OrderedReads):
                 raise Unavailable(f"{self.url} has to be reopened after a failed flush, or was closed")
         return problems
 
+    async def scrub(self) -> bool:
+        """See `Backend.scrub`."""
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        place = Place() if self._scrub is None else self._scrub
+        try:
+            self._scrub, found = self._read_open(lambda reader: scrub_some(reader, self._known_types(reader), place))
+        except MapAway:
+            return True
+        self._damages = [*self._damages, *(problem for problem in found if problem not in self._damages)][:PROBLEMS_MAX]
+        if not self._scrub.done:
+            return True
+        self._scrub, self._scrubbed = None, "all rows" if not self._damages else f"all rows, {len(self._damages)} damaged"
+        if not self._damages:
+            self._store.found_sound()
+        return False
+
     async def store_status(self) -> StoreStatus:
         """See `Backend.store_status`."""
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -457,7 +481,9 @@ class OrderedBackend(OrderedReads):
             revision=revision,
             bytes_used=status.bytes_used,
             bytes_limit=status.bytes_limit,
-            verified=status.verified,
+            verified=self._scrubbed or status.verified,
+            scrubbed_rows=0 if self._scrub is None else self._scrub.rows,
+            damages=tuple(self._damages),
             state=self.state,
             recovery=status.recovery,
             details=status.details,

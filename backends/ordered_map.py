@@ -112,6 +112,10 @@ class OrderedMap(Protocol):
 
     def status(self) -> MapStatus: ...
 
+    def found_sound(self) -> None:
+        """All rows have been read since it was opened, without a finding."""
+        ...
+
     async def check_files(self) -> list[str]:
         """Problems of the files below the tables, each a sentence."""
         ...
@@ -135,6 +139,9 @@ class Alone:
 
     def end_waits(self) -> None:
         """Nobody waits."""
+
+    def found_sound(self) -> None:
+        """That was never in doubt."""
 
     async def tidy(self) -> bool:
         return False

@@ -129,6 +129,10 @@ class StoreStatus:
     bytes_limit: int
     verified: str
     """How far the stored bytes have been checked since the last unclean stop."""
+    scrubbed_rows: int = 0
+    """How many the scrub under way has read; 0: none is."""
+    damages: tuple[str, ...] = ()
+    """What scrubs have found since the store was opened, each a sentence."""
     state: State = State.OPEN
     recovery: Recovery = attrs.field(factory=Recovery)
     """What opening found of the last stop."""
@@ -355,6 +359,13 @@ class Backend(Reads, Protocol):
 
         Raises:
           Unavailable: a flush has failed meanwhile, and the store has to be reopened: begin again.
+        """
+        ...
+
+    async def scrub(self) -> bool:
+        """Read one bounded slice (about a millisecond) of what is kept, and check it; whether there is more of this round.
+
+        What it finds is in the status as `damages`, and how far it is; commits and reads go on between two slices.
         """
         ...
 

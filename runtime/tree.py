@@ -3,7 +3,7 @@
     keeper        brings the store back when a flush failed; when it gives up, that is the runtime's failure
     journal       every commit goes through it; its failure is the runtime's
     streams       a stream actor per stream in use, ending when idle
-    upkeep        merges and forgets while the journal is idle
+    upkeep        merges and forgets while the journal is idle; scrubs
     projections   one child per projection of the app, one_for_one
 """
 
@@ -20,6 +20,7 @@ from perdure.actors.journal import Journal, JournalStatistics, upkeep
 from perdure.actors.keeper import Keeper
 from perdure.actors.mailbox import current_actor
 from perdure.actors.restart import Restart
+from perdure.actors.scrubber import scrub
 from perdure.actors.status import ActorStatus, Hub, Lifecycle, What
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Subscription
@@ -94,7 +95,10 @@ class Tree:
         nursery.start_soon(self._guard, self._run_journal, name="journal")
         await nursery.start(self._streams.run)
         jitter, publish = self._environment.jitter, self._hub.publish
-        self._upkeep = Supervisor("upkeep", [Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged)], jitter=jitter, publish=publish)
+        upkeep = [Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged)]
+        if self._backend.capabilities.durable:
+            upkeep.append(Child("scrub", self._run_scrub, Restart.PERMANENT, final=_damaged))
+        self._upkeep = Supervisor("upkeep", upkeep, jitter=jitter, publish=publish)
         nursery.start_soon(self._guard, self._upkeep.run, name="upkeep")
         nursery.start_soon(self._watch_loop)
         children = [models.child(projection) for projection in projections]
@@ -126,6 +130,13 @@ class Tree:
         except Corrupt as error:
             self._hub.publish(Lifecycle("upkeep/merge", What.WARNED, f"nothing is merged or forgotten any more: {error}", trio.current_time()))
             raise
+
+    async def _run_scrub(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await scrub(self._backend, self._warn_of_damage)
+
+    def _warn_of_damage(self, problem: str) -> None:
+        self._hub.publish(Lifecycle("upkeep/scrub", What.WARNED, f"damage was found: {problem}", trio.current_time()))
 
     async def _run_projections(self, started: trio.Event) -> None:
         assert self._projections is not None

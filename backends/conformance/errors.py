@@ -41,10 +41,27 @@ CALLS: dict[str, Callable[[Backend], Awaitable[object]]] = {
     "view": _open_view,
     "now_us": lambda backend: backend.now_us(),
     "maintain": lambda backend: backend.maintain(),
+    "scrub": lambda backend: backend.scrub(),
     "verify": lambda backend: backend.verify(),
     "store_status": lambda backend: backend.store_status(),
 }
 """Every method that a closed store refuses."""
+
+
+@PART.store("A scrub reads all that is kept, a slice at a time, while others write, and finds nothing in a sound store.")
+async def a_scrub_goes_through(desk: Desk) -> None:
+    for number in range(60):
+        await desk.done(appending("a", 30), Put("k", b"%d" % number, b"x" * 5_000))
+    slices, rounds = 0, 0
+    while rounds < 2:
+        rounds += not await desk.backend.scrub()
+        slices += 1
+        if slices < 10:
+            await desk.append("b")
+
+    status = await desk.backend.store_status()
+    holds(slices >= 6, "300 KB are read in at least three slices")
+    same(status.damages, (), "what the scrub found")
 
 
 @PART.store("A closed store says `Closed` to every call.")

@@ -287,6 +287,9 @@ class LmdbMap:
             },
         )
 
+    def found_sound(self) -> None:
+        self._shared.found_sound("all rows, after opening")
+
     async def check_files(self) -> list[str]:
         shared = self._shared
         if shared.held or shared.flushes.count:

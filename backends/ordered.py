@@ -210,14 +210,16 @@ class OrderedBackend(OrderedReads):
         answer: Answer
         match error:
             case MapFull():
-                answer = self._full()
+                answer = self._full(error)
             case TooManyTypes():
                 answer = self._too_many_types(error)
             case Corrupt():
                 answer = error
         return Group(await self._look(lambda reader: tables.read_head(reader)[0]), [answer])
 
-    def _full(self) -> Full:
+    def _full(self, error: MapFull) -> Full:
+        if error.disk is not None:
+            return Full(f"the disk of {self.url}", *error.disk)
         status = self._store.status()
         return Full(self.url, status.bytes_used, status.bytes_limit)
 
@@ -360,7 +362,7 @@ class OrderedBackend(OrderedReads):
         except (MapDoubtful, MapAway) as error:
             raise Unavailable(f"a flush of {self.url} failed while it was being loaded") from error
         except MapFull as error:
-            raise self._full() from error
+            raise self._full(error) from error
         except tables.DAMAGE as error:
             raise self._damaged(error) from error
         finally:
@@ -406,7 +408,12 @@ class OrderedBackend(OrderedReads):
             except MapFull:
                 more = False
             try:
-                return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True) or more
+                with suppress(MapFull):
+                    room = upkeep.MERGE_ROOM_BYTES
+                    write = self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True, size_bytes=room)
+                    return await write or more
+                write = self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before, merges=False), small=True)
+                return await write or more
             except (_NothingToWrite, MapFull):
                 return more
         except (MapDoubtful, MapAway) as error:
@@ -415,14 +422,14 @@ class OrderedBackend(OrderedReads):
         finally:
             self._end_turn()
 
-    def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int) -> bool:
+    def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int, *, merges: bool = True) -> bool:
         if writer.stale:
             self._cache_valid = False
         if tables.read_meta(writer, "loading"):
             raise _NothingToWrite
         before = tables.read_meta(writer, "merged")
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
-        merged = upkeep.merge_some(writer)
+        merged = merges and upkeep.merge_some(writer)
         if not (forgotten or merged or before != tables.read_meta(writer, "merged")):
             raise _NothingToWrite
         return merged or forgotten == upkeep.FORGET_ROWS

@@ -18,7 +18,11 @@ T = TypeVar("T")
 
 
 class MapFull(Exception):
-    """A batch does not fit; nothing of it was written."""
+    """A batch does not fit; nothing of it was written. *disk*: it is the disk that is full, of which so many bytes are used, of so many."""
+
+    def __init__(self, disk: tuple[int, int] | None = None) -> None:
+        super().__init__(disk)
+        self.disk = disk
 
 
 class MapDoubtful(Exception):

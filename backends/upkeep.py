@@ -11,6 +11,8 @@ MERGE_BYTES = 64 << 10
 """Small frames are merged into frames of about this size; those of half of it are left alone."""
 MERGE_FRAMES = 512
 """So many frames are looked at in one step."""
+MERGE_ROOM_BYTES = 4 * MERGE_BYTES
+"""Merging takes so much room before it gives any back."""
 FORGET_ROWS = 1_000
 """So many aged rows are forgotten in one step."""
 

@@ -142,6 +142,8 @@ class LmdbMap:
         if not small:
             self._look_at_disk()
             shared.restrict()
+        elif size_bytes:
+            self._need(size_bytes, self._disk())
         try:
             return await self._write(fn)
         except MapFull:
@@ -197,13 +199,19 @@ class LmdbMap:
         now = time.monotonic()
         if now - self._looked_at < _DISK_LOOK_S:
             return
+        disk = self._disk()
+        self._need(min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 100 + (8 << 20)), disk)
+        self._looked_at = now
+
+    def _disk(self) -> os.statvfs_result:
         try:
-            disk = os.statvfs(self._shared.folder)
+            return os.statvfs(self._shared.folder)
         except OSError as error:
             raise Unavailable(f"{self._shared.folder} cannot be looked at: {error.strerror or error}") from error
-        if disk.f_bavail * disk.f_frsize < min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 100 + (8 << 20)):
-            raise MapFull
-        self._looked_at = now
+
+    def _need(self, free_bytes: int, disk: os.statvfs_result) -> None:
+        if disk.f_bavail * disk.f_frsize < free_bytes:
+            raise MapFull(((disk.f_blocks - disk.f_bavail) * disk.f_frsize, disk.f_blocks * disk.f_frsize))
 
     # -- opening again ------------------------------------------------------------------------
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import attrs
+import lmdb
+
+from perdure.backends.lmdb import shared
 
 
 @attrs.frozen
@@ -18,12 +22,16 @@ class Kind:
     """Of the store in a folder, which need not be there yet."""
     processes: bool = False
     """Whether several processes may write to it at the same time."""
-    unsynced: Callable[[Path], str] | None = None
-    """The URL of a liar of that kind, one that does not sync; None if it has none."""
+    unsync: Callable[[], None] | None = None
+    """Makes a liar of it: in this process it syncs nothing any more."""
+
+
+def _unsync_lmdb() -> None:
+    shared.open_environment = partial(lmdb.open, sync=False, metasync=False)
 
 
 STORES = (
     Kind("file:", lambda folder: f"file:{folder}?segment=64KiB"),
-    Kind("lmdb:", lambda folder: f"lmdb:{folder}", processes=True),
+    Kind("lmdb:", lambda folder: f"lmdb:{folder}", processes=True, unsync=_unsync_lmdb),
     Kind("lmdb:?log=segments", lambda folder: f"lmdb:{folder}?log=segments&segment=64KiB"),
 )

@@ -5,5 +5,6 @@
     child    its process: forks a life whenever it is asked for one
     mother   starts such a process, begins and ends lives in it
     told     what was acknowledged, by all lives so far
+    boots    pretends that the machine was started anew
     check    holds a store against what was told
 """

@@ -1,7 +1,7 @@
 """The process of lives: `python -m torment.lives.child`. It has imported all and opened nothing, and forks a life when asked for one.
 
 Standard input: a line of JSON begins a life, `kill` ends it with SIGKILL, `wait` waits until it ends by itself. Standard
-output: what the life tells, then `end STATUS`.
+output: what the life tells, `struck` when it was killed, `end STATUS` when it is gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import trio
 
 import perdure.backends.lmdb  # noqa: F401 - before the fork, not in each life
 from perdure.actors import snapshots
+from torment.lives import boots
 from torment.lives.work import Life, live
+from torment.stores import STORES
 
 snapshots.EVENTS, snapshots.IDLE_S = 25, 0.05  # type: ignore[misc]  # so that snapshots are written all the time
 
@@ -34,6 +36,7 @@ def main() -> None:
     for line in sys.stdin:
         if line == "kill\n":
             os.kill(pid, signal.SIGKILL)  # not waited for yet, so it is still ours
+            tell("struck")
         elif line != "wait\n":
             pid = os.fork()
             if pid == 0:
@@ -47,6 +50,11 @@ def run(life: Life) -> None:
     """Be that life; does not return."""
     try:
         logging.disable(logging.ERROR)  # what a supervisor deals with is no complaint
+        if life.boot:
+            boots.pretend(life.boot)
+        for kind in STORES:
+            if kind.name == life.unsynced and kind.unsync:
+                kind.unsync()
         trio.run(live, life, tell)
         os._exit(0)
     except BaseException:

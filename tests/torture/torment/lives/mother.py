@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,9 +62,11 @@ class Mother:
         """Ask for a life."""
         self._ask(json.dumps(attrs.asdict(life)))
 
-    def kill(self) -> int:
-        """SIGKILL the life now; what it told before, it told. The status it ended with."""
+    def kill(self, then: Callable[[], None] = lambda: None) -> int:
+        """SIGKILL the life now; what it told before, it told. *then* is done before it is gone: it may be stuck in the kernel. The status it ended with."""
         self._ask("kill")
+        self._take_until("struck")
+        then()
         return self._take_until("end")
 
     def wait(self) -> int:
@@ -85,10 +88,11 @@ class Mother:
             line = self._line()
             word, _, rest = line.partition(" ")
             if word == "end":
-                if kind != "end":
+                if kind == "open":
                     raise Hangs(f"a life ended before it told {kind!r}: {self.complaints()}")
                 return int(rest)
-            self.told.take(line)
+            if word != "struck":
+                self.told.take(line)
             if word == kind:
                 return 0
 

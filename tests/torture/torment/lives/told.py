@@ -23,6 +23,8 @@ class Told:
     opened: int = 0
     closed: int = 0
     acknowledged: int = 0
+    ended: int = 1
+    """So many lives of one writer have ended since the last check: each may have stored a commit that it did not live to tell of."""
 
     def take(self, line: str) -> None:
         """One line."""

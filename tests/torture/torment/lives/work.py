@@ -38,8 +38,12 @@ class Life:
     projects: bool = True
     pace_s: float = 0.0
     """The pause between two writes of a task."""
+    boot: str = ""
+    """Pretend that the machine was started anew under this name."""
     lies: bool = False
     """It tells what it is about to append as acknowledged: to show that the checks can fail."""
+    unsynced: str = ""
+    """The kind of store that it lets forget to sync, likewise."""
 
 
 @attrs.frozen

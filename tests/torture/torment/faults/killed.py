@@ -32,7 +32,7 @@ def run(kind: Kind, tally: Tally) -> None:
                 mother.told = told = Told()
             _life(mother, kind.url(store), draw, tally)
             checked = store
-            if draw.random() < 0.5:
+            if draw.random() < 0.5 and store.exists():  # killed so early that there is none
                 checked = tally.folder / "copy"
                 shutil.rmtree(checked, ignore_errors=True)
                 shutil.copytree(store, checked)

@@ -26,7 +26,7 @@ def run(kind: Kind, what: What, tally: Tally, *, stale: bool = False) -> None:
         while not tally.over and not (stale and tally.violations):
             store = tally.folder / "store"
             runtimes, tasks, targets = draw.choice(((1, 4, 1), (2, 8, 6), (2, 20, 40), (3, 6, 12)))
-            processes = PROCESSES if kind.processes else 1
+            processes, runtimes, tasks = (PROCESSES, runtimes, tasks) if kind.processes else (1, 1, runtimes * tasks)
             turns = max(1, min(ROUND, tally.goal) // (processes * runtimes * tasks))
             seed = draw.randrange(1 << 32)
             race = Race(kind.url(store), "", what, seed, runtimes, tasks, turns, targets, stale=stale)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from perdure.actors.fold import AnyProjection, Keyed, keys_of
 from perdure.backends.codec import Codec
 from perdure.backends.commit import Append, Appended, Committed, Delete, Put, Stored
+from perdure.backends.errors import Conflict
 from perdure.backends.event import Position, Record, unpack_extra
 from perdure.backends.protocol import ChangedEntry
 from perdure.runtime.simulation.ledger import Entry, Ledger
@@ -31,6 +33,7 @@ KV = "the last acknowledged change of a key is what it holds"
 TRUE = "a conflict tells the truth"
 FOLLOWED = "a follower sees each event in order, once"
 REACHED = "followers reach the head"
+GOES_ON = "a projection can fold every event"
 VERIFIED = "verify finds nothing"
 SOUND = "a store that was not damaged opens and reads well"
 CLEAR = "what fails, fails with an error of perdure's own"
@@ -43,9 +46,9 @@ CHECK = "the check holds"
 # -- the log ---------------------------------------------------------------------------------
 
 
-def judge_log(ledger: Ledger, records: Sequence[Record], shown: Sequence[Record]) -> Broken:
-    """The whole log against what callers were told, and against the log as it was before."""
-    yield from _judge_prefix(records, shown)
+def judge_log(ledger: Ledger, records: Sequence[Record], shown: Mapping[int, Record]) -> Broken:
+    """The whole log against what callers were told, and against what was ever shown of it, by position."""
+    yield from _judge_shown(records, shown)
     yield from _judge_places(records)
     by_commit: dict[bytes, list[Record]] = {}
     for record in records:
@@ -66,13 +69,16 @@ def judge_log(ledger: Ledger, records: Sequence[Record], shown: Sequence[Record]
             yield ABSENT, f"{asked[0]} is in the log: {_told(found[0])}"
 
 
-def _judge_prefix(records: Sequence[Record], shown: Sequence[Record]) -> Broken:
-    for before, now in zip(shown, records, strict=False):
-        if before != now:
+def _judge_shown(records: Sequence[Record], shown: Mapping[int, Record]) -> Broken:
+    there = {int(record.position): record for record in records}
+    for position, before in sorted(shown.items()):
+        now = there.get(position)
+        if now is None:
+            yield UNCHANGED, f"{_told(before)} was shown, and is gone"
+            return
+        if before is not now and before != now:
             yield UNCHANGED, f"{_told(before)} was shown, now there is {_told(now)}"
             return
-    if len(records) < len(shown):
-        yield UNCHANGED, f"{_told(shown[len(records)])} was shown, and is gone"
 
 
 def _judge_places(records: Sequence[Record]) -> Broken:
@@ -150,6 +156,30 @@ def _judge_times(places: Iterable[tuple[int, Entry]], what: str) -> Broken:
             earliest = (ended, place, entry)
 
 
+def judge_conflicts(ledger: Ledger, records: Sequence[Record]) -> Broken:
+    """What a conflict says of a stream was so at some time while it was asked for."""
+    known: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for entry in ledger.entries.values():
+        if (answer := entry.stored) is None:
+            continue
+        ended = min(attempt.ended for attempt in entry.attempts if attempt.outcome == "stored" and attempt.ended is not None)
+        parts = iter(answer.parts)
+        for write in entry.commit.writes:
+            if isinstance(write, Append | Put | Delete):
+                part = next(parts)
+                if isinstance(write, Append) and isinstance(part, Appended):
+                    known[write.stream].append((ended, part.last))
+    last = {record.stream: record.seq for record in records}
+    for entry in ledger.entries.values():
+        for attempt in entry.attempts:
+            if not isinstance(attempt.answer, Conflict) or attempt.answer.what != "stream" or not isinstance(attempt.answer.actual, int):
+                continue
+            stream, actual = attempt.answer.subject, attempt.answer.actual
+            least = max((seq for ended, seq in known[stream] if ended < attempt.began), default=0)
+            if not least <= actual <= last.get(stream, 0) or actual == attempt.answer.expected:
+                yield TRUE, f"{entry} was told that {stream} ends with {actual}; it had {least} events then, and has {last.get(stream, 0)} now"
+
+
 # -- kv --------------------------------------------------------------------------------------
 
 
@@ -209,6 +239,46 @@ def _bytes(key: str | bytes) -> bytes:
 
 def _text(key: bytes) -> str:
     return repr(key.decode(errors="replace"))
+
+
+def judge_values(shown: Mapping[tuple[str, bytes, int], bytes | None], bucket: str, changes: Sequence[ChangedEntry]) -> Broken:
+    """A bucket's last changes against what was ever shown of it."""
+    there = {change.key: change for change in changes}
+    for (other, key, revision), value in shown.items():
+        if other != bucket:
+            continue
+        now = there.get(key)
+        if now is None or now.revision < revision:
+            yield UNCHANGED, f"key {_text(key)} of {bucket} was shown at revision {revision}, and is back at {0 if now is None else now.revision}"
+        elif now.revision == revision and now.value != value:
+            yield UNCHANGED, f"key {_text(key)} of {bucket} was shown with another value at revision {revision}"
+
+
+# -- followers -------------------------------------------------------------------------------
+
+
+def judge_follower(name: str, runs: Sequence[tuple[int, Sequence[int]]], records: Sequence[Record], *, named: bool) -> Broken:
+    """What a follower saw in each of its runs, (where it began, positions), against the log. A *named* one goes on from run to run."""
+    positions = [int(record.position) for record in records]
+    done = 0
+    for number, (began, seen) in enumerate(runs, 1):
+        if not seen:
+            continue
+        if named:
+            began = next((before for before, after in pairwise([0, *positions]) if after == seen[0]), began)
+            if began > done:
+                yield FOLLOWED, f"run {number} of {name} begins with position {seen[0]}, and nobody had seen what comes after {done}"
+        wanted = [position for position in positions if began < position <= seen[-1]]
+        if wanted != list(seen):
+            yield FOLLOWED, f"run {number} of {name} saw {_first_wrong(wanted, seen)}"
+        done = max(done, seen[-1])
+
+
+def _first_wrong(wanted: Sequence[int], seen: Sequence[int]) -> str:
+    for want, have in zip_longest(wanted, seen):
+        if want != have:
+            return f"position {have} where {want} comes next"
+    return "what it should"
 
 
 # -- models ----------------------------------------------------------------------------------

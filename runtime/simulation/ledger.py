@@ -124,7 +124,7 @@ class Ledger:
         if isinstance(answer, Conflict):
             self._end(entry, attempt, "absent", f"conflict: {answer.expected} was expected of {answer.subject}, it is {answer.actual}")
         else:
-            self._end(entry, attempt, "stored", f"stored at {answer.position}")
+            self._end(entry, attempt, "stored", "stored" if answer.position is None else f"stored at {answer.position}")
         return answer
 
     def _end(self, entry: Entry, attempt: Attempt, outcome: Outcome, said: str) -> None:

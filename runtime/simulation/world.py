@@ -106,6 +106,8 @@ class World:
         self.calm = False
         """Nothing goes wrong any more."""
         self.ledger = Ledger(lambda who, text: self.note("told", text, who))
+        self.kept: Any = None
+        """What outlives the processes where there is no simulated disk: the store itself, or its folder."""
         self.lives: list[Life] = []
         """All there were."""
         draw = Random(f"world {seed}")
@@ -214,7 +216,10 @@ class World:
     # -- points ------------------------------------------------------------------------------
 
     def _at_disk(self, process: SimulatedProcess, phase: Phase, op: Op, path: str) -> None:
-        self.point(self._by_pid[process.pid], phase, op, path)
+        life = self._by_pid[process.pid]
+        injection = self.point(life, phase, op, path)
+        if injection is not None:
+            self._fail_disk(injection, life, op, path)
 
     def point(self, life: Life, phase: Phase, op: str, path: str) -> Injection | None:
         """Something may go wrong here, and does if the script says so; what did."""
@@ -227,10 +232,11 @@ class World:
             self.injections.append(injection)
             self.tally(injection.what)
             self.note("fault", f"{injection} {phase} {op} {path}".rstrip(), life.who)
-            self._do(injection, life, op, path)
+            self._do(injection, life)
         return injection
 
-    def _do(self, injection: Injection, life: Life, op: Any, path: str) -> None:
+    def _do(self, injection: Injection, life: Life) -> None:
+        """What befalls a process or the machine, whatever the call."""
         how = injection.how.split()
         match injection.what:
             case "crash":
@@ -246,6 +252,11 @@ class World:
             case "cancel":
                 if life.sessions:
                     list(life.sessions.values())[int(how[0]) % len(life.sessions)].cancel()
+
+    def _fail_disk(self, injection: Injection, life: Life, op: Op, path: str) -> None:
+        """What befalls the call."""
+        how = injection.how.split()
+        match injection.what:
             case "flush":
                 self._inject(life, op, path, "fail" if how[0] == "fail" else "drop", part=float(how[1]) if how[1:] else 0.0)
             case "slow":

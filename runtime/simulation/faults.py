@@ -29,7 +29,9 @@ class Faults:
 
     *crash*: a process is killed. *power*: the power fails; what was not flushed is lost, or a part of it, or nothing. *restart*: a
     runtime is closed and opened again. *cancel*: a part of the workload is cancelled, and begins again. *freeze*: a process stands still,
-    up to a minute. *flush*: a flush fails; what it should have made durable is lost or not. *slow*: a call takes up to a minute.
+    up to a minute. *flush*: a flush fails; of a file, what it should have
+    made durable is lost, or a part of it, though it reads well; of a folder, nothing has happened (a journal that cannot be written ends
+    the file system). *slow*: a call takes up to a minute.
     *io*: another call fails, or writes a part. *full*: the disk is full for a while. *wake*: followers are told late, twice, or of nothing.
 
     *gap* points pass between two of them, on the average; each run has at most *most*. A seed leaves some kinds out altogether,
@@ -169,7 +171,7 @@ def _how(what: What, op: str, random: Random) -> str:
         case "freeze" | "slow" | "full":
             return _seconds(random, 60)
         case "flush":
-            return random.choice(("drop 0", "drop 0.5", "drop 1", "fail"))
+            return random.choice(("drop 0", "drop 0.5", "drop 1", "fail")) if op == "flush" else "fail"
         case "io":
             return random.choice(("EIO", "ENOSPC", "short 0.5", "short 0") if op == "write" else ("EIO", "EIO", "ENOSPC"))
         case "wake":

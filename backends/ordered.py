@@ -136,6 +136,8 @@ class OrderedBackend(OrderedReads):
             raise Unavailable(f"{self.url} has to be reopened first, after a failed flush") from error
         except MapDoubtful as error:
             self._forget()
+            if not runs:  # what came before these commits failed: they were not begun
+                raise Unavailable(f"{self.url} has to be reopened first, after a failed flush") from error
             self._note_doubt(commits, runs[-1].follows)
             raise InDoubt(commits[0].id, commits[0].key) from error
         except tables.DAMAGE as error:
@@ -300,8 +302,9 @@ class OrderedBackend(OrderedReads):
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)
         await self._take_turn(patient=False)
         try:
-            more = await self._store.tidy()
+            more = False
             try:
+                more = await self._store.tidy()
                 return await self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True) or more
             except (_NothingToWrite, MapFull):
                 return more

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from contextlib import asynccontextmanager
 
+import pytest
+import trio
+
+from perdure.backends.commit import Append, Committed, Draft, propose
 from perdure.backends.commit_log import CommitLog, LogDoubtful
 from perdure.backends.disk import Disk
+from perdure.backends.environment import Environment, InlineThreads
+from perdure.backends.errors import Unavailable
+from perdure.backends.faults import Fault
+from perdure.backends.file import FileMap, Options, open_file
+from perdure.backends.logged import LoggedMap
+from perdure.backends.ordered import OrderedBackend
 from perdure.backends.place import Place
 from perdure.backends.simulated_disk import SimulatedDisk
 
@@ -40,3 +50,63 @@ async def test_the_last_batch_may_be_written_again_behind_a_segment_that_has_non
         found = await log_on(machine.process()).recover(0)
         machine.power_cut("keep")
         assert [batch.number for batch in found] == list(range(1, written + 1))
+
+
+# -- stores ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def opened(machine):
+    """A `file:` store, and one of a commit log before it: on one machine, as `lmdb:` with segments."""
+    environment = Environment(disk=machine.process(), threads=InlineThreads())
+    below = await open_file("store", Options(flush="inline", segment=8 << 10), url="file:store", environment=environment)
+    base = below._store
+    assert isinstance(base, FileMap)
+
+    def new_log():
+        return CommitLog(environment.disk, "store/front", bytes.fromhex(base.id), Place("inline"), 64 << 10)
+
+    await new_log().create()
+    logged = LoggedMap(base, new_log)
+    await logged.load()
+    backend = OrderedBackend(logged, url="segments:store", capabilities=below.capabilities, environment=environment)
+    yield below, backend
+    await backend.aclose()
+
+
+def commit(number):
+    return propose([Append("a-1", [Draft("happened", 1, b"\xc0")])], id=bytes([number] * 16), at_us=number)
+
+
+async def test_a_disk_that_does_not_say_how_much_room_there_is_stops_no_commit():
+    machine = SimulatedDisk(faults=[Fault("fail", op="free_bytes", for_good=True)])
+    async with opened(machine) as (below, _):
+        group = await below.commit([commit(1)])
+
+    assert isinstance(group.answers[0], Committed)
+
+
+async def test_commits_before_which_the_map_could_not_be_written_were_not_begun(autojump_clock):
+    machine = SimulatedDisk()
+    async with opened(machine) as (_, backend):
+        await backend.commit([commit(1)])
+        await trio.sleep(2)  # what waits is due to be applied
+        machine.inject(Fault("drop", op="flush", path="store/log/*"))
+
+        with pytest.raises(Unavailable):
+            await backend.commit([commit(2)])
+
+        await backend.reopen()
+        await backend.commit([commit(2)])
+        assert await backend.head() == 2
+
+
+async def test_upkeep_waits_while_the_disk_is_full(autojump_clock):
+    machine = SimulatedDisk()
+    async with opened(machine) as (_, backend):
+        await backend.commit([commit(1)])
+        machine.resize(machine.used_bytes)
+
+        assert await backend.maintain() is False
+
+        machine.resize(None)

@@ -11,7 +11,7 @@ import trio
 from perdure.actors.journal import Journal
 from perdure.actors.stream import Streams
 from perdure.backends.commit import Append, Commit, Committed, Delete, Put, content_digest
-from perdure.backends.errors import Conflict, InDoubt, PerdureError
+from perdure.backends.errors import Closed, Conflict, InDoubt, PerdureError
 
 Outcome = Literal["stored", "absent", "unknown"]
 """Acknowledged; refused, withdrawn or cancelled, so that nothing may be stored ever; or nobody was told."""
@@ -86,6 +86,12 @@ class Ledger:
         """Of beginnings and ends."""
         self.closed = False
         """Whether the run is over: what is said now is said to nobody."""
+        self.most: int | None = None
+        """So many commits are asked for, then no more. None: any number."""
+        self.spent: Callable[[], None] = lambda: None
+        """Called when they are spent."""
+        self.asked = 0
+        """How many were asked for."""
         self._tell = tell
 
     def tick(self) -> int:
@@ -102,6 +108,10 @@ class Ledger:
 
     async def watch(self, who: str, commit: Commit, ask: Callable[[], Awaitable[Committed | Conflict]]) -> Committed | Conflict:
         """The answer to *commit*, noted."""
+        self.asked += 1
+        if self.most is not None and self.asked > self.most:
+            self.spent()
+            raise Closed("the workload")
         known = (commit.id, content_digest(commit.writes))
         entry = self.entries.get(known)
         if entry is None:

@@ -60,6 +60,7 @@ class _Play:
         self._unfinished = dict.fromkeys(range(plan.sessions), 0)
         """Sessions, and how often each was begun."""
         self.witness = Witness(subject.app, world)
+        world.ledger.most, world.ledger.spent = plan.commits, self._unfinished.clear
 
     async def run(self) -> None:
         """All of it."""
@@ -185,7 +186,7 @@ class _Play:
                 life.sessions[number] = scope
                 try:
                     await self._subject.workload(rt, random)
-                    del self._unfinished[number]
+                    self._unfinished.pop(number, None)
                 except Exception as error:
                     if self._world.ledger.closed:
                         return
@@ -199,7 +200,7 @@ class _Play:
     def _judge_workload(self, life: Life, number: int, error: Exception) -> None:
         wrong = [one for one in _leaves(error) if not isinstance(one, INTERRUPTED)]
         if wrong:
-            del self._unfinished[number]
+            self._unfinished.pop(number, None)
             self._world.violate(laws.WORKLOAD, f"session {number} in runtime {life.who}: {wrong[0]!r}")
         else:
             self._world.note("life", f"session {number} is broken off: {type(error).__name__}", life.who)
@@ -211,6 +212,7 @@ class _Play:
         world = self._world
         draw = Random(f"end {self._plan.seed}")
         world.heal()
+        world.ledger.most = None
         if self._kind.on_disk and (policy := draw.choice(("", "lose", "lose", "random"))):
             world.cut_power(policy, draw.randrange(1_000_000), 0.0)  # type: ignore[arg-type]
         life = world.start(self._plan.runtimes + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Final
@@ -46,13 +47,15 @@ class Plan:
     sessions: int = 3
     """So many times the workload runs, at once and one after the other."""
     faults: Faults = attrs.field(factory=Faults)
+    commits: int | None = None
+    """After so many the sessions end. None: when they are through."""
     injections: tuple[Injection, ...] | None = None
     """None: drawn."""
 
     def __str__(self) -> str:
-        """What `replayed` takes: seed, sessions, and what goes wrong."""
+        """What `replayed` takes: seed, sessions, commits, and what goes wrong."""
         listed = "drawn" if self.injections is None else ",".join(map(str, self.injections)) or "nothing"
-        return f"{self.seed}/{self.sessions}/{listed}"
+        return f"{self.seed}/{self.sessions}/{'all' if self.commits is None else self.commits}/{listed}"
 
     def replayed(self, text: str) -> Plan:
         """This plan with what *text* says.
@@ -60,17 +63,20 @@ class Plan:
         Raises:
           Misuse: it says nothing of the kind.
         """
-        parts = text.split("/")
-        if len(parts) != 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
-            raise Misuse(f"{text!r} is no run: it is SEED/SESSIONS/FAULTS, as a report prints it")
-        match parts[2]:
+        found = re.fullmatch(r"(\d+)/(\d+)/(\d+|all)/(.+)", text)
+        if found is None:
+            raise Misuse(f"{text!r} is no run: it is SEED/SESSIONS/COMMITS/FAULTS, as a report prints it")
+        injections: tuple[Injection, ...] | None
+        match found[4]:
             case "drawn":
                 injections = None
             case "nothing":
                 injections = ()
             case listed:
                 injections = tuple(injection_of(one) for one in listed.split(","))
-        return attrs.evolve(self, seed=int(parts[0]), sessions=int(parts[1]), injections=injections)
+        return attrs.evolve(
+            self, seed=int(found[1]), sessions=int(found[2]), commits=None if found[3] == "all" else int(found[3]), injections=injections
+        )
 
 
 @attrs.frozen
@@ -87,6 +93,8 @@ class Run:
     """How often what happened."""
     records: tuple[Record, ...] = attrs.field(repr=False)
     """The log at the end."""
+    commits: int
+    """How many were asked for."""
     digest: str
     """Of the trace: equal for equal runs."""
 
@@ -103,5 +111,5 @@ def run_once(subject: Subject, plan: Plan) -> Run:
     script = Replayed(plan.injections) if plan.injections is not None else None
     world, records = play(subject, plan, lambda possible: script or Drawn(plan.seed, plan.faults, possible))
     return Run(
-        plan, tuple(world.injections), tuple(world.violations), world.trace, world.counts, tuple(records), world.trace.digest()
+        plan, tuple(world.injections), tuple(world.violations), world.trace, world.counts, tuple(records), world.ledger.asked, world.trace.digest()
     )

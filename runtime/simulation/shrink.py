@@ -1,4 +1,4 @@
-"""The shortest run that breaks the same law: with fewer of its faults, and fewer sessions.
+"""The shortest run that breaks the same law: with fewer of its faults, fewer sessions and fewer commits.
 
 A run is its plan, so a part of its faults is tried by playing it again: delta debugging (A. Zeller, R. Hildebrandt, "Simplifying and
 Isolating Failure-Inducing Input", 2002). What comes after a fault that is left out goes another way, so a point means what
@@ -40,21 +40,35 @@ def shrink(run: Run, play: Callable[[Plan], Run], *, tries_max: int = TRIES_MAX)
         return True
 
     try:
-        plan = attrs.evolve(run.plan, injections=run.injections)
-        if not breaks(plan):
-            return run  # it does not depend on the plan alone: say so where it is told
-        for sessions in range(1, plan.sessions):
-            if breaks(attrs.evolve(plan, sessions=sessions)):
-                plan = best.plan
-                break
-        left = least(plan.injections or (), lambda some: breaks(attrs.evolve(plan, injections=tuple(some))))
-        plan = attrs.evolve(plan, injections=tuple(left))
-        for sessions in range(1, plan.sessions):
-            if breaks(attrs.evolve(plan, sessions=sessions)):
-                break
+        if not breaks(attrs.evolve(run.plan, injections=run.injections)):
+            return run
+        for _ in range(2):
+            fewer_sessions(best.plan, breaks)
+            listed = best.plan.injections or ()
+            least(listed, lambda some: breaks(attrs.evolve(best.plan, injections=tuple(some))))
+            fewer_commits(best, breaks)
     except _Spent:
         pass
     return best
+
+
+def fewer_sessions(plan: Plan, breaks: Callable[[Plan], bool]) -> None:
+    """Try with fewer sessions, from one on."""
+    for sessions in range(1, plan.sessions):
+        if breaks(attrs.evolve(plan, sessions=sessions)):
+            return
+
+
+def fewer_commits(run: Run, breaks: Callable[[Plan], bool]) -> None:
+    """Try with fewer commits, halving."""
+    most = min(run.commits, run.plan.commits or run.commits)
+    least_known = 0
+    while most - least_known > 1:
+        middle = (most + least_known) // 2
+        if breaks(attrs.evolve(run.plan, commits=middle)):
+            most = middle
+        else:
+            least_known = middle
 
 
 def least(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:

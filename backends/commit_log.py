@@ -133,12 +133,13 @@ class CommitLog:
     async def _recover(self, after: int, confirmed: int, write: bool, anew: bool) -> list[Batch]:
         mark = await read_mark(self._disk, self.folder)
         confirmed = max(confirmed, mark.number, after)
-        segments = await self._read_segments(after)
+        older, segments = await self._read_segments(after)
         batches, last, crc = judge(segments, after, confirmed)
         self.epoch = max((segment.header.epoch for segment in segments), default=0)
         self.last, self._crc = last, crc
         if not write:
             return batches[:-1] if last > confirmed else batches
+        await self._disk.sync_folder(self.folder)  # an earlier one may have failed: a spare whose old name is not gone is not to be written to
         newest = segments[-1]
         cuts: tuple[Cut, ...] = ()
         clean = mark.number == last and newest.scanned.clean and not anew
@@ -150,12 +151,11 @@ class CommitLog:
             await self._begin_anew(batches[-1:] if last > confirmed else [], segments)
         read_bytes = sum(segment.header.size_bytes for segment in segments)
         self.recovery = Recovery(clean, "all batches of the commit log that are needed", read_bytes, len(batches), cuts)
-        self._headers = [(segment.path, segment.header) for segment in segments] + self._headers
-        await self._disk.sync_folder(self.folder)  # at every opening: an earlier one may have failed to
+        self._headers = [*older, *((segment.path, segment.header) for segment in segments), *self._headers]
         return batches
 
-    async def _read_segments(self, after: int) -> list[_Segment]:
-        """Those that are needed, oldest first."""
+    async def _read_segments(self, after: int) -> tuple[list[tuple[str, Header]], list[_Segment]]:
+        """Those that are needed, oldest first, and before them those that a crash kept from being cut."""
         names = [name for name in await self._disk.entries(self.folder) if name.endswith(".log")]
         heads: list[tuple[str, Header]] = []
         for name in names:
@@ -171,7 +171,7 @@ class CommitLog:
         for path, header in heads[start:]:
             data = await self._read(path, header.size_bytes)
             segments.append(_Segment(path, header, data, scan(data, header)))
-        return segments
+        return heads[:start], segments
 
     async def _read(self, path: str, size: int) -> bytes:
         file = await self._disk.open(path, write=False)

@@ -191,7 +191,11 @@ class FileMap:
     # -- images ------------------------------------------------------------------------------
 
     async def tidy(self) -> bool:
-        """Write a slice of an image, if one is due or begun; whether there is more of it."""
+        """Write a slice of an image, if one is due or begun; whether there is more of it. Not cancelled: half a slice would spoil the image."""
+        with trio.CancelScope(shield=True):
+            return await self._tidy()
+
+    async def _tidy(self) -> bool:
         if self._imaging is None:
             if self._tail_bytes < self._image_due and self._log.segments <= SEGMENTS_MAX:
                 return False

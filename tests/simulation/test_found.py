@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from perdure.backends.commit import Append, Committed, Draft, propose
+from perdure.backends.commit import Append, Committed, Draft, Put, propose
 from perdure.backends.commit_log import CommitLog, LogDoubtful
 from perdure.backends.disk import Disk
 from perdure.backends.environment import Environment, InlineThreads
@@ -110,3 +110,74 @@ async def test_upkeep_waits_while_the_disk_is_full(autojump_clock):
         assert await backend.maintain() is False
 
         machine.resize(None)
+
+
+# -- images and cuts -------------------------------------------------------------------------
+
+
+async def put(backend, number):
+    await backend.commit([propose([Put("bucket", b"key %d" % number, bytes(400))], id=number.to_bytes(16), at_us=number)])
+
+
+@asynccontextmanager
+async def opened_file(machine):
+    environment = Environment(disk=machine.process(), threads=InlineThreads())
+    backend = await open_file("store", Options(flush="inline", segment=8 << 10), url="file:store", environment=environment)
+    yield backend
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("point", range(1, 10))
+async def test_an_image_is_whole_though_upkeep_was_cancelled_in_the_middle_of_it(point):
+    machine = SimulatedDisk()
+    async with opened_file(machine) as backend:
+        count = 0
+        while backend._store._imaging is None:
+            await put(backend, count := count + 1)
+        with trio.CancelScope() as scope:
+            begun = machine.points
+            machine.on_point = lambda process, number, op, path: scope.cancel() if number == begun + point else None
+            while await backend.maintain():
+                pass
+        machine.on_point = None
+        while backend._store._imaging is not None:
+            await put(backend, count := count + 1)
+
+    async with opened_file(machine) as backend:
+        assert len(await backend.scan("bucket", limit=1_000)) == count
+
+
+async def test_a_spare_is_not_written_to_before_its_old_name_is_gone():
+    machine = SimulatedDisk()
+    await log_on(machine.process()).create()
+    await machine.process().sync_folder(".")
+    log = log_on(machine.process())
+    await log.recover(0)
+    while log.segments < 3:
+        last = await log.append(b"x" * 500)
+    machine.inject(Fault("fail", op="sync_folder"))
+    with pytest.raises(OSError):
+        await log.cut(last)
+
+    log = log_on(machine.process())
+    images = []
+    machine.after_point = lambda *_: images.append(machine.image("lose"))
+    await log.recover(last)
+
+    for image in images:
+        assert await log_on(image.process()).recover(last) == []
+
+
+async def test_segments_that_a_crash_kept_from_being_cut_go_with_the_next_cut():
+    machine = SimulatedDisk()
+    await log_on(machine.process()).create()
+    log = log_on(machine.process())
+    await log.recover(0)
+    while log.segments < 4:
+        last = await log.append(b"x" * 500)
+
+    log = log_on(machine.process())
+    await log.recover(last)
+    await log.cut(last)
+
+    assert [path for path in machine.paths() if path.endswith(".log")] == ["/log/0000000000000005.log"]

@@ -19,7 +19,7 @@ import attrs
 
 from perdure.backends.errors import Misuse
 
-_WORDS: Final = ("a", "b", "c", "ab", "é")
+_WORDS: Final = ("a", "a", "b", "b", "c", "ab", "é", "long " * 50)
 _TRIES: Final = 20
 _DEPTH_MAX: Final = 4
 

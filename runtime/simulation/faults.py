@@ -118,6 +118,12 @@ def fits(what: What, phase: Phase, op: str) -> bool:
             return phase != "wake"
 
 
+_TELLING: Final = ("write", "flush", "flush", "rename", "sync_folder", "remove", "open")
+"""Calls at which it tells most: of all calls most are those of an opening."""
+_PATIENCE: Final = 200
+"""So many points a fault waits for its call."""
+
+
 class Drawn:
     """Says at each point what goes wrong there, from a seed."""
 
@@ -129,16 +135,18 @@ class Drawn:
         self._left = random.randint(min(1, faults.most), faults.most) if self._weights else 0
         self._due = 0
         self._what: What = "crash"
+        self._where: str | None = None
         self._plan(random.randrange(max(1, int(2 * faults.gap))))
 
     def _plan(self, after: int) -> None:
         if self._left:
             self._due = after + 1 + int(self._random.expovariate(1 / self._gap))
             self._what = self._random.choices(list(self._weights), list(self._weights.values()))[0]
+            self._where = self._random.choice((None, *_TELLING)) if self._what in ("crash", "power", "freeze", "io", "slow") else None
 
     def at(self, number: int, phase: Phase, op: str) -> Injection | None:
         """What is to go wrong at this point."""
-        if not self._left or number < self._due or not fits(self._what, phase, op):
+        if not self._left or number < self._due or not fits(self._what, phase, op) or (number < self._due + _PATIENCE and self._where not in (None, op)):
             return None
         self._left -= 1
         injection = Injection(number, self._what, _how(self._what, op, self._random))

@@ -115,7 +115,7 @@ class World:
         self.disk = SimulatedDisk(seed=seed, latency_s=(0.0, high_s))
         self.disk.on_point = lambda process, _, op, path: self._at_disk(process, "before", op, path)
         self.disk.after_point = lambda process, _, op, path: self._at_disk(process, "after", op, path)
-        self.segment_bytes = draw.choice((8 << 10, 16 << 10, 64 << 10))
+        self.segment_bytes = draw.choice((4_608, 4_608, 8 << 10, 64 << 10))
         self._clocks = [NodeClock(draw.choice((0.0, draw.uniform(-3_600, 3_600))), draw.choice((1.0, draw.uniform(0.5, 2)))) for _ in range(runtimes + 1)]
         self._by_pid: dict[int, Life] = {}
         self._pids = count(1)

@@ -386,8 +386,9 @@ def judge(segments: Sequence[_Segment], after: int, confirmed: int) -> tuple[lis
             if found.number > after:
                 payloads[found.number] = _payload(segment.data, found)
     last = max(crcs)
-    if scanned.later is not None:
-        raise Corrupt(path, f"at offset {scanned.end} stands no batch {last + 1}, but a later one stands at {scanned.later}")
+    newest = segments[-1].scanned
+    if newest.later is not None:
+        raise Corrupt(path, f"at offset {newest.end} stands no batch {last + 1}, but a later one stands at {newest.later}")
     if last < confirmed:
         raise Corrupt(path, f"the log ends with batch {last}, and batches up to {confirmed} had been flushed")
     return [Batch(number, payload) for number, payload in payloads.items()], last, crcs[last]

@@ -192,8 +192,10 @@ class FileMap:
 
     async def tidy(self) -> bool:
         """Write a slice of an image, if one is due or begun; whether there is more of it. Not cancelled: half a slice would spoil the image."""
+        more = False
         with trio.CancelScope(shield=True):
-            return await self._tidy()
+            more = await self._tidy()
+        return more  # noqa: RET504 - a scope may swallow what is raised in it
 
     async def _tidy(self) -> bool:
         if self._imaging is None:

@@ -195,10 +195,12 @@ class LoggedMap:
         return self._batches >= BATCHES_MAX or self._bytes >= self._bytes_max or trio.current_time() - self._since >= WAITING_S
 
     async def tidy(self) -> bool:
+        more = False
         with trio.CancelScope(shield=True):  # what was let go of the log has to be synced before it is used again
             if self._batches:
                 await self._apply()
-            return await self._base.tidy()
+            more = await self._base.tidy()
+        return more  # noqa: RET504 - a scope may swallow what is raised in it
 
     async def _apply(self, *, small: bool = False) -> None:
         """Write what waits into the map, in one durable transaction, and let the log before it go. The caller has the turn.

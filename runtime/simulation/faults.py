@@ -70,7 +70,8 @@ class Faults:
 
     def without(self, *names: What) -> Faults:
         """The same, and *names* never."""
-        return attrs.evolve(self, **dict.fromkeys(names, 0.0))
+        weights: dict[str, Any] = dict.fromkeys(names, 0.0)
+        return attrs.evolve(self, **weights)
 
 
 NO_FAULTS: Final = Faults.only()
@@ -100,7 +101,7 @@ def injection_of(text: str) -> Injection:
     found = _INJECTION.fullmatch(text.strip())
     if found is None or found[2] not in WHATS:
         raise Misuse(f"{text!r} is no fault: write its point and what it is, as in 57:crash or 57:power(lose 3)")
-    return Injection(int(found[1]), found[2], found[3] or "")  # type: ignore[arg-type]
+    return Injection(int(found[1]), found[2], found[3] or "")
 
 
 def fits(what: What, phase: Phase, op: str) -> bool:

@@ -99,6 +99,8 @@ def _judge_stored(entry: Entry, answer: Committed, found: Sequence[Record]) -> B
     if not found:
         yield ACKNOWLEDGED, f"{entry} is not in the log"
         return
+    if _differs(entry, found):
+        return  # told below
     if answer.position != found[-1].position:
         yield ACKNOWLEDGED, f"{entry} stands at position {found[-1].position}"
     parts = iter(answer.parts)
@@ -299,8 +301,10 @@ class Reference:
         self._states: dict[str, bytes] = {} if isinstance(projection, Keyed) else {"": initial}
         self._records: Sequence[Record] = ()
         self._next = 0
-        self.failed: str = ""
+        self.failed = ""
         """Why it goes no further; '' while it does."""
+        self.impure = ""
+        """Where the step turned out to be no fold; '' where it did not."""
 
     def begin(self, records: Sequence[Record]) -> None:
         """Fold *records* from the start."""
@@ -321,8 +325,14 @@ class Reference:
         try:
             event = self._codec.event(record)
             for key in keys_of(projection, event) if isinstance(projection, Keyed) else ("",):
-                state = self._decode(self._states.get(key, self._initial))
-                self._states[key] = self._encode(projection.step(state, event))
+                before = self._states.get(key, self._initial)
+                state = self._decode(before)
+                after = self._encode(projection.step(state, event))
+                if self._encode(state) != before:
+                    self.impure = self.impure or f"its step changes the state that it got, at {_told(record)}: return a new one (attrs.evolve)"
+                elif self._encode(projection.step(state, event)) != after:
+                    self.impure = self.impure or f"its step gives another state when asked again, at {_told(record)}: it may depend on nothing else"
+                self._states[key] = after
         except Exception as error:
             self.failed = f"{_told(record)} cannot be folded: {error!r}"
 

@@ -68,12 +68,16 @@ def told(commit: Commit) -> str:
             case Append(stream, events, expected):
                 parts.append(f"append {len(events)} to {stream}" + ("" if expected.__class__ is not int else f" at {expected}"))
             case Put(bucket, key, _, expected):
-                parts.append(f"put {bytes(key).decode(errors='replace')} in {bucket}" + ("" if expected.__class__ is not int else f" at {expected}"))
+                parts.append(f"put {_text(key)} in {bucket}" + ("" if expected.__class__ is not int else f" at {expected}"))
             case Delete(bucket, key, _):
-                parts.append(f"delete {bytes(key).decode(errors='replace')} from {bucket}")  # type: ignore[arg-type]
+                parts.append(f"delete {_text(key)} from {bucket}")
             case _:
                 parts.append(type(write).__name__.lower())
     return " and ".join(parts) + (f", key {commit.key.hex()}" if commit.key is not None else "")
+
+
+def _text(key: str | bytes) -> str:
+    return key if isinstance(key, str) else key.decode(errors="replace")
 
 
 class Ledger:

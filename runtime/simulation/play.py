@@ -104,7 +104,7 @@ class _Play:
         try:
             with life.scope:
                 await serve(life)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - a process ends here, whatever it ended with
             if not (life.dead or world.ledger.closed):  # else nobody is told
                 self._judge_error(life, error)
         finally:
@@ -135,7 +135,7 @@ class _Play:
             watched = WatchedBackend(backend, self.witness.shown, world, life, points=not self._kind.on_disk)
             world.note("life", "has opened the store", life.who)
             await self.witness.audit(backend, life.who)
-            async with open_runtime(watched, self._subject.app, environment=life.environment, limits=limits) as rt:  # type: ignore[arg-type]
+            async with open_runtime(watched, self._subject.app, environment=life.environment, limits=limits) as rt:
                 rt._journal = WatchedJournal(rt._journal, world.ledger, life.who)  # type: ignore[assignment]
                 rt._streams = WatchedStreams(rt._streams, world.ledger, life.who)  # type: ignore[assignment]
                 yield rt
@@ -149,8 +149,8 @@ class _Play:
             async with self._opened(life) as rt:
                 life.mine = self._choose(life)
                 for number in life.mine:
-                    sessions.start_soon(self._session, life, rt, number)
-                sessions.start_soon(self._look_on, life, rt)
+                    sessions.start_soon(self._session, life, rt, number)  # noqa: ASYNC111 - they meet a runtime that closes
+                sessions.start_soon(self._look_on, life, rt)  # noqa: ASYNC111 - likewise
                 if not life.mine:
                     life.leave.set()
                 await life.leave.wait()
@@ -169,13 +169,11 @@ class _Play:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.witness.watch, rt, life.who)
-                for named in (True, False) if self._plan.runtimes == 1 or self._kind.alone else (False,):
-                    nursery.start_soon(self._follow, life, rt, named)
+                nursery.start_soon(self.witness.follow, rt, life.who)
+                if self._plan.runtimes == 1 or self._kind.alone:
+                    nursery.start_soon(self.witness.follow_on, rt, life.who)
         except* INTERRUPTED:
             pass
-
-    async def _follow(self, life: Life, rt: Runtime, named: bool) -> None:
-        await self.witness.follow(rt, life.who, named=named)
 
     async def _session(self, life: Life, rt: Runtime, number: int) -> None:
         """The workload once, begun again where it was broken off."""
@@ -212,7 +210,6 @@ class _Play:
         world = self._world
         draw = Random(f"end {self._plan.seed}")
         world.heal()
-        world.ledger.most = None
         if self._kind.on_disk and (policy := draw.choice(("", "lose", "lose", "random"))):
             world.cut_power(policy, draw.randrange(1_000_000), 0.0)  # type: ignore[arg-type]
         life = world.start(self._plan.runtimes + 1)
@@ -220,7 +217,16 @@ class _Play:
         await life.ended.wait()
 
     async def _judge_in(self, life: Life) -> None:
+        """One more session, so that followers have to be woken once more, then rest."""
         async with self._opened(life) as rt:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.witness.follow, rt, life.who)
+                self._unfinished[self._plan.sessions] = 0
+                with trio.move_on_after(LIMIT_S):
+                    await self._session(life, rt, self._plan.sessions)
+                self._world.ledger.most = None
+                await self.witness.reach(rt)
+                nursery.cancel_scope.cancel()
             await self.witness.judge(rt, life.who)
             if self._subject.check is not None:
                 try:

@@ -93,7 +93,7 @@ class Scheduler:
 def queue(tasks: list[Any]) -> None:
     """Let *tasks*, which were kept back, run in the next round."""
     if tasks:
-        trio._core._run.GLOBAL_RUN_CONTEXT.runner.runq.extend(tasks)  # type: ignore[attr-defined]
+        trio._core._run.GLOBAL_RUN_CONTEXT.runner.runq.extend(tasks)
 
 
 class _Numbers:
@@ -120,7 +120,7 @@ def check_trio() -> None:
       Unsupported: this is no Trio whose order can be told.
     """
     version = tuple(int(part) for part in trio.__version__.split(".")[:2])
-    inside = trio._core._run  # type: ignore[attr-defined]
+    inside = trio._core._run
     known = hasattr(inside, _SWITCH) and isinstance(getattr(inside, "_r", None), Random | _Numbers) and hasattr(inside, "GLOBAL_RUN_CONTEXT")
     if not (FIRST <= version <= LAST and known):
         raise Unsupported("simulation", f"trio {trio.__version__} (simulation was made for {_dotted(FIRST)} to {_dotted(LAST)})")
@@ -132,7 +132,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 @contextmanager
 def _ordered_by(scheduler: Scheduler) -> Iterator[None]:
-    inside: Any = trio._core._run  # type: ignore[attr-defined]
+    inside: Any = trio._core._run
     usual, switch = inside._r, getattr(inside, _SWITCH)
     if isinstance(usual, _Numbers):
         raise Misuse("a simulation runs already in this process: one at a time")

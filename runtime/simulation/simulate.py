@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from random import Random
-from typing import Any
 
 import attrs
+import trio
 
+from perdure.backends.codec import Codec
 from perdure.backends.errors import Misuse
 from perdure.backends.limits import Limits
 from perdure.runtime.app import App
@@ -50,6 +50,7 @@ def simulate(
     url: str = "file:",
     sessions: int = 3,
     twice: bool = False,
+    hash_seeds: bool = False,
     limits: Limits = LIMITS,
     replay: str | None = None,
     shrink_tries: int = TRIES_MAX,
@@ -63,8 +64,9 @@ def simulate(
     at the end of each run, its models at the head; what it raises is a failure.
 
     *runtimes* (1 to 3) share the machine, each with a clock of its own; one has the store open, the others wait for it and take over. *url*
-    is `file:`, `segments:`, `memory:` or `lmdb:`, nothing else. *twice*: each run is played again, and must be the same. *replay* is
-    what a report says of a run: that one only.
+    is `file:`, `segments:`, `memory:` or `lmdb:`, nothing else. *twice*: each run is played again, and must be the same. *hash_seeds*: at
+    the end the longest log is folded in processes of their own, with other seeds for Python's hashes. *replay* is what a report says
+    of a run: that one only.
 
     Raises:
       Unsupported: this version of Trio cannot be told what to run.
@@ -78,7 +80,7 @@ def simulate(
         run = play(plan.replayed(replay))
         on_run(run)
         return Report(1, run.plan.seed, _counted({}, run), run if run.violations else None, run if run.violations else None)
-    done, counts, seed = 0, dict[str, int](), -1
+    done, counts, seed, longest = 0, dict[str, int](), -1, None
     for seed in _listed(seeds):
         run = _repeated(play, attrs.evolve(plan, seed=seed)) if twice else play(attrs.evolve(plan, seed=seed))
         done += 1
@@ -86,9 +88,29 @@ def simulate(
         on_run(run)
         if run.violations:
             return Report(done, seed, counts, run, _shrunk(run, play, shrink_tries))
-    if done == 0:
+        if longest is None or len(run.records) > len(longest.records):
+            longest = run
+    if longest is None:
         raise Misuse("simulate was given no seed")
+    if hash_seeds and (violation := _hash_order(app, longest)) is not None:
+        longest = attrs.evolve(longest, violations=(violation,))
+        return Report(done, seed, counts, longest, longest)
     return Report(done, seed, counts)
+
+
+def _hash_order(app: App, run: Run) -> Violation | None:
+    """What differs where sets have another order."""
+    from perdure.runtime.testing.kit import Differs, check_seeds  # the kit hands on what is defined here
+
+    for projection in app.projections:
+        codec = Codec()
+        for cls in projection.events.classes:
+            codec.registry.register(cls)
+        try:
+            trio.run(check_seeds, codec, projection, run.records)
+        except Differs as error:
+            return Violation(laws.PURE, str(error))
+    return None
 
 
 def _listed(seeds: Iterable[int] | int) -> Iterable[int]:
@@ -117,12 +139,10 @@ def _unrepeatable(one: Run, other: Run) -> Violation:
 
 
 def _shrunk(run: Run, play: Callable[[Plan], Run], tries_max: int) -> Run:
-    if run.violations[0].law == laws.REPEATS:
+    if run.violations[0].law == laws.REPEATS or not tries_max:
         return run
     again = play(run.plan)
     if again.digest != run.digest:
         return attrs.evolve(run, violations=(*run.violations, _unrepeatable(run, again)))
     return shrink(run, play, tries_max=tries_max)
 
-
-__all__ = ["simulate"]

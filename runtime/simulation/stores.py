@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Final
 
 import attrs
@@ -16,7 +15,7 @@ from perdure.backends.commit_log import CommitLog
 from perdure.backends.errors import Misuse, Unavailable
 from perdure.backends.file import FileMap
 from perdure.backends.limits import Limits
-from perdure.backends.logged import APPLIED, LoggedMap
+from perdure.backends.logged import LoggedMap
 from perdure.backends.memory import open_memory
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull
@@ -81,9 +80,9 @@ async def _open_segments(world: World, life: Life, limits: Limits) -> OrderedBac
     except BaseException as error:
         with trio.CancelScope(shield=True):
             await base.aclose()
-        if isinstance(error, OSError | MapDoubtful | MapAway | MapFull):
-            raise Unavailable(f"{FOLDER} cannot be opened: {error}; see to the disk, then try again") from error
-        raise
+        if not isinstance(error, OSError | MapDoubtful | MapAway | MapFull):
+            raise
+        raise Unavailable(f"{FOLDER} cannot be opened: {error}; see to the disk, then try again") from error  # noqa: ASYNC104 - it is no Cancelled
     return OrderedBackend(store, url=f"segments:{FOLDER}", capabilities=below.capabilities, environment=life.environment, limits=limits)
 
 

@@ -15,7 +15,7 @@ from perdure.actors.model import bucket_of
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS
 from perdure.backends.errors import Closed, ModelFaulted, Unavailable
-from perdure.backends.event import HEAD, START, Position, Record
+from perdure.backends.event import START, Position, Record
 from perdure.backends.protocol import Reads
 from perdure.backends.selector import EVERYTHING
 from perdure.runtime.app import App
@@ -26,7 +26,7 @@ from perdure.runtime.simulation.world import World
 
 REACH_S: Final = 60.0
 """Virtual seconds within which followers reach the head when nothing goes wrong any more."""
-NAMED: Final = "simulation"
+NAMED: Final = "the simulation"
 """The follower that goes on from life to life; another begins anew in each."""
 
 
@@ -72,16 +72,21 @@ class Witness:
                 position, states = model.position, {"": self._encode(projection, model.state)}
             self._samples[projection.name].append((position, states, when))
 
-    async def follow(self, rt: Runtime, who: str, *, named: bool) -> None:
-        """Follow the log for ever, and note what was seen."""
-        name = NAMED if named else f"the follower of runtime {who}"
+    async def follow(self, rt: Runtime, who: str) -> None:
+        """Follow the log for ever from the start or from now on, and note what was seen."""
+        began = Random(f"follow {self._world.seed} {who}").choice((0, int(await rt.head())))
+        await self._follow(rt, f"the follower of runtime {who}", began, None)
+
+    async def follow_on(self, rt: Runtime, who: str) -> None:
+        """The same under a name, from where it was left in another life."""
+        await self._follow(rt, NAMED, 0, NAMED)
+
+    async def _follow(self, rt: Runtime, about: str, began: int, name: str | None) -> None:
         seen: list[int] = []
-        after = START if named else Random(f"follow {self._world.seed} {who}").choice((START, HEAD))
-        began = int(after) if after != HEAD else int(await rt.head())
-        self._runs.setdefault(name, []).append((began, seen))
-        async with rt.subscribe(EVERYTHING, after=Position(began), name=NAMED if named else None) as events:
+        self._runs.setdefault(about, []).append((began, seen))
+        async with rt.subscribe(EVERYTHING, after=Position(began), name=name) as events:
             async for event in events:
-                seen.append(int(event.position))
+                seen.append(int(event.position))  # noqa: PERF401 - it never ends
 
     # -- judging -----------------------------------------------------------------------------
 
@@ -98,15 +103,19 @@ class Witness:
         self.records = records
         self._world.note("law", f"the log has {len(records)} events", who)
 
-    async def judge(self, rt: Runtime, who: str) -> None:
-        """Everything, in a process to which nothing happens."""
-        head = await rt.head()
+    async def reach(self, rt: Runtime) -> None:
+        """Nothing more happens: models and followers reach the head."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow_to, rt, who, head, nursery.cancel_scope)
+            nursery.start_soon(self.follow_on, rt, "")
+            head = await rt.head()
             for projection in self._app.projections:
                 await self._reach(rt, projection, head)
-            await self._reach_end(head)
+            for about in [NAMED, *list(self._runs)[-1:]]:
+                await self._seen(about, head)
             nursery.cancel_scope.cancel()
+
+    async def judge(self, rt: Runtime, who: str) -> None:
+        """Everything."""
         await self.look(rt, "at the end")
         await self.audit(rt.backend, who)
         for problem in await rt.backend.verify():
@@ -121,18 +130,12 @@ class Witness:
         for projection in self._app.projections:
             self._judge_model(projection)
 
-    async def _follow_to(self, rt: Runtime, who: str, head: Position, _: trio.CancelScope) -> None:
-        await self.follow(rt, who, named=True)
-
-    async def _reach_end(self, head: Position) -> None:
-        """The named follower, too, reaches the head."""
+    async def _seen(self, about: str, head: Position) -> None:
         with trio.move_on_after(REACH_S):
-            while True:
-                runs = self._runs.get(NAMED, [])
-                if max((seen[-1] for _, seen in runs if seen), default=0) >= head:
-                    return
+            while max((seen[-1] if seen else began for began, seen in self._runs.get(about, [])), default=0) < head:  # noqa: ASYNC110 - it only looks on
                 await trio.sleep(0.1)
-        self._world.violate(laws.REACHED, f"the subscription {NAMED!r} does not reach the head, {head}")
+            return
+        self._world.violate(laws.REACHED, f"{about} does not reach the head, {head}, within {REACH_S:g} s of rest")
 
     async def _reach(self, rt: Runtime, projection: AnyProjection, head: Position) -> None:
         model = rt.model(projection)
@@ -156,7 +159,10 @@ class Witness:
         reference = laws.Reference(projection, initial)
         reference.begin(self.records)
         self.hold(laws.judge_model(reference, self._samples[projection.name], _plain))
-        if self._encode(projection, projection.initial) != initial:
+        reference.at(self.records[-1].position if self.records else 0)
+        if reference.impure:
+            self._world.violate(laws.PURE, f"{projection.name!r}: {reference.impure}")
+        elif self._encode(projection, projection.initial) != initial:
             self._world.violate(laws.PURE, f"the initial state of {projection.name!r} was changed by its step: return a new state (attrs.evolve)")
 
 

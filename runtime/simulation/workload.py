@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import trio
 
-from perdure.backends.commit import ANY, EXISTS, Append, Appended, Check, Delete, Put, Unless
+from perdure.backends.commit import ANY, EXISTS, Append, Appended, Check, Put, Unless
 from perdure.backends.errors import ConditionTooBroad, Conflict, Full, InDoubt, KeyReused, Misuse, ModelFaulted, Unavailable
 from perdure.backends.event import START
 from perdure.backends.schema import event_type
-from perdure.backends.selector import of
+from perdure.backends.selector import EVERYTHING, of
 from perdure.runtime.app import App
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.simulation.draw import draw_instance
@@ -137,12 +137,13 @@ class _Session:
         except ConditionTooBroad:
             return
 
-    def _value(self) -> int:
-        return self._random.randrange(1 << 53)
+    def _value(self) -> str:
+        """Its like is not written again; some reach over several sectors of the disk."""
+        return f"{self._random.randrange(1 << 53)} {'x' * self._random.choice((0, 0, 500, 2_000))}"
 
     async def kv(self) -> None:
         """Put, get or delete, with an expectation or without."""
-        bucket, random = self._rt.kv(BUCKET, int), self._random
+        bucket, random = self._rt.kv(BUCKET, str), self._random
         key = f"k{random.randrange(4)}"
         expected: Any = random.choice((ANY, ANY, self._revisions.get(key, 0)))
         if random.random() < 0.2:
@@ -169,9 +170,9 @@ class _Session:
                 if newest and newest[0] < self._last.get(stream, 0):
                     raise AssertionError(f"{stream} was known up to seq {self._last[stream]}, its newest events are {newest}")
             case 2:
-                [event.position async for event in self._rt.read_all(limit=20)]
+                [event.position async for event in self._rt.read_all(EVERYTHING, limit=20)]
             case _:
-                scan = await self._rt.kv(BUCKET, int).scan()
+                scan = await self._rt.kv(BUCKET, str).scan()
                 if any(entry.revision > scan.revision for entry in scan.entries):
                     raise AssertionError(f"a scan of revision {scan.revision} has a later entry: {scan.entries}")
 

@@ -153,6 +153,7 @@ async def test_a_spare_is_not_written_to_before_its_old_name_is_gone():
     await machine.process().sync_folder(".")
     log = log_on(machine.process())
     await log.recover(0)
+    last = 0
     while log.segments < 3:
         last = await log.append(b"x" * 500)
     machine.inject(Fault("fail", op="sync_folder"))
@@ -173,6 +174,7 @@ async def test_segments_that_a_crash_kept_from_being_cut_go_with_the_next_cut():
     await log_on(machine.process()).create()
     log = log_on(machine.process())
     await log.recover(0)
+    last = 0
     while log.segments < 4:
         last = await log.append(b"x" * 500)
 

@@ -18,7 +18,7 @@ from perdure.runtime.simulation import laws
 from perdure.runtime.simulation.faults import Drawn, Replayed, What
 from perdure.runtime.simulation.ledger import WatchedJournal, WatchedStreams
 from perdure.runtime.simulation.run import Plan, Subject
-from perdure.runtime.simulation.scheduler import Circles, Scheduler, process_of, run_seeded
+from perdure.runtime.simulation.scheduler import ROUNDS_MAX, Scheduler, process_of, run_seeded
 from perdure.runtime.simulation.stores import Kind, kind_of
 from perdure.runtime.simulation.watched import WatchedBackend, watch_map
 from perdure.runtime.simulation.witness import Witness
@@ -38,10 +38,6 @@ def play(subject: Subject, plan: Plan, script: Callable[[Sequence[What]], Drawn 
     run = _Play(subject, plan, kind, world, scheduler)
     try:
         run_seeded(scheduler, run.run)
-    except trio.TrioInternalError as error:
-        if not isinstance(error.__cause__, Circles):
-            raise
-        world.trace.add("law", 0.0, "", "it goes in circles")
     finally:
         kind.end(world)
     world.trace.add("life", 0.0, "", f"{scheduler.rounds} rounds, {scheduler.digest:08x}")
@@ -69,9 +65,13 @@ class _Play:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(world.run_timers)
                 try:
-                    await self._play()
-                    if not world.violations:
-                        await self._judge()
+                    with trio.CancelScope() as scope:
+                        self._scheduler.on_circles = scope.cancel
+                        await self._play()
+                        if not world.violations:
+                            await self._judge()
+                    if scope.cancelled_caught:
+                        world.violate(laws.ENDS, f"after {ROUNDS_MAX:,} rounds of the loop its tasks still wake each other, and time stands still")
                 finally:
                     world.unwind()
                     self._scheduler.calm = True
@@ -105,6 +105,8 @@ class _Play:
             with life.scope:
                 await serve(life)
         except BaseException as error:  # noqa: ASYNC103 - a process ends here, whatever it ended with
+            if any(isinstance(one, KeyboardInterrupt) for one in _leaves(error)):
+                raise
             if not (life.dead or world.ledger.closed):  # else nobody is told
                 self._judge_error(life, error)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,8 @@ from perdure.runtime.simulation.faults import WHATS, What
 from perdure.runtime.simulation.world import FOLDER, Life, World
 
 _LOGGED = "logged"
+_MEMORY = "/dev/shm"
+"""A folder that needs no disk, where a machine has one: nothing is to be learnt from a real disk here."""
 
 
 async def _close(backend: OrderedBackend) -> None:
@@ -105,15 +108,14 @@ async def _leave_open(backend: OrderedBackend) -> None:
 # -- lmdb: -----------------------------------------------------------------------------------
 
 
-async def _open_lmdb(world: World, life: Life, limits: Limits, *, log: str | None = None) -> OrderedBackend:
+async def _open_lmdb(world: World, life: Life, limits: Limits) -> OrderedBackend:
     """In a real folder that lasts as long as the run: its disk fails in no way."""
     from perdure.backends.lmdb import Options, open_lmdb
 
     if world.kept is None:
-        world.kept = tempfile.mkdtemp(prefix="perdure-simulation-")
+        world.kept = tempfile.mkdtemp(prefix="perdure-simulation-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None)
     options = Options(flush="inline", verify="off", size=64 << 20)
-    environment = attrs.evolve(life.environment)
-    return await open_lmdb(f"{world.kept}/store", options, url="lmdb:simulated", environment=environment, limits=limits)
+    return await open_lmdb(f"{world.kept}/store", options, url="lmdb:simulated", environment=life.environment, limits=limits)
 
 
 def _remove(world: World) -> None:

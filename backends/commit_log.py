@@ -150,6 +150,7 @@ class CommitLog:
         self.last, self._crc = last, crc
         if not write:
             return batches[:-1] if last > confirmed else batches
+        await self._disk.sync_folder(self.folder)  # an earlier one may have failed: a spare whose old name is not gone is not to be written to
         newest = segments[-1]
         cuts: tuple[Cut, ...] = ()
         clean = mark.number == last and newest.scanned.clean and not anew
@@ -333,6 +334,15 @@ class CommitLog:
     # -- cutting -----------------------------------------------------------------------------
 
     @property
+    def segment_bytes(self) -> int:
+        """Bytes of a file, mostly."""
+        return self._segment_bytes
+
+    async def free_bytes(self) -> int:
+        """Room on its disk."""
+        return await self._disk.free_bytes(self.folder)
+
+    @property
     def segments(self) -> int:
         """How many there are."""
         return len(self._headers)
@@ -373,34 +383,41 @@ class CommitLog:
 def judge(segments: Sequence[_Segment], after: int, confirmed: int) -> tuple[list[Batch], int, int]:
     """The batches beyond *after*, the number of the last one there is and its checksum.
 
+    A segment may begin with the last batch before it once more (or with that of an older segment, where the one before has
+    none): then that one counts.
+
     Raises:
       Corrupt: something is missing that was there once.
     """
-    batches: list[Batch] = []
-    last, crc, path = after, 0, ""
     if not segments:
         raise Corrupt("the commit log", f"its files are gone; batches up to {confirmed} had been flushed, and perhaps more: restore it from a backup")
-    segments = _in_force(segments)
+    header, path = segments[0].header, segments[0].path
+    if header.first > after + 1:
+        raise Corrupt(path, f"it begins with batch {header.first}, and what was kept before ends with {after}")
+    payloads: dict[int, bytes] = {}
+    crcs = {header.first - 1: header.previous}
     for place, segment in enumerate(segments):
         header, scanned, path = segment.header, segment.scanned, segment.path
-        if place == 0 and header.first > after + 1:
-            raise Corrupt(path, f"it begins with batch {header.first}, and what was kept before ends with {after}")
-        bound = segments[place + 1].header.first - 1 if place + 1 < len(segments) else None
-        chain = [found for found in scanned.batches if bound is None or found.number <= bound]
-        end = chain[-1].number if chain else header.first - 1
-        if bound is not None and end < bound:
-            raise Corrupt(path, f"at offset {scanned.end} stands no batch {end + 1}, and the next segment begins with {bound + 1}")
-        if place + 1 < len(segments):
-            before = chain[-1].crc if chain else header.previous
-            if segments[place + 1].header.previous != before:
-                raise Corrupt(segments[place + 1].path, f"it does not follow batch {end}")
-        elif scanned.later is not None:
-            raise Corrupt(path, f"at offset {scanned.end} stands no batch {end + 1}, but a later one stands at {scanned.later}")
-        batches += [Batch(found.number, _payload(segment.data, found)) for found in chain if found.number > after]
-        last, crc = end, chain[-1].crc if chain else header.previous
+        last = max(crcs)
+        if header.first > last + 1:
+            before = segments[place - 1]
+            raise Corrupt(before.path, f"at offset {before.scanned.end} stands no batch {last + 1}, and the next segment begins with {header.first}")
+        if crcs.get(header.first - 1) != header.previous:
+            raise Corrupt(path, f"it does not follow batch {header.first - 1}")
+        for number in range(header.first, last + 1):
+            del crcs[number]
+            payloads.pop(number, None)
+        for found in scanned.batches:
+            crcs[found.number] = found.crc
+            if found.number > after:
+                payloads[found.number] = _payload(segment.data, found)
+    last = max(crcs)
+    newest = segments[-1].scanned
+    if newest.later is not None:
+        raise Corrupt(path, f"at offset {newest.end} stands no batch {last + 1}, but a later one stands at {newest.later}")
     if last < confirmed:
         raise Corrupt(path, f"the log ends with batch {last}, and batches up to {confirmed} had been flushed")
-    return batches, last, crc
+    return [Batch(number, payload) for number, payload in payloads.items()], last, crcs[last]
 
 
 def _in_force(segments: Sequence[_Segment]) -> list[_Segment]:

@@ -51,6 +51,12 @@ _SLICE_BYTES = 256 << 10
 """An image is written in slices of about this size, one with each commit."""
 _SLICE_ROWS = 1_000
 _DISK_LOOK_S = 0.5
+_ROOM_SEGMENTS = 4
+"""So much of log has to have room beside an image."""
+_IMAGE_FACTOR = 1.25
+"""An image is larger than its rows by so much at most, but for tiny ones."""
+_COMPACT_EVERY_S = 1.0
+"""On a full disk an image is tried so often."""
 
 
 @attrs.frozen
@@ -85,7 +91,9 @@ class FileMap:
         self._image_error = ""
         self._tail_bytes = 0
         """Of batches since the image."""
-        self._looked_at = float("-inf")
+        self._looked_at = self._compacted_at = float("-inf")
+        self._unseen_bytes = 0
+        """Written since the room was looked at."""
         self._why = ""
         self._reopened = 0
         self._recovery = Recovery()
@@ -161,7 +169,14 @@ class FileMap:
             with trio.CancelScope(shield=True):
                 if not small:
                     await self._look_for_room(len(payload))
-                await self._append(payload)
+                try:
+                    await self._append(payload)
+                except MapFull:
+                    if not small:
+                        raise
+                    with suppress(OSError):  # what is deleted has to make room, and the log is where it begins
+                        await self.compact()
+                    await self._append(payload)
                 self._tables.apply(recorder.rows)
                 self._tail_bytes += len(payload)
                 with suppress(MapDoubtful):  # this batch is durable all the same; the next one is told
@@ -182,20 +197,49 @@ class FileMap:
         return MapDoubtful(why)
 
     async def _look_for_room(self, payload_bytes: int) -> None:
-        """Room for the next image has to be left, else nothing that is deleted would ever be given back."""
+        """Room for the next image, and for some log, has to be left: else nothing that is deleted would ever be given back.
+
+        Raises:
+          MapFull: there is too little.
+        """
         if self._options.size is not None and self._tables.bytes_used + payload_bytes > self._options.size * (1 - RESERVE):
             raise MapFull
         now = trio.current_time()
-        if now - self._looked_at < _DISK_LOOK_S:
+        self._unseen_bytes += payload_bytes
+        if now - self._looked_at < _DISK_LOOK_S and self._unseen_bytes < self._options.segment:
             return
-        if await self._disk.free_bytes(self.folder) < self._tables.bytes_used + 2 * self._options.segment:
-            raise MapFull
-        self._looked_at = now
+        if not await self._has_room() and self._worth_an_image(now):
+            self._compacted_at = now
+            with suppress(OSError):
+                await self.compact()
+        if not await self._has_room():
+            free = await self._disk.free_bytes(self.folder)
+            raise MapFull((self._tables.bytes_used, self._tables.bytes_used + free))
+        self._looked_at, self._unseen_bytes = now, 0
+
+    async def _has_room(self) -> bool:
+        begun = 0 if self._imaging is None else self._imaging.written_bytes
+        wanted = max(0, int(_IMAGE_FACTOR * self._tables.bytes_used) - begun) + _ROOM_SEGMENTS * self._options.segment
+        try:
+            return await self._disk.free_bytes(self.folder) >= wanted
+        except OSError:  # it does not say: then the write will
+            return True
+
+    def _worth_an_image(self, now: float) -> bool:
+        """Whether one would give room back."""
+        kept = self._tables.bytes_used + _ROOM_SEGMENTS * self._options.segment
+        return self._image_bytes + self._log.size_bytes > kept and now - self._compacted_at >= _COMPACT_EVERY_S
 
     # -- images ------------------------------------------------------------------------------
 
     async def tidy(self) -> bool:
-        """Write a slice of an image, if one is due or begun; whether there is more of it."""
+        """Write a slice of an image, if one is due or begun; whether there is more of it. Not cancelled: half a slice would spoil the image."""
+        more = False
+        with trio.CancelScope(shield=True):
+            more = await self._tidy()
+        return more  # noqa: RET504 - a scope may swallow what is raised in it
+
+    async def _tidy(self) -> bool:
         if self._imaging is None:
             if self._tail_bytes < self._image_due and self._log.segments <= SEGMENTS_MAX:
                 return False
@@ -204,7 +248,7 @@ class FileMap:
             if not await self._imaging.step():
                 return True
         except OSError as error:  # the log has everything; try again when it has grown by as much again
-            self._end_imaging()
+            await self._drop_imaging()
             self._image_error = str(error.strerror or error)
             self._image_due += self._tail_bytes
             return False
@@ -225,6 +269,14 @@ class FileMap:
         except OSError as error:
             raise self._doubt(f"{self.folder} cannot be tidied: {error.strerror or error}") from error
 
+    async def _drop_imaging(self) -> None:
+        """Give up an image that is being made, and the room that it takes."""
+        if self._imaging is not None:
+            path = self._imaging.path
+            self._end_imaging()
+            with suppress(OSError):
+                await self._disk.remove(f"{path}.new")
+
     def _end_imaging(self) -> None:
         if self._imaging is not None:
             self._imaging.close()
@@ -236,13 +288,14 @@ class FileMap:
         Raises:
           OSError: it could not be written; nothing is lost.
         """
-        self._end_imaging()
+        await self._drop_imaging()
         self._imaging = _Imaging(self._disk, self.folder, self._id, self._log.last, self._tables)
         try:
             while not await self._imaging.step():
                 pass
         except BaseException:
-            self._end_imaging()
+            with trio.CancelScope(shield=True):
+                await self._drop_imaging()
             raise
         with trio.CancelScope(shield=True):
             await self._use_image(self._imaging)
@@ -325,10 +378,10 @@ class _Imaging:
 
     def __init__(self, disk: Disk, folder: str, id: bytes, number: int, tables: MemoryTables) -> None:
         self.number = number
-        self.size_bytes = 0
+        self.size_bytes = self.written_bytes = 0
         self._tail_before = 0
         self._disk = disk
-        self._path = _image_path(folder, number)
+        self.path = _image_path(folder, number)
         self._id = id
         self._writer: ImageWriter | None = None
         self._stack = ExitStack()
@@ -341,11 +394,12 @@ class _Imaging:
     async def step(self) -> bool:
         """Write one slice; whether it was the last and the image is durable."""
         if self._writer is None:
-            self._writer = await ImageWriter.begin(self._disk, self._path, self._id, self.number)
+            self._writer = await ImageWriter.begin(self._disk, self.path, self._id, self.number)
         if self._left:
             table = self._left[0]
             rows, more = _slice(self._reader, table, self._start)
             await self._writer.add(table, rows)
+            self.written_bytes += sum(len(key) + len(value) for key, value in rows)
             if more:
                 self._start = rows[-1][0] + b"\0"
             else:

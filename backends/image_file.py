@@ -81,8 +81,8 @@ class ImageWriter:
     async def add(self, table: str, rows: Rows) -> None:
         """Some rows of a table, about `BLOCK_BYTES` at most."""
         if rows:
-            self._blocks, self._rows = self._blocks + 1, self._rows + len(rows)
             await self._write(image.block(table, rows, self._seed))
+            self._blocks, self._rows = self._blocks + 1, self._rows + len(rows)
 
     async def end(self, number: int) -> Written:
         """That was all; batches up to *number* were written by now. On return the image is there after any crash."""
@@ -94,8 +94,8 @@ class ImageWriter:
         return Written(self._offset, self._blocks, self._rows, number)
 
     async def _write(self, part: bytes) -> None:
-        self._seed = image.seed_of(part)
         await self._file.write(self._offset, part)
+        self._seed = image.seed_of(part)
         self._offset += len(part)
         self._unflushed += len(part)
         if self._unflushed >= _FLUSH_BYTES:  # a little now and then, not all at the end

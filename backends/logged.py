@@ -41,6 +41,10 @@ _ROOM_FACTOR = 4
 _ROOM_SHARE = 32
 """In a map of limited size no more than this part of it waits."""
 _ROOM_FIXED = 256 << 10
+_DISK_LOOK_S = 0.5
+_DISK_LOOK_BYTES = 1 << 20
+_DISK_BYTES = 2 << 20
+"""Room that the map needs on the disk to write anything at all."""
 _BACK_S = 0.01
 
 
@@ -113,6 +117,7 @@ class LoggedMap:
         """and since when the first of them waits."""
         self._applied = 0
         self._times_applied = 0
+        self._looked_at, self._unseen_bytes = float("-inf"), 0
         self._room = (0, BYTES_MAX * _ROOM_SHARE)
         """Bytes used in the map, and its limit, when it was looked at last."""
         self._reopened = 0
@@ -139,8 +144,12 @@ class LoggedMap:
         for batch in await self._log.recover(self._applied, anew=anew):
             self._lay(redo.decode(batch.payload, f"batch {batch.number} of {self._log.folder}"), len(batch.payload))
         self._recovery = attrs.evolve(self._log.recovery, cuts=self._recovery.cuts + self._log.recovery.cuts)
-        await self._apply(small=True)
-        self._look_at_room()
+        try:
+            await self._apply(small=True)
+        except MapFull as error:
+            if error.disk is None:
+                raise
+        self._look_at_room()  # what the disk has no room for waits on, in the log
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -176,12 +185,17 @@ class LoggedMap:
     async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         with trio.CancelScope(shield=True):
             if self._due:
-                await self._apply(small=small)
+                try:
+                    await self._apply(small=small)
+                except MapFull:
+                    if not small:  # what frees room goes into the log, and waits
+                        raise
             recorder, result = self._base.read(partial(self._record, fn))
             if recorder.rows:
                 payload = redo.encode(recorder.rows)
                 if not small:
                     self._look_for_room(len(payload))
+                    await self._look_at_disk(len(payload))
                 await self._append(payload)
                 self._part_from_views()
                 self._lay(recorder.rows, len(payload))
@@ -229,6 +243,25 @@ class LoggedMap:
             if self._room[0] + wanted > self._room[1]:
                 raise MapFull
 
+    async def _look_at_disk(self, payload_bytes: int) -> None:
+        """A full disk must not be met while what was acknowledged is applied: so look first, from time to time.
+
+        Raises:
+          MapFull: there is too little left.
+        """
+        now = trio.current_time()
+        self._unseen_bytes += payload_bytes
+        if now - self._looked_at >= _DISK_LOOK_S or self._unseen_bytes >= _DISK_LOOK_BYTES:
+            await self._check_disk(2 * self._log.segment_bytes)
+            self._looked_at, self._unseen_bytes = now, 0
+
+    async def _check_disk(self, more_bytes: int = 0) -> None:
+        with suppress(OSError):  # it does not say: then the write will
+            free = await self._log.free_bytes()
+            if free < _ROOM_FACTOR * self._bytes + _DISK_BYTES + more_bytes:
+                used = self._base.status().bytes_used
+                raise MapFull((used, used + free))
+
     def _look_at_room(self) -> None:
         status = self._base.status()
         self._room = (status.bytes_used, status.bytes_limit or 1 << 62)
@@ -244,9 +277,12 @@ class LoggedMap:
         return self._batches >= BATCHES_MAX or self._bytes >= self._bytes_max or trio.current_time() - self._since >= WAITING_S
 
     async def tidy(self) -> bool:
-        if self._batches:
-            await self._apply()
-        return await self._base.tidy()
+        more = False
+        with trio.CancelScope(shield=True):  # what was let go of the log has to be synced before it is used again
+            if self._batches:
+                await self._apply()
+            more = await self._base.tidy()
+        return more  # noqa: RET504 - a scope may swallow what is raised in it
 
     async def _apply(self, *, small: bool = False) -> None:
         """Write what waits into the map, in one durable transaction, and let the log before it go. The caller has the turn.
@@ -258,6 +294,7 @@ class LoggedMap:
         if not self._batches:
             return
         through = self._log.last
+        await self._check_disk()
         await self._base.take_turn()
         try:
             await self._base.write(partial(_write_rows, self._above, through), small=small, size_bytes=self._bytes)

@@ -153,6 +153,8 @@ class OrderedBackend(OrderedReads):
             raise Unavailable(f"{self.url} has to be reopened first, after a failed flush") from error
         except MapDoubtful as error:
             self._forget()
+            if not runs:  # what came before these commits failed: they were not begun
+                raise Unavailable(f"{self.url} has to be reopened first, after a failed flush") from error
             self._note_doubt(commits, runs[-1].follows)
             raise InDoubt(commits[0].id, commits[0].key) from error
         except tables.DAMAGE as error:

@@ -115,6 +115,11 @@ class SimulatedDisk:
         """Counts what changed the disk or what a power cut may leave of it: where it stands still, images are the same."""
         return self._files.number
 
+    @property
+    def used_bytes(self) -> int:
+        """What the files take of a capacity."""
+        return self._files.used_bytes
+
     def digest(self) -> bytes:
         """16 bytes that two images share when they have the same names and bytes, in any run; of what is read now."""
         return self._files.digest()

@@ -1,4 +1,4 @@
-"""Loading an App by the name `module:app`."""
+"""Loading an App, or a function, by the name `module:name`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+from typing import Any
 
 from perdure.backends.errors import Misuse
 from perdure.runtime.app import App
@@ -19,20 +20,40 @@ def load_app(name: str) -> App:
       Misuse: there is no such module, or no App of that name in it.
       AppFailed: the module raised.
     """
+    module, found = _load(name, "--app")
+    if not isinstance(found, App):
+        raise Misuse(f"--app {name!r} is a {type(found).__name__}, not an App{_apps_of(module)}")
+    return found
+
+
+def load_function(name: str) -> Any:
+    """The function that *name* leads to, likewise.
+
+    Raises:
+      Misuse: there is no such module, or no function of that name in it.
+      AppFailed: the module raised.
+    """
+    _, found = _load(name, "the function")
+    if not callable(found):
+        raise Misuse(f"{name!r} is a {type(found).__name__}, not a function")
+    return found
+
+
+def _load(name: str, option: str) -> tuple[object, object]:
+    """The module and what it has under that name."""
     module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):
-        raise Misuse(f"--app {name!r}: write module:name, as in shop:app")
+        raise Misuse(f"{option} {name!r}: write module:name, as in shop:app")
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
     found: object = _import(module_name, folder)
+    module = sys.modules[module_name]
     for part in path.split("."):
         if not hasattr(found, part):
-            raise Misuse(f"--app {name!r}: module {module_name!r} has no {path!r}{_apps_of(sys.modules[module_name])}")
+            raise Misuse(f"{option} {name!r}: module {module_name!r} has no {path!r}{_apps_of(module)}")
         found = getattr(found, part)
-    if not isinstance(found, App):
-        raise Misuse(f"--app {name!r} is a {type(found).__name__}, not an App{_apps_of(sys.modules[module_name])}")
-    return found
+    return module, found
 
 
 def _import(name: str, folder: str) -> object:

@@ -161,7 +161,7 @@ async def check_projection(projection: AnyProjection, events: Sequence[Event[Any
     for page in PAGES:
         await _check_run(projection, records, Limits(page_records=page), f"with pages of {page}")
     await _check_restarts(projection, records)
-    skipped = await _check_seeds(codec, projection, records)
+    skipped = await check_seeds(codec, projection, records)
     return Checked(len(events), skipped)
 
 
@@ -263,7 +263,12 @@ def _plain(raw: bytes | None) -> Any:
 # -- hash seeds ------------------------------------------------------------------------------
 
 
-async def _check_seeds(codec: Codec, projection: AnyProjection, records: Sequence[Record]) -> tuple[str, ...]:
+async def check_seeds(codec: Codec, projection: AnyProjection, records: Sequence[Record]) -> tuple[str, ...]:
+    """Fold *records* in processes with other hash seeds: the states must be the same. What could not be tried, and why.
+
+    Raises:
+      Differs: they are not.
+    """
     place = _place_of(projection)
     if place is None:
         return (f"hash seeds: {projection.name!r} is not at the top of a module, so other processes cannot import it",)

@@ -1,0 +1,264 @@
+"""A run under way: processes that open the store, do the workload, die, and are followed by others; at the end a last one that judges."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from random import Random
+from typing import Final
+
+import trio
+
+from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, RuntimeFailed, Unavailable
+from perdure.backends.event import Record
+from perdure.runtime.open import open_runtime
+from perdure.runtime.runtime import Runtime
+from perdure.runtime.simulation import laws
+from perdure.runtime.simulation.faults import Drawn, Replayed, What
+from perdure.runtime.simulation.ledger import WatchedJournal, WatchedStreams
+from perdure.runtime.simulation.run import Plan, Subject
+from perdure.runtime.simulation.scheduler import ROUNDS_MAX, Scheduler, process_of, run_seeded
+from perdure.runtime.simulation.stores import Kind, kind_of
+from perdure.runtime.simulation.watched import WatchedBackend, watch_map
+from perdure.runtime.simulation.witness import Witness
+from perdure.runtime.simulation.world import Life, World
+
+LIMIT_S: Final = 7_200.0
+"""Virtual seconds that a run may take."""
+INTERRUPTED: Final = (Closed, Unavailable, InDoubt, Full)
+"""What a workload may well meet when something goes wrong: it begins again."""
+
+
+def play(subject: Subject, plan: Plan, script: Callable[[Sequence[What]], Drawn | Replayed]) -> tuple[World, list[Record]]:
+    """The world after the run, and the log as it was read last."""
+    kind = kind_of(plan.url)
+    world = World(plan.seed, script(kind.faults), plan.runtimes)
+    scheduler = Scheduler(plan.seed)
+    run = _Play(subject, plan, kind, world, scheduler)
+    try:
+        run_seeded(scheduler, run.run)
+    finally:
+        kind.end(world)
+    world.trace.add("life", 0.0, "", f"{scheduler.rounds} rounds, {scheduler.digest:08x}")
+    return world, run.witness.records
+
+
+class _Play:
+    """See the module."""
+
+    def __init__(self, subject: Subject, plan: Plan, kind: Kind, world: World, scheduler: Scheduler) -> None:
+        self._subject = subject
+        self._plan = plan
+        self._kind = kind
+        self._world = world
+        self._scheduler = scheduler
+        self._unfinished = dict.fromkeys(range(plan.sessions), 0)
+        """Sessions, and how often each was begun."""
+        self.witness = Witness(subject.app, world)
+        world.ledger.most, world.ledger.spent = plan.commits, self._unfinished.clear
+
+    async def run(self) -> None:
+        """All of it."""
+        world = self._world
+        with _logs_noted(world):
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(world.run_timers)
+                try:
+                    with trio.CancelScope() as scope:
+                        self._scheduler.on_circles = scope.cancel
+                        await self._play()
+                        if not world.violations:
+                            await self._judge()
+                    if scope.cancelled_caught:
+                        world.violate(laws.ENDS, f"after {ROUNDS_MAX:,} rounds of the loop its tasks still wake each other, and time stands still")
+                finally:
+                    world.unwind()
+                    self._scheduler.calm = True
+                    self._nursery.cancel_scope.cancel()
+
+    async def _play(self) -> None:
+        with trio.move_on_after(LIMIT_S) as scope:
+            async with trio.open_nursery() as nodes:
+                for node in range(1, self._plan.runtimes + 1):
+                    nodes.start_soon(self._node, node)
+        if scope.cancelled_caught:
+            left = ", ".join(f"session {number}, begun {times} times" for number, times in self._unfinished.items())
+            self._world.violate(laws.ENDS, f"after {LIMIT_S:g} s there are left: {left or 'processes that do not end'}")
+
+    # -- processes ---------------------------------------------------------------------------
+
+    async def _node(self, node: int) -> None:
+        """One process after the other."""
+        draw = Random(f"node {self._plan.seed} {node}")
+        while self._unfinished and not self._world.violations:
+            life = self._world.start(node)
+            life.pause_s = draw.random()
+            self._nursery.start_soon(self._live, life, self._serve)
+            await life.ended.wait()
+            await trio.sleep(life.pause_s)
+
+    async def _live(self, life: Life, serve: Callable[[Life], Awaitable[None]]) -> None:
+        process_of.set(life)
+        world = self._world
+        try:
+            with life.scope:
+                await serve(life)
+        except BaseException as error:  # noqa: ASYNC103 - a process ends here, whatever it ended with
+            if any(isinstance(one, KeyboardInterrupt) for one in _leaves(error)):
+                raise
+            if not (life.dead or world.ledger.closed):  # else nobody is told
+                self._judge_error(life, error)
+        finally:
+            if not life.ended.is_set():
+                world.note("life", "ends", life.who)
+                life.process.kill()
+                life.ended.set()
+
+    def _judge_error(self, life: Life, error: BaseException) -> None:
+        """What a process ended with: trouble of the store is well, anything else is not."""
+        for one in _leaves(error):
+            cause = one.__cause__ if isinstance(one, RuntimeFailed) and one.__cause__ is not None else one
+            if isinstance(cause, INTERRUPTED):
+                self._world.note("life", f"{type(one).__name__}: {cause}", life.who)
+            elif isinstance(cause, Corrupt):
+                self._world.violate(laws.SOUND, f"runtime {life.who}: {cause}")
+            elif isinstance(cause, PerdureError):
+                self._world.violate(laws.CLEAR, f"runtime {life.who} ended with {type(cause).__name__}: {cause}")
+            else:
+                self._world.violate(laws.CLEAR, f"runtime {life.who} ended with {cause!r}")
+
+    @asynccontextmanager
+    async def _opened(self, life: Life) -> AsyncIterator[Runtime]:
+        world, limits = self._world, self._subject.limits
+        backend = await self._kind.open(world, life, limits)
+        try:
+            watch_map(backend, world, life)
+            watched = WatchedBackend(backend, self.witness.shown, world, life, points=not self._kind.on_disk)
+            world.note("life", "has opened the store", life.who)
+            await self.witness.audit(backend, life.who)
+            async with open_runtime(watched, self._subject.app, environment=life.environment, limits=limits) as rt:
+                rt._journal = WatchedJournal(rt._journal, world.ledger, life.who)  # type: ignore[assignment]
+                rt._streams = WatchedStreams(rt._streams, world.ledger, life.who)  # type: ignore[assignment]
+                yield rt
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):
+                await self._kind.close(backend)
+
+    async def _serve(self, life: Life) -> None:
+        """Run some of the sessions, until they are through or the process is told to leave."""
+        async with trio.open_nursery() as sessions:
+            async with self._opened(life) as rt:
+                life.mine = self._choose(life)
+                for number in life.mine:
+                    sessions.start_soon(self._session, life, rt, number)  # noqa: ASYNC111 - they meet a runtime that closes
+                sessions.start_soon(self._look_on, life, rt)  # noqa: ASYNC111 - likewise
+                if not life.mine:
+                    life.leave.set()
+                await life.leave.wait()
+                if life.leaves_by == "cancel":
+                    sessions.cancel_scope.cancel()
+            sessions.cancel_scope.cancel()
+
+    def _choose(self, life: Life) -> list[int]:
+        """Some of the sessions that nobody is at."""
+        taken = {number for other in self._world.lives if not other.ended.is_set() for number in other.mine}
+        free = [number for number in self._unfinished if number not in taken]
+        return free[: Random(f"life {self._plan.seed} {life.who}").randint(1, len(free))] if free else []
+
+    async def _look_on(self, life: Life, rt: Runtime) -> None:
+        """Watch the models, and follow the log."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.witness.watch, rt, life.who)
+                nursery.start_soon(self.witness.follow, rt, life.who)
+                if self._plan.runtimes == 1 or self._kind.alone:
+                    nursery.start_soon(self.witness.follow_on, rt, life.who)
+        except* INTERRUPTED:
+            pass
+
+    async def _session(self, life: Life, rt: Runtime, number: int) -> None:
+        """The workload once, begun again where it was broken off."""
+        while number in self._unfinished and not life.leave.is_set():
+            self._unfinished[number] += 1
+            random = Random(f"session {self._plan.seed} {number} {self._unfinished[number]}")
+            with trio.CancelScope() as scope:
+                life.sessions[number] = scope
+                try:
+                    await self._subject.workload(rt, random)
+                    self._unfinished.pop(number, None)
+                except Exception as error:
+                    if self._world.ledger.closed:
+                        return
+                    self._judge_workload(life, number, error)
+                finally:
+                    life.sessions.pop(number, None)
+            await trio.sleep(random.random())
+        if not any(number in self._unfinished for number in life.mine):
+            life.leave.set()
+
+    def _judge_workload(self, life: Life, number: int, error: Exception) -> None:
+        wrong = [one for one in _leaves(error) if not isinstance(one, INTERRUPTED)]
+        if wrong:
+            self._unfinished.pop(number, None)
+            self._world.violate(laws.WORKLOAD, f"session {number} in runtime {life.who}: {wrong[0]!r}")
+        else:
+            self._world.note("life", f"session {number} is broken off: {type(error).__name__}", life.who)
+
+    # -- the end -----------------------------------------------------------------------------
+
+    async def _judge(self) -> None:
+        """A last process, to which nothing happens, looks at everything."""
+        world = self._world
+        draw = Random(f"end {self._plan.seed}")
+        world.heal()
+        if self._kind.on_disk and (policy := draw.choice(("", "lose", "lose", "random"))):
+            world.cut_power(policy, draw.randrange(1_000_000), 0.0)  # type: ignore[arg-type]
+        life = world.start(self._plan.runtimes + 1)
+        self._nursery.start_soon(self._live, life, self._judge_in)
+        await life.ended.wait()
+
+    async def _judge_in(self, life: Life) -> None:
+        """One more session, so that followers have to be woken once more, then rest."""
+        async with self._opened(life) as rt:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.witness.follow, rt, life.who)
+                self._unfinished[self._plan.sessions] = 0
+                with trio.move_on_after(LIMIT_S):
+                    await self._session(life, rt, self._plan.sessions)
+                self._world.ledger.most = None
+                await self.witness.reach(rt)
+                nursery.cancel_scope.cancel()
+            await self.witness.judge(rt, life.who)
+            if self._subject.check is not None:
+                try:
+                    await self._subject.check(rt)
+                except Exception as error:
+                    self._world.violate(laws.CHECK, f"{error!r}")
+
+
+@contextmanager
+def _logs_noted(world: World) -> Iterator[None]:
+    """What perdure logs goes into the trace, and nowhere else."""
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if not world.ledger.closed:
+                world.note("life", f"logs: {record.getMessage().partition(chr(10))[0]}")
+
+    logger, handler = logging.getLogger("perdure"), Noting()
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error

@@ -19,6 +19,7 @@ import attrs
 
 from perdure.backends.environment import Environment
 from perdure.backends.lmdb.faulty import faulty_lmdb
+from torment.quiet import quiet
 from torment.row import Row, Tally
 
 TESTS = Path(__file__).resolve().parents[3]
@@ -56,7 +57,7 @@ class Sweep:
         """How many there were; raises what broke."""
         stores = cancelling.Stores(self.scheme, folder, "?flush=thread" if self.thread else "", Environment() if self.thread else None)
         stride = 1 if every else self.stride
-        with faulty_lmdb(folder) as faults:
+        with quiet(), faulty_lmdb(folder) as faults:
             count: int = cancelling.sweep(lambda strike: self.once(strike, stores, faults), of=self.of, stride=stride, real_time=self.thread)
         return count
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from zlib import crc32
@@ -16,6 +13,7 @@ import trio
 from perdure.backends.errors import Full, PerdureError, Unavailable
 from perdure.backends.limits import Limits
 from perdure.runtime import App, Event, Projection, Runtime, event, of, open_runtime
+from torment.quiet import quiet
 from torment.row import Row, Tally
 from torment.small_disk import fill, small_disk, ways, why_none
 from torment.stores import STORES, Kind
@@ -194,18 +192,6 @@ async def _freed(disk: Disk, rt: Runtime) -> list[str]:
     for name in ("outside", "ballast"):
         (disk.place / name).unlink(missing_ok=True)
     return [*filter(None, [await disk.goes_on(rt)]), *await disk.wrong(rt)]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Projections warn of each wait for room; here that is nothing new."""
-    logger = logging.getLogger("perdure")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def run(kind: Kind, tally: Tally) -> None:

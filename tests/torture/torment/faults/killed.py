@@ -32,12 +32,12 @@ def run(kind: Kind, tally: Tally) -> None:
                 mother.told = told = Told()
             _life(mother, kind.url(store), draw, tally)
             checked = store
-            if draw.random() < 0.5 and store.exists():  # killed so early that there is none
+            if store.exists() and draw.random() < 0.5:
                 checked = tally.folder / "copy"
                 shutil.rmtree(checked, ignore_errors=True)
                 shutil.copytree(store, checked)
             tally.done += 1
-            if store.exists():
+            if store.exists() or told.acknowledged:
                 for problem in problems(kind.url(checked), told):
                     tally.violation(f"{kind.name}: seed {tally.seed}, cycle {tally.done}: {problem}")
             for refused in told.refused:

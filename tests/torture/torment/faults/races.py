@@ -15,8 +15,8 @@ from torment.row import Row, Tally
 from torment.stores import STORES, Kind
 
 PROCESSES = 3
-ROUND = 2_400
-"""So many writes are one race, on a store of its own."""
+TURNS = 40
+"""So many writes of each task are one race, on a store of its own."""
 
 
 def run(kind: Kind, what: What, tally: Tally, *, stale: bool = False) -> None:
@@ -26,10 +26,8 @@ def run(kind: Kind, what: What, tally: Tally, *, stale: bool = False) -> None:
         while not tally.over and not (stale and tally.violations):
             store = tally.folder / "store"
             runtimes, tasks, targets = draw.choice(((1, 4, 1), (2, 8, 6), (2, 20, 40), (3, 6, 12)))
-            processes, runtimes, tasks = (PROCESSES, runtimes, tasks) if kind.processes else (1, 1, runtimes * tasks)
-            turns = max(1, min(ROUND, tally.goal) // (processes * runtimes * tasks))
             seed = draw.randrange(1 << 32)
-            race = Race(kind.url(store), "", what, seed, runtimes, tasks, turns, targets, stale=stale)
+            race = Race(kind.url(store), "", what, seed, runtimes, tasks, TURNS, targets, stale=stale)
             history, problems = track.race(race)
             for problem in problems:
                 tally.violation(f"{kind.name}: seed {tally.seed}, race {counts['races']} of seed {seed}: {problem}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -137,12 +137,17 @@ async def _in_models(rt: Runtime, events: Events) -> AsyncIterator[str]:
 
 
 async def _place(rt: Runtime, events: Events, told: Told) -> AsyncIterator[str]:
-    """The subscription of the newest life got everything from its place on, once and in order; no place was kept of what was not done."""
-    positions = [int(event.position) for event in events]
-    begin = bisect_right(positions, told.kept)
-    if told.followed != positions[begin : begin + len(told.followed)]:
-        yield f"the subscription went on from {told.kept} with {told.followed[:3]}, the log has {positions[begin : begin + 3]}; or it left some out"
+    """The subscription got everything from a place that can have been kept, once and in order; no place was kept of what was not done."""
+    positions, got = [int(event.position) for event in events], told.followed
+    reached = max(told.kept, told.reached)
+    if got:
+        begin = bisect_left(positions, got[0])
+        if got != positions[begin : begin + len(got)]:
+            yield f"the subscription got {got[:3]}... to {got[-1]} and left something out, or got it twice or in another order"
+        if not bisect_right(positions, told.kept) <= begin <= bisect_right(positions, reached):
+            yield f"the subscription, whose place was {told.kept} to {reached}, went on with {got[0]}"
     kept = await Place(f"subscription {SUBSCRIPTION}", rt.backend).read()
-    if kept is not None and kept.position > max([told.kept, *told.followed[-1:]]):
-        yield f"the subscription's place is {kept.position}, it was done up to {told.followed[-1:]}"
-    told.kept, told.followed = 0 if kept is None else kept.position, []
+    if kept is not None and kept.position > max([reached, *got[-1:]]):
+        yield f"the subscription's place is {kept.position}, it was done up to {max([reached, *got[-1:]])}"
+    told.kept = told.reached = 0 if kept is None else kept.position
+    told.followed = []

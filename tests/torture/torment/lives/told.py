@@ -16,7 +16,9 @@ class Told:
     shared: dict[int, tuple[str, int]] = attrs.field(factory=dict)
     """By seq: who, and its number."""
     followed: list[int] = attrs.field(factory=list)
-    """Positions that the subscription of the newest life was given."""
+    """Positions that the subscription was given since a life began last."""
+    reached: int = 0
+    """How far it had got before."""
     kept: int = 0
     """Its place, as it was found kept last."""
     refused: list[str] = attrs.field(factory=list)
@@ -45,6 +47,7 @@ class Told:
                 self.refused.append(f"{task}: {error}: {text.replace('_', ' ')}")
                 return
             case "open", []:
+                self.reached = max([self.reached, *self.followed[-1:]])
                 self.followed.clear()
                 self.opened += 1
                 return

@@ -30,11 +30,12 @@ def simulate(
     runtimes: Annotated[int, Parameter(help="1 to 3 on one machine: one has the store open, the others wait and take over.")] = 1,
     faults: Annotated[str | None, Parameter(help="Only these, with commas: crash,power,... (see docs/simulation.md); none: nothing goes wrong.")] = None,
     url: Annotated[str, Parameter(help="The kind of store: file:, segments:, memory: or lmdb:.")] = "file:",
-    workload: Annotated[Function, Parameter(help="module:function, given a runtime and random numbers. Else: random events of the app's classes.")] = None,
+    workload: Annotated[Function, Parameter(help="module:function, given a runtime and random numbers. Else: random events.")] = None,
     check: Annotated[Function, Parameter(help="module:function, given a runtime at the end of each run; what it raises is found.")] = None,
+    beside: Annotated[Function, Parameter(help="module:function, given a runtime, once in every process: what else the program does.")] = None,
     sessions: Annotated[int, Parameter(help="So often the workload runs in each run.")] = 3,
     twice: Annotated[bool, Parameter(negative=(), show_default=False, help="Play each run again: it must be the same.")] = False,
-    hash_seeds: Annotated[bool, Parameter(negative=(), show_default=False, help="At the end fold the longest log under other seeds of hashes.")] = False,
+    hash_seeds: Annotated[bool, Parameter(negative=(), show_default=False, help="Fold the longest log under other seeds of Python's hashes.")] = False,
     replay: Annotated[str | None, Parameter(help="One run, as a report says it.", show_default=False)] = None,
     json: AsJson = False,
 ) -> int:
@@ -46,12 +47,13 @@ def simulate(
     if count < 1 or sessions < 1:
         raise Misuse(f"--seeds and --sessions are numbers from 1, not {min(count, sessions)}")
     loaded = load_app(app)
-    work, holds = (None if name is None else load_function(name) for name in (workload, check))
+    work, holds, goes_on = (None if name is None else load_function(name) for name in (workload, check, beside))
     with out.bar("simulating", 1 if replay else count) as step:
         report = simulate_app(
             loaded,
             work,
             check=holds,
+            beside=goes_on,
             seeds=range(first := seed or 0, first + count),
             faults=_faults_of(faults),
             runtimes=_runtimes_of(runtimes),

@@ -17,7 +17,7 @@ from perdure.runtime.runtime import Runtime
 from perdure.runtime.simulation import laws
 from perdure.runtime.simulation.faults import Drawn, Replayed, What
 from perdure.runtime.simulation.ledger import WatchedJournal, WatchedStreams
-from perdure.runtime.simulation.run import Plan, Subject
+from perdure.runtime.simulation.run import Check, Plan, Subject
 from perdure.runtime.simulation.scheduler import ROUNDS_MAX, Scheduler, process_of, run_seeded
 from perdure.runtime.simulation.stores import Kind, kind_of
 from perdure.runtime.simulation.watched import WatchedBackend, watch_map
@@ -152,6 +152,7 @@ class _Play:
                 life.mine = self._choose(life)
                 for number in life.mine:
                     sessions.start_soon(self._session, life, rt, number)  # noqa: ASYNC111 - they meet a runtime that closes
+                sessions.start_soon(self._run_beside, life, rt)  # noqa: ASYNC111 - likewise
                 sessions.start_soon(self._look_on, life, rt)  # noqa: ASYNC111 - likewise
                 if not life.mine:
                     life.leave.set()
@@ -159,6 +160,16 @@ class _Play:
                 if life.leaves_by == "cancel":
                     sessions.cancel_scope.cancel()
             sessions.cancel_scope.cancel()
+
+    async def _run_beside(self, life: Life, rt: Runtime) -> None:
+        """The user's own tasks, once in each process."""
+        if self._subject.beside is None:
+            return
+        try:
+            await self._subject.beside(rt)
+        except Exception as error:
+            if not self._world.ledger.closed:
+                self._judge_workload(life, "what runs beside", error)
 
     def _choose(self, life: Life) -> list[int]:
         """Some of the sessions that nobody is at."""
@@ -190,20 +201,22 @@ class _Play:
                 except Exception as error:
                     if self._world.ledger.closed:
                         return
-                    self._judge_workload(life, number, error)
+                    if self._judge_workload(life, f"session {number}", error):
+                        self._unfinished.pop(number, None)
                 finally:
                     life.sessions.pop(number, None)
             await trio.sleep(random.random())
         if not any(number in self._unfinished for number in life.mine):
             life.leave.set()
 
-    def _judge_workload(self, life: Life, number: int, error: Exception) -> None:
+    def _judge_workload(self, life: Life, about: str, error: Exception) -> bool:
+        """Whether it failed, and was not only broken off."""
         wrong = [one for one in _leaves(error) if not isinstance(one, INTERRUPTED)]
         if wrong:
-            self._unfinished.pop(number, None)
-            self._world.violate(laws.WORKLOAD, f"session {number} in runtime {life.who}: {wrong[0]!r}")
+            self._world.violate(laws.WORKLOAD, f"{about}, in runtime {life.who}: {wrong[0]!r}")
         else:
-            self._world.note("life", f"session {number} is broken off: {type(error).__name__}", life.who)
+            self._world.note("life", f"{about} is broken off: {type(error).__name__}", life.who)
+        return bool(wrong)
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -231,10 +244,17 @@ class _Play:
                 nursery.cancel_scope.cancel()
             await self.witness.judge(rt, life.who)
             if self._subject.check is not None:
-                try:
-                    await self._subject.check(rt)
-                except Exception as error:
-                    self._world.violate(laws.CHECK, f"{error!r}")
+                await self._check(self._subject.check, life, rt)
+
+    async def _check(self, check: Check, life: Life, rt: Runtime) -> None:
+        """The user's own, beside what runs in every process."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_beside, life, rt)
+            try:
+                await check(rt)
+            except Exception as error:
+                self._world.violate(laws.CHECK, f"{error!r}")
+            nursery.cancel_scope.cancel()
 
 
 @contextmanager

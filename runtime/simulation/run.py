@@ -20,6 +20,8 @@ from perdure.runtime.simulation.world import Violation
 
 Workload = Callable[[Runtime, Random], Awaitable[object]]
 """What is done with the runtime, everything drawn from the numbers it gets. It may be broken off anywhere, and is then begun again."""
+Beside = Callable[[Runtime], Awaitable[object]]
+"""What else every process of the program does while it has the store open: followers of its own, say. It is cancelled at the end."""
 Check = Callable[[Runtime], Awaitable[object]]
 """Raises (an AssertionError, say) if what it finds in the store is not as it should be."""
 
@@ -29,11 +31,12 @@ LIMITS: Final = Limits(page_records=8)
 
 @attrs.frozen
 class Subject:
-    """What is tried: an app, what is done with it, and what must hold at the end of each run."""
+    """What is tried: an app, what is done with it, what must hold at the end of each run, and what goes on beside."""
 
     app: App
     workload: Workload
     check: Check | None = None
+    beside: Beside | None = None
     limits: Limits = LIMITS
 
 

@@ -12,11 +12,14 @@ from typing import Final, TypeVar
 
 import attrs
 
+from perdure.runtime.simulation.faults import Injection
 from perdure.runtime.simulation.run import Plan, Run
 
 T = TypeVar("T")
 
-TRIES_MAX: Final = 120
+TRIES_MAX: Final = 200
+_FEW: Final = 6
+_PARTS: Final = tuple(part / 16 for part in range(1, 16))
 
 
 class _Spent(Exception):
@@ -46,7 +49,9 @@ def shrink(run: Run, play: Callable[[Plan], Run], *, tries_max: int = TRIES_MAX)
             fewer_sessions(best.plan, breaks)
             listed = best.plan.injections or ()
             least(listed, lambda some: breaks(attrs.evolve(best.plan, injections=tuple(some))))
+            earlier_faults(best.plan, breaks)
             fewer_commits(best, breaks)
+        simpler_faults(best.plan, breaks)
     except _Spent:
         pass
     return best
@@ -59,16 +64,54 @@ def fewer_sessions(plan: Plan, breaks: Callable[[Plan], bool]) -> None:
             return
 
 
+def earlier_faults(plan: Plan, breaks: Callable[[Plan], bool]) -> None:
+    """Try each fault at a point before its own: then there is less before it."""
+    injections, before = list(plan.injections or ()), 0
+    for place, injection in enumerate(injections):
+        for part in _PARTS:
+            point = before + int((injection.point - before) * part)
+            other = attrs.evolve(injection, point=point)
+            if point > before and breaks(attrs.evolve(plan, injections=(*injections[:place], other, *injections[place + 1 :]))):
+                injections[place] = other
+                break
+        before = injections[place].point
+
+
 def fewer_commits(run: Run, breaks: Callable[[Plan], bool]) -> None:
-    """Try with fewer commits, halving."""
+    """Try with fewer commits: very few, then halving."""
     most = min(run.commits, run.plan.commits or run.commits)
-    least_known = 0
+    for few in range(1, min(_FEW, most)):
+        if breaks(attrs.evolve(run.plan, commits=few)):
+            return
+    least_known = min(_FEW, most) - 1
     while most - least_known > 1:
         middle = (most + least_known) // 2
         if breaks(attrs.evolve(run.plan, commits=middle)):
             most = middle
         else:
             least_known = middle
+
+
+def simpler_faults(plan: Plan, breaks: Callable[[Plan], bool]) -> None:
+    """Try a plain crash in the place of whatever ends a process, and everything at once where it takes its time."""
+    injections = list(plan.injections or ())
+    for place, injection in enumerate(injections):
+        for other in _simpler(injection):
+            if other != injection and breaks(attrs.evolve(plan, injections=(*injections[:place], other, *injections[place + 1 :]))):
+                injections[place] = other
+                break
+
+
+def _simpler(injection: Injection) -> list[Injection]:
+    match injection.what:
+        case "power":
+            return [Injection(injection.point, "crash", "0"), Injection(injection.point, "power", "lose 0 0")]
+        case "crash":
+            return [Injection(injection.point, "crash", "0")]
+        case "flush":
+            return [Injection(injection.point, "flush", "fail")]
+        case _:
+            return []
 
 
 def least(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:

@@ -31,7 +31,7 @@ from perdure.runtime.app import App
 from perdure.runtime.simulation import laws
 from perdure.runtime.simulation.faults import Faults
 from perdure.runtime.simulation.report import Report
-from perdure.runtime.simulation.run import LIMITS, Check, Plan, Run, Subject, Workload, run_once
+from perdure.runtime.simulation.run import LIMITS, Beside, Check, Plan, Run, Subject, Workload, run_once
 from perdure.runtime.simulation.shrink import TRIES_MAX, shrink
 from perdure.runtime.simulation.stores import kind_of
 from perdure.runtime.simulation.trace import first_difference
@@ -44,6 +44,7 @@ def simulate(
     workload: Workload | None = None,
     *,
     check: Check | None = None,
+    beside: Beside | None = None,
     seeds: Iterable[int] | int = 100,
     faults: Faults | None = None,
     runtimes: int = 1,
@@ -61,7 +62,8 @@ def simulate(
     *workload* is called with a runtime and a `random.Random`, *sessions* times, at once and one after the other; drawing all from the
     latter, it appends, puts and reads. It may be broken off anywhere and is begun again then; what it raises beyond the store's own
     `Closed`, `Unavailable`, `InDoubt` and `Full` is a failure. None: random events of the app's classes. *check* is called with a runtime
-    at the end of each run, its models at the head; what it raises is a failure.
+    at the end of each run, its models at the head; what it raises is a failure. *beside* is called once in every process, with its
+    runtime, and goes on while that is open, also beside *check*: your own followers. Time is virtual: to sleep costs nothing.
 
     *runtimes* (1 to 3) share the machine, each with a clock of its own; one has the store open, the others wait for it and take over. *url*
     is `file:`, `segments:`, `memory:` or `lmdb:`, nothing else. *twice*: each run is played again, and must be the same. *hash_seeds*: at
@@ -73,7 +75,7 @@ def simulate(
       Misuse: inside of Trio, another simulation runs, or there is no such store.
     """
     kind_of(url)
-    subject = Subject(app, workload or RandomWorkload(app), check, limits)
+    subject = Subject(app, workload or RandomWorkload(app), check, beside, limits)
     plan = Plan(0, url=url, runtimes=runtimes, sessions=sessions, faults=faults or Faults())
     play = partial(run_once, subject)
     if replay is not None:

@@ -389,6 +389,8 @@ class OrderedBackend(OrderedReads):
     async def maintain(self) -> bool:
         """See `Backend.maintain`."""
         self._check_open()
+        if not self.capabilities.writes:
+            return False
         now = self.environment.clock()
         keys_before = now - int(self.limits.keys_kept_s * 1e6)
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)

@@ -63,7 +63,7 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
         case "lmdb":
             if not rest:
                 raise Misuse("an LMDB store is a folder: write lmdb:DIR")
-            _refuse_unknown(url, query, ("size", "verify", "flush", "insist", "create"))
+            _refuse_unknown(url, query, ("size", "verify", "flush", "insist", "create", "mode"))
             from perdure.backends.lmdb import Options, open_lmdb
 
             options = Options(
@@ -72,6 +72,7 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 flush=_choice(query, "flush", ("auto", "inline", "thread")),  # type: ignore[arg-type]  # one of these
                 create=create and query.get("create", "1") != "0",
                 insist=query.get("insist") == "1",
+                readonly=_choice(query, "mode", ("rw", "ro")) == "ro",
             )
             return await open_lmdb(rest, options, url=url, environment=environment, limits=limits)
         case _:

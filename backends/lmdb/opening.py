@@ -14,8 +14,8 @@ from pathlib import Path
 import trio
 
 from perdure.backends.environment import Threads
-from perdure.backends.errors import Unavailable
-from perdure.backends.lmdb import files
+from perdure.backends.errors import Misuse, Unavailable
+from perdure.backends.lmdb import files, readonly
 from perdure.backends.lmdb.shared import NobodyElse, Options, SharedEnv
 from perdure.backends.lmdb.turnstile import REMEDY, Turnstile
 from perdure.backends.protocol import State
@@ -38,6 +38,8 @@ async def open_shared(folder: Path, options: Options, new_id: bytes, threads: Th
     """
     await threads.run_sync(_prepare, folder, options)
     folder = folder.resolve()
+    if readonly.is_open(folder):
+        raise Misuse(f"this process has {folder} open for reading only (?mode=ro): close that first, for LMDB opens a file once")
     while True:
         async with _opening(folder, OPENING_S):
             shared = _open.get(_inode(folder))
@@ -47,6 +49,16 @@ async def open_shared(folder: Path, options: Options, new_id: bytes, threads: Th
                 shared.users += 1
                 return shared
         await trio.sleep(_POLL_S)  # it is being closed in this process, without the lock
+
+
+async def share_open(folder: Path) -> SharedEnv | None:
+    """The environment of *folder*, if this process has it open already: one user more."""
+    shared = _open.get(_inode(folder))
+    if shared is None or not shared.users:
+        return None
+    await trio.lowlevel.checkpoint_if_cancelled()
+    shared.users += 1
+    return shared
 
 
 def _prepare(folder: Path, options: Options) -> None:

@@ -56,6 +56,7 @@ class Options:
     verify: str = "auto"
     create: bool = True
     insist: bool = False
+    readonly: bool = False
     flush: How = "auto"
 
 
@@ -136,7 +137,7 @@ class SharedEnv:
             self.env.reader_check()
             self.tables = {name: self.env.open_db(name.encode(), create=False) for name in keys.TABLES}
             with self.env.begin() as txn:
-                self._read_identity(txn)
+                self.id = read_identity(txn, self.tables["meta"], str(self.folder))
             if not self.looking:
                 self._raise_epoch()
         except lmdb.Error as error:
@@ -252,16 +253,6 @@ class SharedEnv:
         finally:
             env.close()
 
-    def _read_identity(self, txn: lmdb.Transaction) -> None:
-        meta = self.tables["meta"]
-        readable = int.from_bytes(bytes(txn.get(b"readable_from", b"", db=meta)), "big")
-        if readable > FORMAT:
-            raise TooNew(str(self.folder), readable, FORMAT)
-        id = bytes(txn.get(b"id", b"", db=meta))
-        if len(id) != 16:
-            raise Corrupt(str(self.folder), "it has no id")
-        self.id = id.hex()
-
     # -- news and readers --------------------------------------------------------------------
 
     def watcher(self) -> Watcher:
@@ -364,6 +355,22 @@ class SharedEnv:
         with suppress(OSError):  # without the mark the next opening walks the pages: no more is lost
             if self._users_lock.take() and not files.is_unverified(self.folder):
                 files.mark_clean(self.folder)
+
+
+def read_identity(txn: lmdb.Transaction, meta: Any, where: str) -> str:
+    """The id of the store that *txn* reads.
+
+    Raises:
+      TooNew: a newer perdure made it.
+      Corrupt: it has none.
+    """
+    readable = int.from_bytes(bytes(txn.get(b"readable_from", b"", db=meta)), "big")
+    if readable > FORMAT:
+        raise TooNew(where, readable, FORMAT)
+    id = bytes(txn.get(b"id", b"", db=meta))
+    if len(id) != 16:
+        raise Corrupt(where, "it has no id")
+    return id.hex()
 
 
 def translated(error: lmdb.Error, where: str) -> Corrupt | Unavailable:

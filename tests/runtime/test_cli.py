@@ -996,3 +996,18 @@ def test_a_column_is_as_wide_as_what_it_has_held(capsys):
     columns.print([("longer name", 100, "y"), ("a", 2, "")])
 
     assert capsys.readouterr().out.splitlines() == ["name  n  text", "日本  1  x", "longer name  100  y", "a              2"]
+
+
+# -- for reading only ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [command for command in READING if command[:2] not in (("kv", "delete"), ("kv", "watch")) and command[0] != "tail"])
+def test_what_reads_works_for_reading_only(cli, filled, shop, command):
+    assert cli(*about(command, f"{filled}?mode=ro")).code in (Exit.DONE, Exit.NO)
+
+
+def test_what_writes_is_not_supported_for_reading_only(cli, filled):
+    for command in (["append", "s", "t", "1"], ["kv", "put", "b", "k", "1"]):
+        done = cli(*about(command, f"{filled}?mode=ro"))
+        assert (done.code, done.out) == (Exit.USAGE, "")
+        assert "does not declare 'writes'" in done.err

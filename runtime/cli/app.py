@@ -10,6 +10,7 @@ from perdure.runtime.cli import kv, log, model
 from perdure.runtime.cli.backup import backup, restore
 from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.conformance import conformance
+from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
 from perdure.runtime.cli.store import stats, verify
 
@@ -33,5 +34,6 @@ Exit codes:
 
 
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
-for command in (log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, backup, restore, conformance, bench):
+for command in (log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, backup, restore, export, conformance, bench):
     app.command(command)
+app.command(import_, name="import")

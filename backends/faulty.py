@@ -281,6 +281,10 @@ class FaultyBackend(FaultyReads):
         self._check_sound()
         return await self._faults.through("maintain", [], self.inner.maintain)
 
+    async def shrink(self) -> str:
+        self._check_sound()
+        return await self._faults.through("shrink", [], self.inner.shrink)
+
     async def verify(self, progress: Told = nobody) -> list[str]:
         return await self._faults.through("verify", [], lambda: self.inner.verify(progress))
 

@@ -192,6 +192,14 @@ class SharedEnv:
         self.away = False
         self.reopened += 1
 
+    def take_alone(self) -> bool:
+        """Bar other processes from having it open, until `share_again`; whether none has. The caller holds the opening lock."""
+        return self._users_lock.take()
+
+    def share_again(self) -> None:
+        """Let others open it: also after `take_alone` has failed, for trying costs the lock that one had."""
+        self._users_lock.take(shared=True)
+
     def _verify(self, data: Path) -> tuple[str, bool]:
         """What is known of the pages, and whether that is too little for a clean mark."""
         how = self.options.verify

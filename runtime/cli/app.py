@@ -12,7 +12,7 @@ from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.conformance import conformance
 from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
-from perdure.runtime.cli.store import stats, verify
+from perdure.runtime.cli.store import compact, stats, verify
 
 
 def _version() -> str:
@@ -34,6 +34,6 @@ Exit codes:
 
 
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
-for command in (log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, backup, restore, export, conformance, bench):
+for command in (log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, compact, backup, restore, export, conformance, bench):
     app.command(command)
 app.command(import_, name="import")

@@ -604,6 +604,15 @@ def test_damage_that_was_backed_up_is_accepted_when_asked(cli, filled, tmp_path)
     assert cli("stats", f"lmdb:{tmp_path}/new").code == 0
 
 
+def test_a_store_is_compacted(cli, filled):
+    done = cli("compact", filled, "--json").document
+
+    assert (done["kept"], done["steps"]) == ("", 0)
+    assert done["file_after"] <= done["file_before"]
+    assert "given back  no: it has no file" in cli("compact", "memory:").out
+    assert cli("verify", filled).code == 0
+
+
 # -- export and import -----------------------------------------------------------------------
 
 
@@ -667,6 +676,7 @@ READING = [
     ("verify",),
     ("backup", "saved"),
     ("export",),
+    ("compact",),
 ]
 
 

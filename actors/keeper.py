@@ -65,7 +65,7 @@ class Keeper:
                     await self._wanted.wait()
                 if self._backend.state is State.CLOSED:
                     return
-                if self._wanted.is_set() or self._backend.state is not State.OPEN:
+                if self._wanted.is_set() or self._backend.state in (State.DOUBTFUL, State.REOPENING):
                     await self._bring_back()
                     self._wanted = trio.Event()
                     self._lot.unpark_all()

@@ -284,6 +284,10 @@ class FaultyBackend(FaultyReads):
     async def scrub(self) -> bool:
         return await self._faults.through("scrub", [], self.inner.scrub)
 
+    async def shrink(self) -> str:
+        self._check_sound()
+        return await self._faults.through("shrink", [], self.inner.shrink)
+
     async def verify(self, progress: Told = nobody) -> list[str]:
         return await self._faults.through("verify", [], lambda: self.inner.verify(progress))
 

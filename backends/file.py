@@ -282,6 +282,13 @@ class FileMap:
             self._imaging.close()
             self._imaging = None
 
+    async def shrink(self) -> str:
+        try:
+            await self.compact()
+        except OSError as error:
+            return f"an image could not be written: {error.strerror or error}"
+        return ""
+
     async def compact(self) -> None:
         """Write an image now, and let go of the log before it: what was overwritten and deleted takes no room any more.
 

@@ -284,6 +284,14 @@ class LoggedMap:
             more = await self._base.tidy()
         return more  # noqa: RET504 - a scope may swallow what is raised in it
 
+    async def shrink(self) -> str:
+        try:
+            with trio.CancelScope(shield=True):
+                await self._apply(small=True)
+        except (MapFull, MapDoubtful):
+            return "what waits in the commit log cannot be applied"
+        return await self._base.shrink()
+
     async def _apply(self, *, small: bool = False) -> None:
         """Write what waits into the map, in one durable transaction, and let the log before it go. The caller has the turn.
 

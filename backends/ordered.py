@@ -400,6 +400,8 @@ class OrderedBackend(OrderedReads):
     async def maintain(self) -> bool:
         """See `Backend.maintain`."""
         self._check_open()
+        if not self.capabilities.writes:
+            return False
         now = self.environment.clock()
         keys_before = now - int(self.limits.keys_kept_s * 1e6)
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)
@@ -435,6 +437,23 @@ class OrderedBackend(OrderedReads):
         if not (forgotten or merged or before != tables.read_meta(writer, "merged")):
             raise _NothingToWrite
         return merged or forgotten == upkeep.FORGET_ROWS
+
+    async def shrink(self) -> str:
+        """See `Backend.shrink`."""
+        self._check_open()
+        for scope in self._views:
+            scope.cancel()
+        while self._busy:
+            await self._turns_lot.park()
+            self._check_open()
+        self._busy = True  # the map takes its own turn
+        try:
+            return await self._store.shrink()
+        except MapAway as error:
+            raise Unavailable(f"{self.url} is being reopened after a failed flush") from error
+        finally:
+            self._forget()
+            self._let_next()
 
     async def verify(self, progress: Told = nobody) -> list[str]:
         """See `Backend.verify`."""

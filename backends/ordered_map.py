@@ -110,6 +110,14 @@ class OrderedMap(Protocol):
         """
         ...
 
+    async def shrink(self) -> str:
+        """Give room that is not used back to the disk; '' when done, else why not. Readers wait meanwhile, those that are held are ended.
+
+        Raises:
+          Unavailable: somebody writes or reads, and does not end; nothing was done.
+        """
+        ...
+
     def end_waits(self) -> None:
         """Who waits for a turn gets `Closed`: it is going to be closed."""
         ...
@@ -140,6 +148,9 @@ class Alone:
 
     def end_turn(self) -> None:
         """Likewise."""
+
+    async def shrink(self) -> str:
+        return "it has no file"
 
     def end_waits(self) -> None:
         """Nobody waits."""

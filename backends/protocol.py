@@ -354,6 +354,16 @@ class Backend(Reads, Protocol):
         """Do one bounded slice of upkeep (merge small frames, forget old tombstones and keys); whether more is due."""
         ...
 
+    async def shrink(self) -> str:
+        """Give room that is not used back to the disk, if that can be done now; '' when it was, else why not.
+
+        Reads and commits wait meanwhile, views are cut. If cancelled, it was done or not, and is open.
+
+        Raises:
+          Unavailable: somebody writes or reads, and does not end; nothing was done.
+        """
+        ...
+
     async def verify(self, progress: Told = nobody) -> list[str]:
         """Read everything and check it: checksums, seqs, indexes both ways, revisions. The problems found, each a sentence that names what is lost.
 

@@ -63,7 +63,7 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
         case "lmdb":
             if not rest:
                 raise Misuse("an LMDB store is a folder: write lmdb:DIR")
-            _refuse_unknown(url, query, ("size", "verify", "flush", "insist", "create", "log", "segment"))
+            _refuse_unknown(url, query, ("size", "verify", "flush", "insist", "create", "log", "segment", "mode"))
             from perdure.backends.commit_log import SEGMENT_BYTES
             from perdure.backends.lmdb import Options, open_lmdb
 
@@ -75,6 +75,7 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 insist=query.get("insist") == "1",
                 log=_choice(query, "log", ("segments", "none")) if "log" in query else None,  # type: ignore[arg-type]  # one of these
                 segment=_size(query["segment"]) if "segment" in query else SEGMENT_BYTES,
+                readonly=_choice(query, "mode", ("rw", "ro")) == "ro",
             )
             return await open_lmdb(rest, options, url=url, environment=environment, limits=limits)
         case "file":

@@ -74,6 +74,8 @@ async def open_runtime(
 async def _run(
     backend: Backend, app: App, environment: Environment, limits: Limits, changed: Changed, converter: cattrs.Converter | None
 ) -> AsyncIterator[Runtime]:
+    if app.projections and not backend.capabilities.writes:
+        raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
     codec = Codec(converter=converter)
     for cls in app.classes():
         codec.registry.register(cls)

@@ -3,7 +3,8 @@
 Options in the URL's query: `size=` (bytes, with KiB/MiB/GiB; without it the store may grow as the
 disk allows), `verify=auto|full|tree|off`, `flush=auto|inline|thread` (see `place`), `insist=1` (a network file
 system after all), `log=segments` (a commit log before LMDB: acknowledges when a batch of that is flushed, and one process
-at a time has the store open; the store remembers it, `log=none` ends it) and `segment=` (bytes of a log file, 16MiB).
+at a time has the store open; the store remembers it, `log=none` ends it) and `segment=` (bytes of a log file, 16MiB),
+`mode=ro` (for reading only: see `readonly`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.lmdb.map import LmdbMap
-from perdure.backends.lmdb.opening import open_shared
+from perdure.backends.lmdb.opening import open_shared, share_open
+from perdure.backends.lmdb.readonly import find_store, open_readonly
 from perdure.backends.lmdb.shared import Options
 from perdure.backends.logged import end_logged, is_logged, open_logged
 from perdure.backends.ordered import OrderedBackend
@@ -39,6 +41,8 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
       Unavailable: another process has it open, and only one may; or the disk refuses.
     """
     environment = environment or Environment()
+    if options.readonly:
+        return await _open_readonly(folder, options, url, environment, limits)
     try:
         there = await environment.threads.run_sync(lambda: any((Path(folder) / "log").glob("*.log")))
         logged = options.log == "segments" or there
@@ -55,6 +59,32 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
             raise
     except (OSError, MapDoubtful, MapAway) as error:
         raise Unavailable(f"{folder} cannot be opened: {getattr(error, 'strerror', None) or error}; see to the disk, then try again") from error
+    return backend
+
+
+async def _open_readonly(folder: str, options: Options, url: str, environment: Environment, limits: Limits) -> OrderedBackend:
+    """The store for reading; by way of the environment that this process has open, if it has."""
+    store: OrderedMap
+    try:
+        path = await environment.threads.run_sync(find_store, Path(folder))
+        if await environment.threads.run_sync(lambda: any((path / "log").glob("*.log"))):
+            raise Unavailable(f"{folder} has a commit log, whose end is not in LMDB yet: open it without ?mode=ro while nobody else has it open")
+        shared = await share_open(path)
+        if shared is not None:
+            store = LmdbMap(shared, environment=environment, gate_s=limits.gate_s, view_s=limits.view_s)
+        else:
+            store = await open_readonly(path, options, environment.threads, limits.gate_s)
+    except OSError as error:
+        raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
+    capabilities = Capabilities(durable=True, views=True, shared_reads=True, images=True, writes=False)
+    backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
+    try:
+        if options.verify == "full" and (problems := await backend.verify()):
+            raise Corrupt(folder, problems[0])
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await backend.aclose()
+        raise
     return backend
 
 

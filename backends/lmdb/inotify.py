@@ -86,8 +86,8 @@ class _Sleeps:
 
 
 def watch(*paths: Path) -> Watch:
-    """Watch *paths*, which exist."""
-    if INotify is not None:
+    """Watch *paths*; of one that does not exist nobody tells."""
+    if INotify is not None and all(path.exists() for path in paths):
         try:
             return _Told(paths)
         except OSError:  # this user has as many as are allowed

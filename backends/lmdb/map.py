@@ -17,7 +17,7 @@ from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.lmdb import shared as sharing
 from perdure.backends.lmdb.files import DATA
-from perdure.backends.lmdb.opening import begin_writing, close_shared, reopen_shared
+from perdure.backends.lmdb.opening import begin_writing, close_shared, reopen_shared, shrink
 from perdure.backends.lmdb.rows import Held, TxnReader, TxnWriter
 from perdure.backends.lmdb.shared import SharedEnv
 from perdure.backends.lmdb.turnstile import Turnstile
@@ -231,6 +231,22 @@ class LmdbMap:
         finally:
             if shared.state is State.REOPENING:
                 shared.state = State.DOUBTFUL
+
+    async def shrink(self) -> str:
+        shared = self._shared
+        sharing.refuse_fork(shared)
+        if shared.state is not State.OPEN or shared.looking:
+            return "it has to be opened for writing first"
+        shared.state = State.REOPENING
+        try:
+            with closing(Turnstile(shared.folder)) as turnstile:  # of its own, as for a reopening
+                return await shrink(shared, turnstile, self._wait_unread, self._environment.threads, self._gate_s)
+        except OSError as error:
+            raise Unavailable(f"{shared.folder} cannot be opened: {error.strerror or error}") from error
+        finally:
+            self._seen = -1  # the copy counts its transactions anew
+            if shared.state is State.REOPENING:
+                shared.state = State.OPEN
 
     async def _wait_unread(self) -> None:
         """Return when nobody reads and nobody can begin to: it is `away` from here on.

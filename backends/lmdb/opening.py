@@ -14,9 +14,10 @@ from pathlib import Path
 import trio
 
 from perdure.backends.environment import Threads
-from perdure.backends.errors import Unavailable
-from perdure.backends.lmdb import files
+from perdure.backends.errors import Misuse, Unavailable
+from perdure.backends.lmdb import files, readonly
 from perdure.backends.lmdb.shared import NobodyElse, Options, SharedEnv
+from perdure.backends.lmdb.shrink import shrink_shared
 from perdure.backends.lmdb.turnstile import REMEDY, Turnstile
 from perdure.backends.protocol import State
 
@@ -38,6 +39,8 @@ async def open_shared(folder: Path, options: Options, new_id: bytes, threads: Th
     """
     await threads.run_sync(_prepare, folder, options)
     folder = folder.resolve()
+    if readonly.is_open(folder):
+        raise Misuse(f"this process has {folder} open for reading only (?mode=ro): close that first, for LMDB opens a file once")
     while True:
         async with _opening(folder, OPENING_S):
             shared = _open.get(_inode(folder))
@@ -49,6 +52,16 @@ async def open_shared(folder: Path, options: Options, new_id: bytes, threads: Th
                 shared.users += 1
                 return shared
         await trio.sleep(_POLL_S)  # it is being closed in this process, without the lock
+
+
+async def share_open(folder: Path) -> SharedEnv | None:
+    """The environment of *folder*, if this process has it open already: one user more."""
+    shared = _open.get(_inode(folder))
+    if shared is None or not shared.users:
+        return None
+    await trio.lowlevel.checkpoint_if_cancelled()
+    shared.users += 1
+    return shared
 
 
 def _prepare(folder: Path, options: Options) -> None:
@@ -119,6 +132,32 @@ async def reopen_shared(
             turnstile.let_go()
 
 
+async def shrink(shared: SharedEnv, turnstile: Turnstile, wait_unread: Callable[[], Awaitable[None]], threads: Threads, gate_s: float) -> str:
+    """Give room back to the disk; '' when done, else why not. On return it is open.
+
+    Raises:
+      Unavailable: somebody reads or writes, and does not end; nothing was done. Or it does not open again.
+    """
+    async with _opening(shared.folder, gate_s):
+        await turnstile.take(gate_s)
+        try:
+            await wait_unread()
+            why_not = ""
+            with trio.CancelScope(shield=True):
+                try:
+                    why_not = await threads.run_sync(shrink_shared, shared)
+                except BaseException as error:
+                    shared.state = State.OPEN
+                    shared.doubt(f"{shared.folder} could not be opened again: {error}", away=True)
+                    raise
+                finally:
+                    _remember(shared)
+                shared.away, shared.state = False, State.OPEN
+            return why_not
+        finally:
+            turnstile.let_go()
+
+
 async def close_shared(shared: SharedEnv, threads: Threads) -> None:
     """One user less; the last one closes it."""
     shared.users -= 1
@@ -130,9 +169,19 @@ async def close_shared(shared: SharedEnv, threads: Threads) -> None:
     except (Unavailable, OSError):  # OSError: the folder is gone
         await threads.run_sync(lambda: shared.close(mark=False))
     finally:
-        for key, value in list(_open.items()):
-            if value is shared:
-                del _open[key]
+        _forget(shared)
+
+
+def _remember(shared: SharedEnv) -> None:
+    """Its file may be another one now."""
+    _forget(shared)
+    _open[_inode(shared.folder)] = shared
+
+
+def _forget(shared: SharedEnv) -> None:
+    for key, value in list(_open.items()):
+        if value is shared:
+            del _open[key]
 
 
 @asynccontextmanager

@@ -57,6 +57,7 @@ class Options:
     verify: str = "auto"
     create: bool = True
     insist: bool = False
+    readonly: bool = False
     flush: How = "auto"
     log: Literal["segments", "none"] | None = None
     """Whether a commit log stands before LMDB; None: as it was made."""
@@ -159,7 +160,7 @@ class SharedEnv:
             self.tables = {name: self.env.open_db(name.encode(), create=False) for name in keys.TABLES}
             told = self.side.read()
             with self.env.begin(buffers=True) as txn:
-                self._read_identity(txn)
+                self.id = read_identity(txn, self.tables["meta"], str(self.folder))
                 self._check_end(TxnReader(txn, self.tables), told)
             if not self.looking:
                 self._raise_epoch()
@@ -226,6 +227,14 @@ class SharedEnv:
         self.away = False
         self.reopened += 1
 
+    def take_alone(self) -> bool:
+        """Bar other processes from having it open, until `share_again`; whether none has. The caller holds the opening lock."""
+        return self._users_lock.take()
+
+    def share_again(self) -> None:
+        """Let others open it: also after `take_alone` has failed, for trying costs the lock that one had."""
+        self._users_lock.take(shared=True)
+
     def _verify(self, data: Path) -> tuple[str, bool]:
         """What is known of the pages, and whether that is too little for a clean mark."""
         how = self.options.verify
@@ -286,16 +295,6 @@ class SharedEnv:
             raise Full(str(path), 0, self.size) from error
         finally:
             env.close()
-
-    def _read_identity(self, txn: lmdb.Transaction) -> None:
-        meta = self.tables["meta"]
-        readable = int.from_bytes(bytes(txn.get(b"readable_from", b"", db=meta)), "big")
-        if readable > FORMAT:
-            raise TooNew(str(self.folder), readable, FORMAT)
-        id = bytes(txn.get(b"id", b"", db=meta))
-        if len(id) != 16:
-            raise Corrupt(str(self.folder), "it has no id")
-        self.id = id.hex()
 
     # -- news and readers --------------------------------------------------------------------
 
@@ -399,6 +398,22 @@ class SharedEnv:
         with suppress(OSError):  # without the mark the next opening walks the pages: no more is lost
             if self._users_lock.take() and not files.is_unverified(self.folder):
                 files.mark_clean(self.folder)
+
+
+def read_identity(txn: lmdb.Transaction, meta: Any, where: str) -> str:
+    """The id of the store that *txn* reads.
+
+    Raises:
+      TooNew: a newer perdure made it.
+      Corrupt: it has none.
+    """
+    readable = int.from_bytes(bytes(txn.get(b"readable_from", b"", db=meta)), "big")
+    if readable > FORMAT:
+        raise TooNew(where, readable, FORMAT)
+    id = bytes(txn.get(b"id", b"", db=meta))
+    if len(id) != 16:
+        raise Corrupt(where, "it has no id")
+    return id.hex()
 
 
 def translated(error: lmdb.Error, where: str) -> Corrupt | Unavailable:

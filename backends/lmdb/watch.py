@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -33,11 +33,13 @@ POLL_UNTOLD_S = 0.02
 
 
 class SideFile:
-    """The file `news` of a store."""
+    """The file `news` of a store; without *write* it is only read, if it is there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, write: bool = True) -> None:
         self.path = path
-        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._handle: int | None = None
+        with nullcontext() if write else suppress(OSError):
+            self._handle = os.open(path, (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY) | os.O_CLOEXEC, 0o644)
         self.epoch = 0
 
     def write(self, head: int, revision: int) -> None:

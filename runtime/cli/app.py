@@ -10,9 +10,10 @@ from perdure.runtime.cli import kv, log, model
 from perdure.runtime.cli.backup import backup, restore
 from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.conformance import conformance
+from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
 from perdure.runtime.cli.simulate import simulate
-from perdure.runtime.cli.store import stats, verify
+from perdure.runtime.cli.store import compact, stats, verify
 
 
 def _version() -> str:
@@ -34,5 +35,9 @@ Exit codes:
 
 
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
-for command in (log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, backup, restore, conformance, bench, simulate):
+for command in (
+    *(log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, compact, backup, restore, export),
+    *(conformance, bench, simulate),
+):
     app.command(command)
+app.command(import_, name="import")

@@ -40,6 +40,11 @@ def line(text: str) -> None:
     print(text)
 
 
+def raw(data: bytes) -> None:
+    """Bytes of data as they are, for what is UTF-8 whatever the terminal says."""
+    sys.stdout.buffer.write(data)
+
+
 def flush() -> None:
     """Hand on what was printed: for commands that wait for more."""
     if sys.stdout is not None:  # None: it was closed before we began

@@ -1,4 +1,4 @@
-"""`stats`, `verify`: a store as a whole."""
+"""`stats`, `verify`, `compact`: a store as a whole."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from perdure.runtime.cli.log import BATCH
 from perdure.runtime.cli.options import AsJson, Url
 from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.stores import reading
+from perdure.runtime.compact import compact as compact_store
 from perdure.runtime.verify_models import ModelReport, verify_models
 
 
@@ -128,6 +129,32 @@ def verify(
 def _told_model(report: ModelReport) -> str:
     checked = f"left out: {report.left_out}" if report.left_out else f"{report.checked:,} states compared with the log up to position {report.position}"
     return f"model {report.name}: {checked}"
+
+
+def compact(url: Url, /, *, json: AsJson = False) -> int:
+    """Forget what may be forgotten, merge small frames, give room back to the disk.
+
+    Room is given back only where no other process has the store open: else it says who, and the rest is done all the same.
+    """
+
+    async def command() -> int:
+        async with reading(url) as backend:
+            with out.told(f"compacting {url}") as progress:
+                report = await compact_store(backend, progress=progress)
+        if json:
+            out.document({"url": url, **attrs.asdict(report)})
+        else:
+            out.facts(
+                [
+                    ("in use", f"{told_bytes(report.used_before)}, now {told_bytes(report.used_after)}"),
+                    ("file", f"{told_bytes(report.file_before)}, now {told_bytes(report.file_after)}"),
+                    ("upkeep", f"{report.steps:,} slices"),
+                    ("given back", "yes" if not report.kept else f"no: {report.kept}"),
+                ]
+            )
+        return Exit.DONE
+
+    return run_async(command)
 
 
 def _walked(url: str) -> str:

@@ -111,6 +111,9 @@ class SharedMap:
         self.fails, self.state = None, State.DOUBTFUL
         raise MapDoubtful
 
+    async def shrink(self) -> str:
+        return "it has no file"
+
     async def reopen(self) -> None:
         await trio.lowlevel.checkpoint()
         if self.state is not State.DOUBTFUL:

@@ -604,6 +604,61 @@ def test_damage_that_was_backed_up_is_accepted_when_asked(cli, filled, tmp_path)
     assert cli("stats", f"lmdb:{tmp_path}/new").code == 0
 
 
+def test_a_store_is_compacted(cli, filled):
+    done = cli("compact", filled, "--json").document
+
+    assert (done["kept"], done["steps"]) == ("", 0)
+    assert done["file_after"] <= done["file_before"]
+    assert "given back  no: it has no file" in cli("compact", "memory:").out
+    assert cli("verify", filled).code == 0
+
+
+# -- export and import -----------------------------------------------------------------------
+
+
+def test_an_export_is_imported(cli, filled, tmp_path):
+    lines = cli("export", filled).out
+    (tmp_path / "x.jsonl").write_text(lines)
+
+    done = cli("import", f"lmdb:{tmp_path}/new", tmp_path / "x.jsonl", "--json")
+
+    assert done.document == {"url": f"lmdb:{tmp_path}/new", "events": 3, "known": 0, "head": 3}
+    assert cli("export", f"lmdb:{tmp_path}/new").out == lines
+    assert cli("read", f"lmdb:{tmp_path}/new", "order-1", "--json").out == cli("read", filled, "order-1", "--json").out
+    assert cli("verify", f"lmdb:{tmp_path}/new").code == 0
+
+
+def test_an_export_is_utf_8_whatever_the_terminal_says(filled, url):
+    assert main(["append", url, "größe", "t", '"€"']) == 0
+
+    done = subprocess.run([*PERDURE, "export", url], capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+
+    assert json.loads(done.stdout.splitlines()[-1])["data"] == "€"
+
+
+def test_an_import_reads_standard_input(cli, filled, tmp_path, monkeypatch):
+    lines = cli("export", filled).out.encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+
+    assert cli("import", f"lmdb:{tmp_path}/new", "-").out == "3 events imported; the log ends at position 3\n"
+
+
+def test_a_bad_line_leaves_a_store_that_is_being_loaded(cli, filled, tmp_path):
+    lines = cli("export", filled).out.splitlines()
+    (tmp_path / "x.jsonl").write_text("\n".join([*lines[:2], lines[2][:-9]]))
+    new = f"lmdb:{tmp_path}/new"
+
+    done = cli("import", new, tmp_path / "x.jsonl")
+    assert (done.code, done.out) == (Exit.USAGE, "")
+    assert done.err.startswith("perdure: line 3: it is not JSON")
+    assert cli("streams", new).code == Exit.UNAVAILABLE
+    assert "is being loaded" in cli("append", new, "s", "t", "1").err
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+
+    assert cli("import", new, tmp_path / "x.jsonl").code == 0
+    assert cli("export", new).out.splitlines() == lines
+
+
 # -- what is refused -------------------------------------------------------------------------
 
 READING = [
@@ -620,6 +675,8 @@ READING = [
     ("stats",),
     ("verify",),
     ("backup", "saved"),
+    ("export",),
+    ("compact",),
 ]
 
 
@@ -709,6 +766,9 @@ def test_a_damaged_store_is_refused(cli, filled, shop, command):
         (["restore", "saved"], "restore takes a URL to make a store at, or --check"),
         (["restore", "saved", "URL", "--check"], "restore takes a URL to make a store at, or --check"),
         (["restore", "saved", "URL", "--time", "now"], "is not ISO 8601"),
+        (["import", "URL", "no-such-file"], "no-such-file cannot be read"),
+        (["import", "URL", "no-such-file", "--append", "--anew"], "leave one out"),
+        (["export", "URL", "--after=-1"], "--after is a number from 0"),
         (["nonsense"], "nonsense"),
         (["kv", "nonsense"], "nonsense"),
     ],
@@ -996,3 +1056,18 @@ def test_a_column_is_as_wide_as_what_it_has_held(capsys):
     columns.print([("longer name", 100, "y"), ("a", 2, "")])
 
     assert capsys.readouterr().out.splitlines() == ["name  n  text", "日本  1  x", "longer name  100  y", "a              2"]
+
+
+# -- for reading only ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [command for command in READING if command[:2] not in (("kv", "delete"), ("kv", "watch")) and command[0] != "tail"])
+def test_what_reads_works_for_reading_only(cli, filled, shop, command):
+    assert cli(*about(command, f"{filled}?mode=ro")).code in (Exit.DONE, Exit.NO)
+
+
+def test_what_writes_is_not_supported_for_reading_only(cli, filled):
+    for command in (["append", "s", "t", "1"], ["kv", "put", "b", "k", "1"]):
+        done = cli(*about(command, f"{filled}?mode=ro"))
+        assert (done.code, done.out) == (Exit.USAGE, "")
+        assert "does not declare 'writes'" in done.err

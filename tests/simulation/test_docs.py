@@ -58,7 +58,8 @@ def test_its_tests_pass(folder):
 
 
 def test_its_program_is_that_of_the_examples(text, load):
-    page, example = {}, load("examples/stock.py")
+    page: dict[str, Any] = {}
+    example = load("examples/stock.py")
     for block in blocks(text, "python")[:3]:
         exec(block, page)  # noqa: S102 - it is the page's own program
 

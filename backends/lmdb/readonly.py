@@ -266,9 +266,6 @@ class ReadOnlyMap:
         self._held: set[Held] = set()
         self.state = State.OPEN
 
-    async def tidy(self) -> bool:
-        return False
-
     def found_sound(self) -> None:
         """Others keep the mark."""
 

@@ -233,7 +233,7 @@ class SharedEnv:
 
     def share_again(self) -> None:
         """Let others open it: also after `take_alone` has failed, for trying costs the lock that one had."""
-        self._users_lock.take(shared=True)
+        self._users_lock.take(shared=not self.options.alone)
 
     def _verify(self, data: Path) -> tuple[str, bool]:
         """What is known of the pages, and whether that is too little for a clean mark."""

@@ -470,11 +470,12 @@ class OrderedBackend(OrderedReads):
     async def _verify(self, reader: Reader, progress: Told) -> list[str]:
         """Step by step, so that it can be cancelled, and a reopening need not wait for its end."""
         findings, problems = verify_tables(reader), list[str]()
-        while some := await self.environment.threads.run_sync(_next_findings, findings):
+        more = True
+        while more:
+            some, more = await self.environment.threads.run_sync(_next_findings, findings)
             problems += [finding for finding in some if isinstance(finding, str)]
-            for finding in some[-1:]:
-                if isinstance(finding, Progress):
-                    progress(finding)
+            for at in [finding for finding in some if isinstance(finding, Progress)][-1:]:
+                progress(at)
             if self._closed or self._store.state is not State.OPEN:
                 raise Unavailable(f"{self.url} has to be reopened after a failed flush, or was closed")
         return problems
@@ -567,15 +568,15 @@ class OrderedBackend(OrderedReads):
         return self._read_types
 
 
-def _next_findings(findings: Iterator[Finding]) -> list[Finding]:
-    """What the check finds in some 50 ms; nothing when it is through."""
+def _next_findings(findings: Iterator[Finding]) -> tuple[list[Finding], bool]:
+    """What the check finds in some 50 ms, and whether there is more to look at."""
     some: list[Finding] = []
     deadline = time.monotonic() + VERIFY_SLICE_S
     for finding in findings:
         some.append(finding)
         if time.monotonic() >= deadline:
-            break
-    return some
+            return some, True
+    return some, False
 
 
 def _told(commit: Commit, error: PerdureError) -> Any:

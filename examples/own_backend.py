@@ -16,6 +16,7 @@ from typing import TypeVar
 import trio
 
 from perdure.backends.conformance import run_checks
+from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.keys import TABLES
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_map import Alone, MapStatus
@@ -23,6 +24,8 @@ from perdure.backends.protocol import Backend, Capabilities
 from perdure.backends.tables import Reader, Row, Writer
 
 T = TypeVar("T")
+INLINE = Environment(threads=InlineThreads())
+"""The rows are in memory: there is nothing to wait for in a thread."""
 Rows = dict[str, dict[bytes, bytes]]
 
 
@@ -93,7 +96,7 @@ class DictMap(Alone):
 class DictStores:
     @asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Backend]:
-        backend = OrderedBackend(DictMap(), url="dict:", capabilities=Capabilities())
+        backend = OrderedBackend(DictMap(), url="dict:", capabilities=Capabilities(), environment=INLINE)
         yield backend
         await backend.aclose()
 

@@ -119,6 +119,26 @@ async def upkeep_loses_nothing(stores: Stores) -> None:
         same(await desk.backend.verify(), [], "the list of problems")
 
 
+@PART.law("Giving room back to the disk changes nothing that was acknowledged, whether it can be done or not.")
+async def shrinking_loses_nothing(stores: Stores) -> None:
+    name = new_name()
+    async with open_desk(stores, name) as desk:
+        await _fill(desk)
+        await desk.done(Put("large", b"x", bytes(900_000)))
+        await desk.store(Delete("large", b"x"))
+        before = await _everything(desk)
+        for _ in range(2):
+            await desk.backend.shrink()
+            same(await _everything(desk), before, "what the store says after giving room back")
+        await desk.append("after", 2)
+        durable = desk.backend.capabilities.durable
+        before = await _everything(desk)
+    if durable:
+        async with open_desk(stores, name) as desk:
+            same(await _everything(desk), before, "what the store says after giving room back and reopening")
+            same(await desk.backend.verify(), [], "the list of problems")
+
+
 @PART.law("A second opening of a store shares it: both see what each commits, either may close first. Undeclared `shared_writes`: it is `Unavailable`.")
 async def a_second_opening_shares(stores: Stores) -> None:
     name = new_name()

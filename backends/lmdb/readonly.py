@@ -318,6 +318,9 @@ class ReadOnlyMap:
     async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
         raise Unsupported("writes", str(self._env.folder))
 
+    def found_sound(self) -> None:
+        """No mark is left."""
+
     async def shrink(self) -> str:
         return "it was opened for reading only"
 

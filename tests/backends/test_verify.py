@@ -31,7 +31,8 @@ async def desk():
 
 
 def tables(desk):
-    return desk.backend._store._tables
+    found = desk.backend._store._tables
+    return getattr(found, "_tables", found)
 
 
 def frame_key(position):

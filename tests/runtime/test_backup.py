@@ -320,7 +320,8 @@ async def test_only_a_new_store_is_restored_into(desk, tmp_path):
 
 
 async def test_damage_that_was_backed_up_is_told_and_can_be_accepted(desk, tmp_path):
-    rows = desk.backend._store._tables["frames"]
+    found = desk.backend._store._tables
+    rows = getattr(found, "_tables", found)["frames"]
     key = keys.number(5)
     rows[key] = rows[key].replace(b"happened", b"happenee")[:-1] + b"y"
     await backed_up(desk.backend, tmp_path / "b")

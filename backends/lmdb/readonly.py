@@ -266,9 +266,6 @@ class ReadOnlyMap:
         self._held: set[Held] = set()
         self.state = State.OPEN
 
-    def found_sound(self) -> None:
-        """Others keep the mark."""
-
     @property
     def id(self) -> str:
         return self._env.id

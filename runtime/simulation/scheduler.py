@@ -20,7 +20,6 @@ from typing import Any, Final, Protocol, TypeVar
 from zlib import crc32
 
 import trio
-from trio.testing import MockClock
 
 from perdure.backends.errors import Misuse, Unsupported
 
@@ -157,6 +156,8 @@ def run_seeded(scheduler: Scheduler, fn: Callable[..., Awaitable[T]], *args: Any
     gc.disable()
     try:
         with _ordered_by(scheduler):
+            from trio.testing import MockClock  # late: it loads pytest where that is installed
+
             return trio.run(fn, *args, clock=MockClock(autojump_threshold=0))
     finally:
         if collects:

@@ -19,8 +19,8 @@ PROJECT = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 REQUIRED = {"attrs", "cattrs", "inotify_simple", "lmdb", "msgspec", "outcome", "sortedcontainers", "trio"}
 CLI = {"cyclopts", "rich"}
-EXTRAS = {"perdure.runtime.cli": CLI, "perdure.runtime.__main__": CLI}
-"""What a part may import beyond the required; `__main__` says what to install when it is not there."""
+EXTRAS = {"perdure.runtime.cli": CLI, "perdure.runtime.__main__": CLI, "perdure.runtime.testing.plugin": {"pytest"}}
+"""What a part may import beyond the required; `__main__` says what to install when it is not there, and the plugin is loaded by pytest alone."""
 
 
 def copy_of_the_tree(target: Path) -> Path:

@@ -47,7 +47,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_liar_is_caught(case, load, monkeypatch):
-    app, liars = load("tests/simulation/app.py"), load("tests/simulation/liars.py")
+    app, liars = load("tests/simulation/app.py"), load("tests/simulation/simulated_liars.py")
     getattr(liars, case.name)(monkeypatch)
 
     report = simulate(app.APP, seeds=SEEDS, url=case.url, faults=case.faults, shrink_tries=0)
@@ -57,5 +57,5 @@ def test_a_liar_is_caught(case, load, monkeypatch):
 
 
 def test_every_liar_is_tried(load):
-    liars = vars(load("tests/simulation/liars.py"))
-    assert {name for name, value in liars.items() if getattr(value, "__module__", "") == "liars" and not name.startswith("_")} == {case.name for case in CASES}
+    liars = vars(load("tests/simulation/simulated_liars.py"))
+    assert {name for name, value in liars.items() if getattr(value, "__module__", "") == "simulated_liars" and not name.startswith("_")} == {case.name for case in CASES}

@@ -1,4 +1,4 @@
-"""Concurrent writers, whose answers must have one order: many tasks of several runtimes, in several processes where a store allows that, at times cancelled."""
+"""Concurrent writers, whose answers must have one order: many tasks, of several runtimes and in several processes where a store allows that, at times cancelled."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def run(kind: Kind, what: What, tally: Tally, *, stale: bool = False) -> None:
             store = tally.folder / "store"
             runtimes, tasks, targets = draw.choice(((1, 4, 1), (2, 8, 6), (2, 20, 40), (3, 6, 12)))
             seed = draw.randrange(1 << 32)
+            if not kind.processes:
+                runtimes, tasks = 1, runtimes * tasks
             race = Race(kind.url(store), "", what, seed, runtimes, tasks, TURNS, targets, stale=stale)
             history, problems = track.race(race)
             for problem in problems:

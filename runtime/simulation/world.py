@@ -58,6 +58,8 @@ class Life:
     held: bool = False
     parked: list[Any] = attrs.field(factory=list)
     dead: bool = False
+    opened: bool = False
+    """Whether it has got the store open."""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     ended: trio.Event = attrs.field(factory=trio.Event)
     leave: trio.Event = attrs.field(factory=trio.Event)

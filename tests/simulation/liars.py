@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,13 @@ import trio
 
 from perdure.actors import journal, mailbox, projection
 from perdure.actors.follower import Follower
-from perdure.backends import commit_log, engine, file, logged, ordered, redo, segment, simulated_disk
+from perdure.backends import commit_log, engine, file, logged, ordered, redo, segment
 from perdure.backends.commit import Committed, Stored
 from perdure.backends.layered import Recorder
+from perdure.backends.simulated_disk import SimulatedDisk
 
+PROCESS = type(SimulatedDisk().process())
+FILE = sys.modules[PROCESS.__module__].SimulatedFile
 Patch = Callable[[Any], None]
 """Given pytest's monkeypatch, makes perdure lie."""
 
@@ -26,26 +30,26 @@ def acknowledges_before_the_flush(patch):
     async def write_only(self, offset, data, *, in_thread=False):
         await self.write(offset, data)
 
-    patch.setattr(simulated_disk.SimulatedFile, "write_flush", write_only)
+    patch.setattr(FILE, "write_flush", write_only)
 
 
 def never_flushes(patch):
     async def nothing(self):
         await trio.lowlevel.checkpoint()
 
-    patch.setattr(simulated_disk.SimulatedFile, "flush", nothing)
+    patch.setattr(FILE, "flush", nothing)
 
 
 def syncs_no_folder(patch):
     async def nothing(self, path):
         await trio.lowlevel.checkpoint()
 
-    patch.setattr(simulated_disk.SimulatedProcess, "sync_folder", nothing)
+    patch.setattr(PROCESS, "sync_folder", nothing)
 
 
 def syncs_its_folder_at_creation_only(patch):
     """The names of later segments are left to chance."""
-    usual = simulated_disk.SimulatedProcess.sync_folder
+    usual = PROCESS.sync_folder
     real = commit_log.CommitLog._make_segment
 
     async def sync(self, path):
@@ -59,13 +63,13 @@ def syncs_its_folder_at_creation_only(patch):
         finally:
             self._disk.rolling = False
 
-    patch.setattr(simulated_disk.SimulatedProcess, "sync_folder", sync)
+    patch.setattr(PROCESS, "sync_folder", sync)
     patch.setattr(commit_log.CommitLog, "_make_segment", make)
 
 
 def flushes_again_after_a_failure(patch):
     """A failed flush is asked once more, and its answer believed."""
-    usual = simulated_disk.SimulatedFile.write_flush
+    usual = FILE.write_flush
 
     async def write_flush(self, offset, data, *, in_thread=False):
         try:
@@ -73,7 +77,7 @@ def flushes_again_after_a_failure(patch):
         except OSError:
             await self.flush()
 
-    patch.setattr(simulated_disk.SimulatedFile, "write_flush", write_flush)
+    patch.setattr(FILE, "write_flush", write_flush)
 
 
 def renames_before_it_flushes(patch):
@@ -118,15 +122,15 @@ def believes_its_cache_when_it_opens(patch):
 def resolves_doubt_from_the_old_segment(patch):
     """After a failed flush what reads well counts as flushed."""
 
-    async def recover(self, after, *, confirmed=0, write=True, anew=False):
-        return await self._recover(after, confirmed, write, False)
+    really_recover, usual = commit_log.CommitLog._recover, commit_log.CommitLog._begin_anew
 
-    usual = commit_log.CommitLog._begin_anew
+    async def recover(self, *arguments):
+        return await really_recover(self, *arguments[:-1], False)
 
     async def without_again(self, again, segments):
         await usual(self, [], segments)
 
-    patch.setattr(commit_log.CommitLog, "recover", recover)
+    patch.setattr(commit_log.CommitLog, "_recover", recover)
     patch.setattr(commit_log.CommitLog, "_begin_anew", without_again)
 
 
@@ -134,8 +138,8 @@ def forgets_the_last_batch_when_it_opens(patch):
     """What was not confirmed is cut off, though it may have been acknowledged."""
     usual = commit_log.CommitLog._recover
 
-    async def recover(self, after, confirmed, write, anew):
-        batches = await usual(self, after, confirmed, write, anew)
+    async def recover(self, *arguments):
+        batches = await usual(self, *arguments)
         return batches[:-1] if not self.recovery.clean and len(batches) > 1 else batches
 
     patch.setattr(commit_log.CommitLog, "_recover", recover)

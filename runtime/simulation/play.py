@@ -137,7 +137,8 @@ class _Play:
     def _note_failed(self, life: Life, error: BaseException) -> None:
         """The store did not open: once more without a reason?"""
         world, (times, injections) = self._world, self._failed
-        if len(world.injections) != injections or any(not other.ended.is_set() for other in world.lives if other is not life):
+        others = any(not other.ended.is_set() for other in world.lives if other is not life)
+        if others or len(world.injections) != injections or trio.current_time() < world.full_until:
             times = 0
         self._failed = (times + 1, len(world.injections))
         if times + 1 == OPENINGS_MAX:

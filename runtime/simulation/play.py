@@ -26,6 +26,8 @@ from perdure.runtime.simulation.world import Life, World
 
 LIMIT_S: Final = 7_200.0
 """Virtual seconds that a run may take."""
+OPENINGS_MAX: Final = 40
+"""So often in a row a store may fail to open, though nothing else has gone wrong and nobody has it."""
 INTERRUPTED: Final = (Closed, Unavailable, InDoubt, Full)
 """What a workload may well meet when something goes wrong: it begins again."""
 
@@ -55,6 +57,8 @@ class _Play:
         self._scheduler = scheduler
         self._unfinished = dict.fromkeys(range(plan.sessions), 0)
         """Sessions, and how often each was begun."""
+        self._failed = (0, 0)
+        """Openings that failed in a row, and how much had gone wrong by the first of them."""
         self.witness = Witness(subject.app, world)
         world.ledger.most, world.ledger.spent = plan.commits, self._unfinished.clear
 
@@ -121,12 +125,24 @@ class _Play:
             cause = one.__cause__ if isinstance(one, RuntimeFailed) and one.__cause__ is not None else one
             if isinstance(cause, INTERRUPTED):
                 self._world.note("life", f"{type(one).__name__}: {cause}", life.who)
+                if not life.opened:
+                    self._note_failed(life, cause)
             elif isinstance(cause, Corrupt):
                 self._world.violate(laws.SOUND, f"runtime {life.who}: {cause}")
             elif isinstance(cause, PerdureError):
                 self._world.violate(laws.CLEAR, f"runtime {life.who} ended with {type(cause).__name__}: {cause}")
             else:
                 self._world.violate(laws.CLEAR, f"runtime {life.who} ended with {cause!r}")
+
+    def _note_failed(self, life: Life, error: BaseException) -> None:
+        """The store did not open: once more without a reason?"""
+        world, (times, injections) = self._world, self._failed
+        others = any(not other.ended.is_set() for other in world.lives if other is not life)
+        if others or len(world.injections) != injections or trio.current_time() < world.full_until:
+            times = 0
+        self._failed = (times + 1, len(world.injections))
+        if times + 1 == OPENINGS_MAX:
+            world.violate(laws.SOUND, f"it has not opened {OPENINGS_MAX} times in a row, though nothing more went wrong: {error}")
 
     @asynccontextmanager
     async def _opened(self, life: Life) -> AsyncIterator[Runtime]:
@@ -136,6 +152,7 @@ class _Play:
             watch_map(backend, world, life)
             watched = WatchedBackend(backend, self.witness.shown, world, life, points=not self._kind.on_disk)
             world.note("life", "has opened the store", life.who)
+            life.opened, self._failed = True, (0, 0)
             await self.witness.audit(backend, life.who)
             async with open_runtime(watched, self._subject.app, environment=life.environment, limits=limits) as rt:
                 rt._journal = WatchedJournal(rt._journal, world.ledger, life.who)  # type: ignore[assignment]

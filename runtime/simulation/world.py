@@ -59,6 +59,8 @@ class Life:
     held: bool = False
     parked: list[Any] = attrs.field(factory=list)
     dead: bool = False
+    opened: bool = False
+    """Whether it has got the store open."""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     ended: trio.Event = attrs.field(factory=trio.Event)
     leave: trio.Event = attrs.field(factory=trio.Event)
@@ -104,6 +106,8 @@ class World:
         self.counts: dict[str, int] = {}
         """How often what happened."""
         self.points = 0
+        self.full_until = 0.0
+        """Until then the disk is full."""
         self.calm = False
         """Nothing goes wrong any more."""
         self.ledger = Ledger(lambda who, text: self.note("told", text, who))
@@ -268,7 +272,12 @@ class World:
                 self._inject(life, op, path, kind, error=code, part=float(how[1]) if kind == "short" else 0.0)
             case "full":
                 self.disk.resize(self.disk.used_bytes + FULL_BYTES)
-                self.after(float(how[0]), lambda: self.disk.resize(None))
+                self.full_until = max(self.full_until, trio.current_time() + float(how[0]))
+                self.after(float(how[0]), self._make_room)
+
+    def _make_room(self) -> None:
+        if trio.current_time() >= self.full_until:
+            self.disk.resize(None)
 
     def _inject(self, life: Life, op: Op, path: str, kind: Any, **more: Any) -> None:
         """It strikes this very call."""
@@ -286,6 +295,7 @@ class World:
     def heal(self) -> None:
         """Nothing goes wrong from here on."""
         self.calm = True
+        self.full_until = 0.0
         self.disk.heal()
         self.disk.resize(None)
         for life in self.lives:

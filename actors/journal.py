@@ -290,14 +290,19 @@ class Journal:
         while left:
             try:
                 await self._keeper.reopened()
+            except Unavailable as error:
+                self._give_up([*left, *again], cause or error)
+                return []
+            try:
                 while left:
                     if await self._is_absent(left[0]):
                         again.append(left[0])
                     left.popleft()
-            except (Unavailable, InDoubt) as error:
-                if self._keeper.failure is not None or isinstance(error, InDoubt):
-                    self._give_up([*left, *again], cause or error)
-                    return []
+            except Unavailable:
+                continue  # trouble again: it is reopened once more
+            except InDoubt as error:
+                self._give_up([*left, *again], cause or error)
+                return []
         self._begun = False
         return [request for request in again if request.stage is Stage.TAKEN]
 

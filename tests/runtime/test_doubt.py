@@ -14,6 +14,7 @@ from perdure.backends.faulty import FaultyBackend
 from perdure.backends.limits import Limits
 from perdure.backends.lmdb.faulty import faulty_lmdb
 from perdure.backends.memory import open_memory
+from perdure.backends.ordered import OrderedBackend
 from perdure.backends.protocol import State
 from perdure.runtime import App, Appended, Event, Keyed, Projection, Stored, event, of, open_runtime
 from perdure.runtime.lifecycle import lifecycle
@@ -136,6 +137,19 @@ async def test_a_flush_that_fails_for_good_leaves_as_one_error(url, broken, auto
     broken.heal()
     async with open_runtime(url, APP, environment=INLINE) as rt:
         assert [one.data async for one in rt.read("a-1")] == [Counted(1)]
+
+
+async def test_a_bug_met_while_reopening_leaves_as_one_error_too(url, broken, autojump_clock, monkeypatch):
+    async def reopen(self):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(OrderedBackend, "reopen", reopen)
+    with pytest.raises(RuntimeFailed, match="a bug"), trio.fail_after(300):
+        async with open_runtime(url, APP, environment=INLINE, limits=Limits(commit_s=30, reopen_s=60)) as rt:
+            broken.fail_commit()
+            with pytest.raises(InDoubt):
+                await rt.append("a-1", [Counted(1)], key=b"mine")
+            await trio.sleep_forever()
 
 
 async def test_readers_wait_for_a_store_that_is_away(url, broken, autojump_clock):

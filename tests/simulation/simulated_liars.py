@@ -118,8 +118,8 @@ def believes_its_cache_when_it_opens(patch):
 def resolves_doubt_from_the_old_segment(patch):
     """After a failed flush what reads well counts as flushed."""
 
-    async def recover(self, after, *, confirmed=0, write=True, anew=False):
-        return await self._recover(after, confirmed, write, False)
+    async def recover(self, after, *, kept=None, write=True, anew=False):
+        return await self._recover(after, after if kept is None else kept, write, False)
 
     usual = commit_log.CommitLog._begin_anew
 
@@ -134,8 +134,8 @@ def forgets_the_last_batch_when_it_opens(patch):
     """What was not confirmed is cut off, though it may have been acknowledged."""
     usual = commit_log.CommitLog._recover
 
-    async def recover(self, after, confirmed, write, anew):
-        batches = await usual(self, after, confirmed, write, anew)
+    async def recover(self, after, kept, write, anew):
+        batches = await usual(self, after, kept, write, anew)
         return batches[:-1] if not self.recovery.clean and len(batches) > 1 else batches
 
     patch.setattr(commit_log.CommitLog, "_recover", recover)

@@ -1,4 +1,4 @@
-"""Concurrent writers, whose answers must have one order: many tasks, of several runtimes and in several processes where a store allows that, at times cancelled."""
+"""Concurrent writers, whose answers must have one order: many tasks, at times cancelled, of several processes where a store allows that."""
 
 from __future__ import annotations
 

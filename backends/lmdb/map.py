@@ -28,6 +28,7 @@ from perdure.backends.tables import Reader, Writer
 T = TypeVar("T")
 
 _DISK_LOOK_S = 0.5
+_DISK_LOOK_BYTES = 1 << 20
 _DISK_RESERVE_BYTES = 64 << 20
 _BULK_BYTES = 256 << 10
 _BACK_S = 0.01
@@ -49,7 +50,7 @@ class LmdbMap:
         self._seen = -1
         """The transaction after which what our caller remembers was right."""
         self._held: set[Held] = set()
-        self._looked_at = 0.0
+        self._looked_at, self._unseen_bytes = 0.0, 0
         self._bulky = False
         self._closed = False
 
@@ -140,7 +141,7 @@ class LmdbMap:
         shared = self._shared
         self._bulky = size_bytes > _BULK_BYTES
         if not small:
-            self._look_at_disk()
+            self._look_at_disk(size_bytes)
             shared.restrict()
         elif size_bytes:
             self._need(size_bytes, self._disk())
@@ -194,14 +195,15 @@ class LmdbMap:
         if not self._bulky or shared.place.in_thread:  # the time of much data says little of the disk
             shared.place.note(took)
 
-    def _look_at_disk(self) -> None:
-        """A full disk shows as an IO error in the middle of a flush: so look first, from time to time."""
+    def _look_at_disk(self, size_bytes: int) -> None:
+        """A full disk shows as an IO error in the middle of a flush: so look first, from time to time, and before much is written."""
         now = time.monotonic()
-        if now - self._looked_at < _DISK_LOOK_S:
+        self._unseen_bytes += size_bytes
+        if now - self._looked_at < _DISK_LOOK_S and self._unseen_bytes < _DISK_LOOK_BYTES:
             return
         disk = self._disk()
-        self._need(min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 100 + (8 << 20)), disk)
-        self._looked_at = now
+        self._need(min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 100 + (8 << 20)) + size_bytes, disk)
+        self._looked_at, self._unseen_bytes = now, 0
 
     def _disk(self) -> os.statvfs_result:
         try:

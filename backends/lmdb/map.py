@@ -21,6 +21,7 @@ from perdure.backends.lmdb.opening import begin_writing, close_shared, reopen_sh
 from perdure.backends.lmdb.rows import Held, TxnReader, TxnWriter
 from perdure.backends.lmdb.shared import SharedEnv
 from perdure.backends.lmdb.turnstile import Turnstile
+from perdure.backends.lmdb.walk import check_pages
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, MapStatus
 from perdure.backends.protocol import State
 from perdure.backends.tables import Reader, Writer
@@ -321,7 +322,7 @@ class LmdbMap:
         if shared.held or shared.flushes.count:
             shared.env.reader_check()
         try:
-            await self._environment.threads.run_sync(sharing.check_pages, shared.folder / DATA)
+            await self._environment.threads.run_sync(check_pages, shared.folder / DATA)
         except Corrupt as problem:
             return [str(problem)]
         shared.found_sound()

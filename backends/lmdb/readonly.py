@@ -25,6 +25,7 @@ from perdure.backends.errors import Corrupt, Misuse, Unavailable, Unsupported
 from perdure.backends.lmdb import files
 from perdure.backends.lmdb import shared as sharing
 from perdure.backends.lmdb.rows import Held, TxnReader
+from perdure.backends.lmdb.walk import check_pages, is_short
 from perdure.backends.lmdb.watch import SideFile, Watcher
 from perdure.backends.ordered_map import MapStatus
 from perdure.backends.protocol import State
@@ -98,9 +99,9 @@ class ReadOnlyEnv:
         if not clean:
             with suppress(OSError):  # what we read may be in the page cache only; a medium that nobody writes to cannot be synced
                 files.sync(self.data)
-        if how == "off" or (how == "auto" and (clean or size > sharing.WALK_AT_ONCE_BYTES)):
+        if how == "off" or (how == "auto" and (clean or size > sharing.WALK_AT_ONCE_BYTES) and not is_short(self.data)):
             return "all" if clean else "not since an unclean stop: opened for reading only", Recovery(clean=clean)
-        sharing.check_pages(self.data)
+        check_pages(self.data)
         return "all pages, at opening", Recovery(clean, "all pages", size)
 
     def in_use(self) -> bool:
@@ -343,7 +344,7 @@ class ReadOnlyMap:
 
     async def check_files(self) -> list[str]:
         try:
-            await self._threads.run_sync(sharing.check_pages, self._env.data)
+            await self._threads.run_sync(check_pages, self._env.data)
         except Corrupt as problem:
             return [str(problem)]
         return []

@@ -16,8 +16,6 @@ from typing import Any, Literal, Protocol
 import attrs
 import lmdb
 import trio
-from lmdb.verify import VerifyError
-from lmdb.verify import verify as walk_pages
 
 from perdure.backends import keys
 from perdure.backends.answers import sweep_drawn
@@ -26,6 +24,7 @@ from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable, 
 from perdure.backends.lmdb import files
 from perdure.backends.lmdb.readers import Oldest, Readers
 from perdure.backends.lmdb.rows import TxnReader, TxnWriter
+from perdure.backends.lmdb.walk import check_pages, is_short
 from perdure.backends.lmdb.watch import SideFile, Watcher
 from perdure.backends.place import How, Place
 from perdure.backends.protocol import State
@@ -242,9 +241,10 @@ class SharedEnv:
         self.recovery = Recovery(clean=clean)
         if not clean:
             files.sync(data)  # what we read may be in the page cache only, and be acted upon
-        if how == "off" or (how == "auto" and clean):
+        short = is_short(data)
+        if how == "off" or (how == "auto" and clean and not short):
             return ("all", False) if clean else ("not since an unclean stop (?verify=off)", True)
-        if how == "auto" and data.stat().st_size > WALK_AT_ONCE_BYTES:
+        if how == "auto" and data.stat().st_size > WALK_AT_ONCE_BYTES and not short:
             return f"not since an unclean stop: {data.stat().st_size >> 20} MiB are more than are walked at opening, run `perdure verify`", True
         check_pages(data)
         self.recovery = Recovery(clean, "all pages", data.stat().st_size)
@@ -421,20 +421,6 @@ def translated(error: lmdb.Error, where: str) -> Corrupt | Unavailable:
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError | lmdb.NotFoundError):
         return Corrupt(where, f"LMDB says: {error}")
     return Unavailable(f"LMDB says of {where}: {error}")
-
-
-def check_pages(data: Path) -> None:
-    """Walk the page tree without handing the file to LMDB: what it would crash on is found here.
-
-    Raises:
-      Corrupt: naming the first problem.
-    """
-    try:
-        problems = walk_pages(str(data), subdir=False)
-    except VerifyError as error:
-        raise Corrupt(str(data), str(error)) from error
-    if problems:
-        raise Corrupt(str(data), f"{problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
 
 
 def refuse_fork(shared: SharedEnv) -> None:

@@ -14,7 +14,8 @@ import lmdb
 
 from perdure.backends.errors import Corrupt
 from perdure.backends.lmdb import files
-from perdure.backends.lmdb.shared import SharedEnv, check_pages
+from perdure.backends.lmdb.shared import SharedEnv
+from perdure.backends.lmdb.walk import check_pages
 
 COPY = files.DATA + ".compact"
 

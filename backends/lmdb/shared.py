@@ -35,7 +35,7 @@ from perdure.backends.timing import Timings
 FORMAT = 1
 READABLE_FROM = 1
 """The oldest format number that a perdure must know to read what we write."""
-WALK_AT_ONCE_BYTES = 128 << 20
+WALK_AT_ONCE_BYTES = 64 << 20
 """After an unclean stop the page tree is walked at opening up to this size."""
 RESERVE = 0.01
 """So much of the size limit is kept for deletes and upkeep."""

@@ -48,7 +48,7 @@ def main() -> int:
             row_began = time.monotonic()
             run_row(row, tally)
             results.append((row, tally, time.monotonic() - row_began))
-        print(line_of(*results[-1]), file=sys.stderr, flush=True)
+        print(line_of(*results[-1]), *tally.listed, sep="\n", file=sys.stderr, flush=True)
     print_table(results, seed, options.scale)
     return 1 if any(tally.violations or tally.unclear for _, tally, _ in results) else 0
 

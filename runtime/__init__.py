@@ -40,6 +40,7 @@ from perdure.backends.errors import (
 )
 from perdure.backends.event import HEAD, START, Event, Position, Unknown
 from perdure.backends.limits import LIMITS, Limits
+from perdure.backends.recovery import Cut, Recovery
 from perdure.backends.schema import NewEvent, event
 from perdure.backends.selector import EVERYTHING, Selector, of
 from perdure.backends.urls import open_backend
@@ -77,6 +78,7 @@ __all__ = [
     "ConditionTooBroad",
     "Conflict",
     "Corrupt",
+    "Cut",
     "Delete",
     "Environment",
     "Event",
@@ -101,6 +103,7 @@ __all__ = [
     "Projection",
     "ProjectionFailed",
     "Put",
+    "Recovery",
     "Restart",
     "Rewound",
     "Runtime",

@@ -1,4 +1,4 @@
-"""The runtime: thirteen methods, each a delegation."""
+"""The runtime: fourteen methods, each a delegation."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, Re
 from perdure.backends.event import HEAD, START, Event, Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
+from perdure.backends.recovery import Recovery
 from perdure.backends.selector import EVERYTHING, Selector
 from perdure.runtime import execute as executing
 from perdure.runtime.encode import AnyWrite, Encoder
@@ -270,6 +271,14 @@ class Runtime:
     def status(self) -> Status:
         """The tree of actors, as values."""
         return self._tree.status(self._streams, self._models, self._subscriptions.values())
+
+    async def recovery_report(self) -> Recovery:
+        """What opening the store found: how it was left, what was checked and applied again, what was set aside in `lost/`.
+
+        Raises:
+          Unavailable: the store cannot be looked at now.
+        """
+        return (await self.backend.store_status()).recovery
 
     # -- inside ------------------------------------------------------------------------------
 

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import attrs
 import pytest
 import trio
@@ -430,3 +433,23 @@ async def test_as_many_stream_actors_live_as_may(autojump_clock):
 )
 def test_errors_that_have_two_reasons_name_both(error, remedy):
     assert remedy in str(error)
+
+
+@pytest.mark.parametrize("url", ["file:{}", "lmdb:{}?log=segments"])
+async def test_the_recovery_report_says_what_was_set_aside(tmp_path, url):
+    async with open_runtime(url.format(tmp_path / "lived")) as rt:
+        await rt.kv("b", str).put("k", "v")
+        shutil.copytree(tmp_path / "lived", tmp_path / "killed")
+    [log] = (tmp_path / "killed" / "log").glob("*.log")
+    data = log.read_bytes()
+    used = len(data.rstrip(b"\0"))
+    log.write_bytes(data[: used - 4] + b"half of what was being written" + data[used + 26 :])
+
+    async with open_runtime(url.format(tmp_path / "killed")) as rt:
+        report = await rt.recovery_report()
+        assert (await rt.kv("b", str).get("k")).value == "v"
+
+    assert not report.clean
+    assert not report.lost_nothing
+    [cut] = report.cuts
+    assert b"half of what" in Path(cut.kept_in).read_bytes()

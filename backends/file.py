@@ -91,7 +91,7 @@ class FileMap:
         self._image_error = ""
         self._tail_bytes = 0
         """Of batches since the image."""
-        self._looked_at = self._compacted_at = float("-inf")
+        self._looked_at = self._compacted_at = self._image_again_at = float("-inf")
         self._unseen_bytes = 0
         """Written since the room was looked at."""
         self._why = ""
@@ -241,14 +241,14 @@ class FileMap:
 
     async def _tidy(self) -> bool:
         if self._imaging is None:
-            if self._tail_bytes < self._image_due and self._log.segments <= SEGMENTS_MAX:
+            if (self._tail_bytes < self._image_due and self._log.segments <= SEGMENTS_MAX) or trio.current_time() < self._image_again_at:
                 return False
             self._imaging = _Imaging(self._disk, self.folder, self._id, self._log.last, self._tables)
         try:
             if not await self._imaging.step():
                 return True
         except OSError as error:  # the log has everything; try again when it has grown by as much again
-            await self._drop_imaging()
+            await self._give_up_imaging()
             self._image_error = str(error.strerror or error)
             self._image_due += self._tail_bytes
             return False
@@ -268,6 +268,11 @@ class FileMap:
             await self._log.cut(made.number)
         except OSError as error:
             raise self._doubt(f"{self.folder} cannot be tidied: {error.strerror or error}") from error
+
+    async def _give_up_imaging(self) -> None:
+        """It cannot be made now: upkeep begins no other one for a moment."""
+        await self._drop_imaging()
+        self._image_again_at = trio.current_time() + _COMPACT_EVERY_S
 
     async def _drop_imaging(self) -> None:
         """Give up an image that is being made, and the room that it takes."""
@@ -302,7 +307,7 @@ class FileMap:
                 pass
         except BaseException:
             with trio.CancelScope(shield=True):
-                await self._drop_imaging()
+                await self._give_up_imaging()
             raise
         with trio.CancelScope(shield=True):
             await self._use_image(self._imaging)

@@ -194,3 +194,19 @@ async def test_a_folder_that_may_not_be_written_is_told(tmp_path):
     with pytest.raises((Misuse, Unavailable)):
         async with open_backend(f"file:{tmp_path / 'file'}"):
             pass
+
+
+async def test_upkeep_on_a_disk_that_others_filled_comes_to_an_end(autojump_clock):
+    disk = SimulatedDisk(1)
+    process = disk.process()
+    backend = await file.open_file("/s", file.Options(segment=16 << 10), url="file:/s", environment=Environment(disk=process))
+    async with aclosing(backend):
+        for number in range(100):
+            await put(backend, event(b"%d" % number * 600))
+        for free in (0, 5_000, 20_000, 40_000):
+            disk.resize(disk.used_bytes + free)
+            for _ in range(100):
+                if not await backend.maintain():
+                    break
+            else:
+                pytest.fail(f"with {free} bytes free upkeep has always more to do")

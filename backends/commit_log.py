@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 
 import attrs
 import trio
@@ -92,32 +91,45 @@ class CommitLog:
 
     # -- opening -----------------------------------------------------------------------------
 
-    async def create(self) -> None:
-        """Make a new log, in a folder of its own; what an attempt before left there is removed.
+    async def create(self, after: int = 0) -> None:
+        """Make a new log, in a folder of its own; its first batch will be the one after *after*.
+
+        What an attempt before, or a log that ended with *after*, left there is removed.
 
         Raises:
-          Corrupt: there are batches already.
+          Corrupt: there are batches beyond *after* already.
         """
         await self._disk.make_folder(self.folder)
         await self._disk.sync_folder(parent_of(self.folder))
-        for name in await self._disk.entries(self.folder):
-            path = f"{self.folder}/{name}"
-            if name.endswith(".log") and scan(data := await self._read(path, SEGMENT_BYTES), read_header(data, path)).batches:
-                raise Corrupt(path, "it holds what was committed, and the file that says whose it is, is missing: restore that from a backup")
-            if name != "lost":
-                await self._disk.remove(path)
+        await self._remove_files(after)
         self.epoch = 1
-        await self._make_segment(1, 1, 0)
+        await self._make_segment(1, after + 1, 0)
         await self.aclose()
 
-    async def remove(self) -> None:
-        """Remove its files: all that they said is elsewhere. What was set aside stays."""
-        for name in await self._disk.entries(self.folder):
+    async def remove(self, after: int) -> None:
+        """Remove its files: what they said, up to *after*, is elsewhere. What was set aside stays.
+
+        Raises:
+          Corrupt: there are batches beyond *after*.
+        """
+        await self._remove_files(after)
+        try:
+            await self._disk.remove_folder(self.folder)
+        except OSError:  # something was set aside
+            await self._disk.sync_folder(self.folder)
+        await self._disk.sync_folder(parent_of(self.folder))
+
+    async def _remove_files(self, after: int) -> None:
+        names = await self._disk.entries(self.folder)
+        for name in names:
+            path = f"{self.folder}/{name}"
+            if name.endswith(".log"):
+                header = read_header(await self._read(path, HEADER_BYTES), path)
+                if any(found.number > after for found in (await self._read_segment(path, header)).scanned.batches):
+                    raise Corrupt(path, "it holds what was committed, and what says whose it is, is missing or older: restore that from a backup")
+        for name in names:
             if name != "lost":
                 await self._disk.remove(f"{self.folder}/{name}")
-        with suppress(OSError):  # something was set aside
-            await self._disk.remove_folder(self.folder)
-        await self._disk.sync_folder(parent_of(self.folder))
 
     async def recover(self, after: int, *, kept: int | None = None, write: bool = True, anew: bool = False) -> list[Batch]:
         """The batches beyond *after*, which are durable from here on (not *write*: as far as that is confirmed).

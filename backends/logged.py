@@ -31,7 +31,8 @@ T = TypeVar("T")
 APPLIED = "applied"
 """The number in `meta` that says which batch the map has as its last."""
 LOGGED = "logged"
-"""The number in `meta` that is 1 while a commit log stands before the map."""
+"""The number in `meta` that is 1 while a commit log stands before the map, and 2 when one did: all of it is in the map."""
+_BEFORE, _ENDED = 1, 2
 BATCHES_MAX = 1_024
 BYTES_MAX = 4 << 20
 WAITING_S = 1.0
@@ -50,7 +51,12 @@ _BACK_S = 0.01
 
 def is_logged(base: OrderedMap) -> bool:
     """Whether a commit log stands before *base*."""
-    return base.read(lambda reader: read_meta(reader, LOGGED)) == 1
+    return base.read(lambda reader: read_meta(reader, LOGGED)) == _BEFORE
+
+
+def has_ended_log(base: OrderedMap) -> bool:
+    """Whether one stood before *base*, and what is found of it may go."""
+    return base.read(lambda reader: read_meta(reader, LOGGED)) == _ENDED
 
 
 async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog]) -> LoggedMap:
@@ -63,8 +69,8 @@ async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog]) -> Log
     store = LoggedMap(base, new_log)
     try:
         if not is_logged(base):
-            await new_log().create()
-            await write_base(base, lambda writer: write_meta(writer, LOGGED, 1))
+            await new_log().create(_applied_to(base))
+            await write_base(base, lambda writer: write_meta(writer, LOGGED, _BEFORE))
         await store.load()
     except MapFull as error:
         raise Unavailable("there is no room for what the commit log has: open it with a larger ?size=, or free the disk") from error
@@ -75,15 +81,33 @@ async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog]) -> Log
 
 
 async def end_logged(store: LoggedMap, base: OrderedMap, log: CommitLog) -> None:
-    """Let *base* stand alone again: it has all, and the log is removed."""
-    await store.end_log()
-    await write_base(base, _forget_log)
-    await log.remove()
+    """Let *base* stand alone again: it has all, and the log is removed.
+
+    It says so before the first file goes, and how far the log went: what a crash leaves of it is known for what it is, and
+    the batches of a later one have other numbers.
+
+    Raises:
+      Unavailable: the map has no room for what waits.
+    """
+    try:
+        await store.end_log()
+        await write_base(base, lambda writer: write_meta(writer, LOGGED, _ENDED))
+    except MapFull as error:
+        raise Unavailable("there is no room for what the commit log has: open it with a larger ?size=, or free the disk") from error
+    await remove_ended(base, log)
 
 
-def _forget_log(writer: Writer) -> None:
-    write_meta(writer, LOGGED, 0)
-    write_meta(writer, APPLIED, 0)
+async def remove_ended(base: OrderedMap, log: CommitLog) -> None:
+    """Remove what is left of a log that has ended.
+
+    Raises:
+      Corrupt: it has more than *base* knows of.
+    """
+    await log.remove(_applied_to(base))
+
+
+def _applied_to(base: OrderedMap) -> int:
+    return base.read(lambda reader: read_meta(reader, APPLIED))
 
 
 async def write_base(base: OrderedMap, fn: Callable[[Writer], None]) -> None:
@@ -140,7 +164,7 @@ class LoggedMap:
           Corrupt, WrongStore, TooNew: the log is damaged, or not this store's.
           MapDoubtful, MapFull: the map cannot be written.
         """
-        self._applied = self._base.read(lambda reader: read_meta(reader, APPLIED))
+        self._applied = _applied_to(self._base)
         for batch in await self._log.recover(self._applied, anew=anew):
             self._lay(redo.decode(batch.payload, f"batch {batch.number} of {self._log.folder}"), len(batch.payload))
         self._recovery = attrs.evolve(self._log.recovery, cuts=self._recovery.cuts + self._log.recovery.cuts)

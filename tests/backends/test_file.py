@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 
 from perdure.backends.commit import Append, Committed, Delete, Draft, Put, propose
 from perdure.backends.conformance.law import now_us
+from perdure.backends.disk import TrioDisk
+from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Misuse, Unavailable, WrongStore
 from perdure.backends.urls import open_backend
 
@@ -136,6 +140,87 @@ async def test_a_store_remembers_its_commit_log_and_can_be_rid_of_it(tmp_path):
         assert backend.capabilities.shared_writes
         assert await events(backend) == [b"before", b"logged", b"logged still", b"after"]
     assert not (folder / "log").exists()
+
+
+class Dying(TrioDisk):
+    """A disk that refuses to remove the file of that number, and all after it."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    async def remove(self, path):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "it died")
+        await super().remove(path)
+
+
+@pytest.mark.parametrize("query", ["", "?log=none", "?log=segments"])
+@pytest.mark.parametrize("removed", range(4))
+async def test_a_crash_while_a_commit_log_is_ended_loses_nothing(removed, query, tmp_path):
+    url = f"lmdb:{tmp_path / 's'}"
+    async with open_backend(f"{url}?log=segments") as backend:
+        await put(backend, event(b"logged"))
+    with pytest.raises(Unavailable):
+        async with open_backend(f"{url}?log=none", environment=Environment(disk=Dying(removed))):
+            pass
+
+    async with open_backend(url + query) as backend:
+        await put(backend, event(b"after"))
+    async with open_backend(url) as backend:
+        assert await events(backend) == [b"logged", b"after"]
+
+
+@pytest.mark.parametrize("again", ["", "?log=segments"])
+async def test_an_ended_commit_log_that_comes_back_after_a_power_cut_is_known_for_what_it_is(again, tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event(b"logged"))
+    shutil.copytree(folder / "log", tmp_path / "kept")
+    async with open_backend(f"lmdb:{folder}?log=none") as backend:
+        await put(backend, event(b"after"))
+    shutil.copytree(tmp_path / "kept", folder / "log")
+
+    async with open_backend(f"lmdb:{folder}{again}") as backend:
+        await put(backend, event(b"later"))
+    async with open_backend(f"lmdb:{folder}") as backend:
+        assert await events(backend) == [b"logged", b"after", b"later"]
+
+
+async def test_a_commit_log_that_knows_more_than_the_map_is_never_removed(tmp_path):
+    """Whoever puts back an older data.mdb is told so."""
+    folder = tmp_path / "s"
+    for query in ("?log=segments", "?log=none"):
+        async with open_backend(f"lmdb:{folder}{query}") as backend:
+            await put(backend, event(query.encode()))
+    older = (folder / "data.mdb").read_bytes()
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event(b"newer"))
+    (folder / "data.mdb").write_bytes(older)
+
+    for query in ("", "?log=segments", "?log=none"):
+        with pytest.raises(Corrupt, match="restore"):
+            async with open_backend(f"lmdb:{folder}{query}"):
+                pass
+    assert log_files(folder)
+
+
+async def test_a_log_that_cannot_be_ended_for_want_of_room_is_unavailable(tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event())
+        shutil.copytree(folder, tmp_path / "crashed")
+
+    with pytest.raises(Unavailable, match="no room"):
+        async with open_backend(f"lmdb:{tmp_path / 'crashed'}?log=none", environment=Environment(disk=Full())):
+            pass
+
+
+class Full(TrioDisk):
+    """A disk without room."""
+
+    async def free_bytes(self, folder):
+        return 0
 
 
 async def test_an_lmdb_store_whose_commit_log_is_gone_is_corrupt(tmp_path):

@@ -16,6 +16,7 @@ A segment's name appears only when the file is whole and flushed.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Sequence
 
@@ -88,6 +89,12 @@ class CommitLog:
         self._at = 0
         self._crc = 0
         self._seed = 0
+        self._pid = os.getpid()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a fork of the process that opened it: nothing is its to write."""
+        return os.getpid() != self._pid
 
     # -- opening -----------------------------------------------------------------------------
 
@@ -144,7 +151,11 @@ class CommitLog:
         try:
             return await self._recover(after, after if kept is None else kept, write, anew)
         except OSError as error:
+            self.let_go()
             raise Unavailable(f"{self.folder} cannot be read or written: {error.strerror or error}; see to the disk, then open it again") from error
+        except BaseException:
+            self.let_go()
+            raise
 
     async def _recover(self, after: int, kept: int, write: bool, anew: bool) -> list[Batch]:
         if write:
@@ -384,12 +395,16 @@ class CommitLog:
         """Let go of the files; *clean*: and say durably how far they were flushed. Idempotent."""
         if self._file is None:
             return
+        self.let_go()
+        if clean and not self.dead and not self.inherited:
+            await write_mark(self._disk, self.folder, Mark(self.last, self.epoch))
+
+    def let_go(self) -> None:
+        """Close the files and say nothing. Idempotent."""
         for file in (self._file, self._hint):
             if file is not None:
                 file.close()
         self._file = self._hint = None
-        if clean and not self.dead:
-            await write_mark(self._disk, self.folder, Mark(self.last, self.epoch))
 
 
 def judge(segments: Sequence[_Segment], after: int, confirmed: int) -> tuple[list[Batch], int, int]:

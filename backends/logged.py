@@ -9,7 +9,7 @@ applies what is waiting before anything is shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ APPLIED = "applied"
 """The number in `meta` that says which batch the map has as its last."""
 LOGGED = "logged"
 """The number in `meta` that is 1 while a commit log stands before the map, and 2 when one did: all of it is in the map."""
-_BEFORE, _ENDED = 1, 2
+BEFORE, ENDED = 1, 2
 BATCHES_MAX = 1_024
 BYTES_MAX = 4 << 20
 WAITING_S = 1.0
@@ -51,12 +51,12 @@ _BACK_S = 0.01
 
 def is_logged(base: OrderedMap) -> bool:
     """Whether a commit log stands before *base*."""
-    return base.read(lambda reader: read_meta(reader, LOGGED)) == _BEFORE
+    return base.read(lambda reader: read_meta(reader, LOGGED)) == BEFORE
 
 
 def has_ended_log(base: OrderedMap) -> bool:
     """Whether one stood before *base*, and what is found of it may go."""
-    return base.read(lambda reader: read_meta(reader, LOGGED)) == _ENDED
+    return base.read(lambda reader: read_meta(reader, LOGGED)) == ENDED
 
 
 async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog]) -> LoggedMap:
@@ -70,7 +70,7 @@ async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog]) -> Log
     try:
         if not is_logged(base):
             await new_log().create(_applied_to(base))
-            await write_base(base, lambda writer: write_meta(writer, LOGGED, _BEFORE))
+            await write_base(base, lambda writer: write_meta(writer, LOGGED, BEFORE))
         await store.load()
     except MapFull as error:
         raise Unavailable("there is no room for what the commit log has: open it with a larger ?size=, or free the disk") from error
@@ -91,7 +91,7 @@ async def end_logged(store: LoggedMap, base: OrderedMap, log: CommitLog) -> None
     """
     try:
         await store.end_log()
-        await write_base(base, lambda writer: write_meta(writer, LOGGED, _ENDED))
+        await write_base(base, lambda writer: write_meta(writer, LOGGED, ENDED))
     except MapFull as error:
         raise Unavailable("there is no room for what the commit log has: open it with a larger ?size=, or free the disk") from error
     await remove_ended(base, log)
@@ -164,6 +164,13 @@ class LoggedMap:
           Corrupt, WrongStore, TooNew: the log is damaged, or not this store's.
           MapDoubtful, MapFull: the map cannot be written.
         """
+        try:
+            await self._load(anew)
+        except BaseException:
+            self._log.let_go()
+            raise
+
+    async def _load(self, anew: bool) -> None:
         self._applied = _applied_to(self._base)
         for batch in await self._log.recover(self._applied, anew=anew):
             self._lay(redo.decode(batch.payload, f"batch {batch.number} of {self._log.folder}"), len(batch.payload))
@@ -423,16 +430,21 @@ class LoggedMap:
         if self._closed:
             return
         self._closed = True
-        sound = self.state is State.OPEN
-        if sound:
-            with suppress(MapFull, MapDoubtful, Unavailable, MapAway):
-                await self._apply(small=True)
+        sound = self.state is State.OPEN and not self._log.inherited
+        async with AsyncExitStack() as stack:  # whatever fails, and if it is cancelled: all is let go of
+            stack.callback(self._note_closed)
+            stack.push_async_callback(self._base.aclose)
+            stack.push_async_callback(self._close_log, sound)
+            if sound:
+                with suppress(MapFull, MapDoubtful, Unavailable, MapAway):
+                    await self._apply(small=True)
+
+    async def _close_log(self, sound: bool) -> None:
         with suppress(OSError):
             await self._log.aclose(clean=sound and self._state is State.OPEN)
-        try:
-            await self._base.aclose()
-        finally:
-            self._state = State.CLOSED
+
+    def _note_closed(self) -> None:
+        self._state = State.CLOSED
 
 
 class _Held:

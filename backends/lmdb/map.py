@@ -295,9 +295,7 @@ class LmdbMap:
         info, page = shared.env.info(), shared.env.stat()["psize"]
         oldest = shared.oldest_reader()
         with self._begin() as txn:
-            pages = sum(
-                stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in (txn.stat(db) for db in shared.tables.values())
-            )
+            pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in (txn.stat(db) for db in shared.tables.values()))
         return MapStatus(
             bytes_used=pages * page,
             bytes_limit=shared.size,
@@ -345,4 +343,3 @@ class LmdbMap:
             shared.doubt(f"LMDB gave up on {shared.folder}: {error}", away=True)
             raise MapAway from error
         raise sharing.translated(error, str(shared.folder)) from error
-

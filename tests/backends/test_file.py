@@ -8,15 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trio
 
 from perdure.backends.commit import Append, Committed, Delete, Draft, Put, propose
 from perdure.backends.conformance.law import now_us
 from perdure.backends.disk import TrioDisk
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Corrupt, Misuse, Unavailable, WrongStore
+from perdure.backends.errors import Corrupt, Misuse, PerdureError, Unavailable, WrongStore
 from perdure.backends.urls import open_backend
 
 SMALL = "segment=16KiB"
@@ -123,6 +125,123 @@ async def test_a_folder_that_holds_the_other_kind_is_named(tmp_path):
     with pytest.raises(Misuse, match="lmdb:"):
         async with open_backend(f"file:{tmp_path / 's'}"):
             pass
+
+
+async def test_a_mistaken_kind_leaves_a_file_store_as_it_was(tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"file:{folder}") as backend:
+        await put(backend, event())
+    before = sorted(folder.rglob("*"))
+
+    for query in ("", "?log=segments", "?create=0", "?mode=ro"):
+        with pytest.raises(Misuse, match="open it as file:"):
+            async with open_backend(f"lmdb:{folder}{query}"):
+                pass
+    assert sorted(folder.rglob("*")) == before
+
+
+async def test_a_commit_log_whose_lmdb_data_are_gone_is_corrupt_and_nothing_is_made(tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event())
+    (folder / "data.mdb").unlink()
+
+    for query in ("", "?mode=ro"):
+        with pytest.raises(Corrupt, match="it is missing"):
+            async with open_backend(f"lmdb:{folder}{query}"):
+                pass
+    assert not (folder / "data.mdb").exists()
+
+
+@pytest.mark.parametrize("url", ["file:{}", "lmdb:{}?log=segments"])
+async def test_an_opening_that_fails_leaves_nothing_open(url, tmp_path):
+    url = url.format(tmp_path / "s")
+    async with open_backend(url) as backend:
+        await put(backend, event())
+    before = len(os.listdir("/proc/self/fd"))
+
+    for nth in range(5):
+        with pytest.raises(Unavailable):
+            async with open_backend(url, environment=Environment(disk=Failing(nth))):
+                pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Failing(TrioDisk):
+    """A disk that opens no file any more after so many."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    async def open(self, path, *, create=False, write=True):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "it fails")
+        return await super().open(path, create=create, write=write)
+
+
+async def test_a_close_that_fails_lets_go_of_all(tmp_path):
+    url = f"lmdb:{tmp_path / 's'}?log=segments"
+    with pytest.raises(trio.TooSlowError):
+        async with open_backend(url, environment=Environment(disk=(disk := Slow()))) as backend:
+            await put(backend, event())
+            disk.sleeps = True
+            with trio.fail_after(0.01):
+                await backend.aclose()
+
+    async with open_backend(url) as backend:
+        assert await events(backend) == [b"payload"]
+
+
+class Slow(TrioDisk):
+    """A disk that does not say how much room it has."""
+
+    sleeps = False
+
+    async def free_bytes(self, folder):
+        if self.sleeps:
+            await trio.sleep_forever()
+        return await super().free_bytes(folder)
+
+
+def test_a_forked_child_is_refused_and_changes_nothing(tmp_path):
+    """It has the parent's tables and loop, and would write over what the parent writes."""
+    for url in (f"file:{tmp_path / 'f'}", f"lmdb:{tmp_path / 'l'}?log=segments"):
+        told = tmp_path / "told"
+        trio.run(fork_and_go_on, url, told)
+
+        assert told.read_text().split() == ["Misuse"] * 5, url
+
+
+async def fork_and_go_on(url, told):
+    async with open_backend(url) as backend:
+        await put(backend, event(b"1"))
+        pid = os.fork()
+        if not pid:
+            try:
+                said = [await refused(lambda: backend.commit([propose([event()], id=os.urandom(16), at_us=now_us())]))]
+                said += [await refused(call) for call in (backend.maintain, backend.shrink, backend.head, backend.verify)]
+                told.write_text(" ".join(said))
+                with suppress(PerdureError):
+                    await backend.reopen()
+                with suppress(PerdureError):
+                    await backend.aclose()
+            finally:
+                os._exit(0)
+        await put(backend, event(b"2"))
+        os.waitpid(pid, 0)
+        await put(backend, event(b"3"))
+    async with open_backend(url) as backend:
+        assert await events(backend) == [b"1", b"2", b"3"]
+        assert (await backend.store_status()).recovery.clean
+
+
+async def refused(call):
+    try:
+        await call()
+    except PerdureError as error:
+        return type(error).__name__
+    return "nothing"
 
 
 async def test_a_store_remembers_its_commit_log_and_can_be_rid_of_it(tmp_path):

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
-from perdure.backends.disk import Disk, File, parent_of
+from perdure.backends.disk import Disk, File, make_folder_durably, parent_of
 from perdure.backends.errors import Corrupt, Unavailable, WrongStore
 from perdure.backends.marks import FLUSHED, Mark, read_flushed, read_mark, write_mark
 from perdure.backends.place import Place
@@ -106,8 +106,7 @@ class CommitLog:
         Raises:
           Corrupt: there are batches beyond *after* already.
         """
-        await self._disk.make_folder(self.folder)
-        await self._disk.sync_folder(parent_of(self.folder))
+        await make_folder_durably(self._disk, self.folder)
         await self._remove_files(after)
         self.epoch = 1
         await self._make_segment(1, after + 1, 0)

@@ -322,6 +322,8 @@ class FileMap:
           OSError: it could not be written; nothing is lost.
         """
         await self._drop_imaging()
+        if self._image_number and self._image_number == self._log.last:
+            return  # there is nothing that it does not have
         self._imaging = _Imaging(self._disk, self.folder, self._id, self._log.last, self._tables)
         try:
             while not await self._imaging.step():

@@ -165,7 +165,8 @@ async def name_durably(disk: Disk, old: str, new: str) -> None:
     try:
         await disk.sync_folder(parent_of(new))
     except OSError:
-        await disk.remove(new)
+        with trio.CancelScope(shield=True):
+            await disk.remove(new)
         raise
 
 
@@ -181,7 +182,8 @@ async def make_folder_durably(disk: Disk, path: str) -> None:
         await disk.sync_folder(parent_of(path))
     except OSError:
         if not there:
-            await disk.remove_folder(path)
+            with trio.CancelScope(shield=True):
+                await disk.remove_folder(path)
         raise
 
 

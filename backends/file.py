@@ -208,7 +208,8 @@ class FileMap:
         try:
             await self._log.append(payload)
         except LogFull as error:
-            raise MapFull from error
+            used = self.status().bytes_used
+            raise MapFull((used, used)) from error  # a quota, say, of which the disk does not tell
         except LogDoubtful as error:
             raise self._doubt(str(error)) from error
 

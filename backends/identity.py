@@ -10,6 +10,8 @@ import struct
 from typing import Final
 from zlib import crc32
 
+import trio
+
 from perdure.backends.disk import Disk, Lock, Taken, make_folder_durably, parent_of
 from perdure.backends.errors import Corrupt, Misuse, TooNew, Unavailable
 from perdure.backends.marks import write_whole
@@ -37,10 +39,10 @@ async def prepare(disk: Disk, folder: str, *, create: bool) -> None:
         names = await disk.entries(folder)
     except NotADirectoryError:
         raise Misuse(f"{folder} is a file: a store is a folder, name one") from None
-    if NAME not in names and not create:
-        raise Misuse(f"there is no store in {folder}: check the path, or make one by appending to it")
     if "data.mdb" in names:
         raise Misuse(f"{folder} holds an LMDB store: open it as lmdb:{folder}")
+    if NAME not in names and not create:
+        raise Misuse(f"there is no store in {folder}: check the path, or make one by appending to it")
     await disk.sync_folder(parent)  # at every opening: who made it may have died before
 
 
@@ -88,5 +90,6 @@ async def make_identity(disk: Disk, folder: str, id: bytes) -> None:
     try:
         await write_whole(disk, folder, NAME, body + crc32(body).to_bytes(4, "little"))
     except OSError:  # a name whose sync failed is seen until the next power cut
-        await disk.remove(f"{folder}/{NAME}")
+        with trio.CancelScope(shield=True):
+            await disk.remove(f"{folder}/{NAME}")
         raise

@@ -111,7 +111,7 @@ async def _with_log(base: LmdbMap, folder: str, options: Options, environment: E
     if has_ended_log(base) and options.log != "segments":
         await remove_ended(base, new_log())  # a crash came between
         return base, False
-    store = await open_logged(base, new_log)
+    store = await open_logged(base, new_log, base.stretch)
     if options.log == "none":
         await end_logged(store, base, new_log())
         return base, False  # to others from the next opening on

@@ -309,6 +309,10 @@ class LmdbMap:
             },
         )
 
+    def stretch(self) -> bool:
+        """Make room beyond the size limit, for what was acknowledged before it was written here; whether that worked."""
+        return self._shared.stretch()
+
     def found_sound(self) -> None:
         self._shared.found_sound("all rows, after opening")
 

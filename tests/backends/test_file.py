@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -122,9 +123,10 @@ async def test_a_folder_that_holds_the_other_kind_is_named(tmp_path):
     async with open_backend(f"lmdb:{tmp_path / 's'}"):
         pass
 
-    with pytest.raises(Misuse, match="lmdb:"):
-        async with open_backend(f"file:{tmp_path / 's'}"):
-            pass
+    for query in ("", "?create=0"):
+        with pytest.raises(Misuse, match="lmdb:"):
+            async with open_backend(f"file:{tmp_path / 's'}{query}"):
+                pass
 
 
 async def test_a_mistaken_kind_leaves_a_file_store_as_it_was(tmp_path):
@@ -242,6 +244,39 @@ async def refused(call):
     except PerdureError as error:
         return type(error).__name__
     return "nothing"
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_full_store_with_a_commit_log_takes_deletes_and_opens_again(seed, tmp_path):
+    """What was acknowledged waits for a map that touches a page for nearly every row: it is not to wait for ever."""
+    url, draw = f"lmdb:{tmp_path / 's'}?size=1MiB", Random(seed)
+    async with open_backend(f"{url}&log=segments&segment=64KiB") as backend:
+        there: list[bytes] = []
+        while len(there) < 5_000:
+            key = b"%06d" % draw.randrange(1_000_000)
+            commit = propose([Put("k", key, b"v" * 200)], id=os.urandom(16), at_us=now_us())
+            if not isinstance((await backend.commit([commit])).answers[0], Committed):
+                break
+            there.append(key)
+        for key in draw.sample(there, len(there)):
+            await put(backend, Delete("k", key))
+        while await backend.maintain():
+            pass
+        shutil.copytree(tmp_path / "s", tmp_path / "crashed")
+
+        assert (await backend.store_status()).details["batches_waiting"] <= 1
+    async with open_backend(url) as backend:
+        assert await backend.scan("k", limit=9) == []
+        assert await backend.verify() == []
+    async with open_backend(f"lmdb:{tmp_path / 'crashed'}?size=1MiB") as backend:
+        assert await backend.scan("k", limit=9) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "lmdb"])
+async def test_a_log_file_larger_than_any_use_is_refused_before_a_disk_is_filled(kind, tmp_path):
+    with pytest.raises(Misuse, match="at most 1GiB"):
+        async with open_backend(f"{kind}:{tmp_path / 's'}?segment=100TiB"):
+            pass
 
 
 async def test_a_store_remembers_its_commit_log_and_can_be_rid_of_it(tmp_path):

@@ -39,7 +39,8 @@ async def write_on(disk, told):
 
 @pytest.mark.parametrize("nth", range(1, 25))
 async def test_a_failed_sync_of_a_folder_loses_nothing_when_the_power_is_cut_later(nth):
-    disk, told = SimulatedDisk(nth), []
+    disk = SimulatedDisk(nth)
+    told: list[int] = []
     disk.inject(Fault("drop", op="sync_folder", nth=nth))
     await write_on(disk, told)
     async with open_backend(URL, environment=Environment(disk=disk.process())):

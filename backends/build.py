@@ -59,9 +59,7 @@ class Built:
     runs: list[RunPlace]
 
 
-def build(
-    commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers: Mapping[tuple[str, int], tuple[int, int]], *, gap: bool = False
-) -> Built:
+def build(commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece], numbers: Mapping[tuple[str, int], tuple[int, int]], *, gap: bool = False) -> Built:
     """The frame of a group: *commits* as (id, time), *pieces* in order of position.
 
     *numbers* gives (number, checksum) for each (type, version). Positions are dense within a piece; *gap*:
@@ -112,9 +110,7 @@ def _records_of(piece: Piece, id: bytes, at_us: int) -> Iterator[Record]:
         seq, position, ordinal = piece.first_seq + place, piece.first_position + place, piece.first_ordinal + place
         check = seed(shared, crc32(draft.type.encode(), draft.version), seq, position, ordinal)
         crc = crc32(draft.payload, begun(draft.extra, check))
-        yield Record(
-            piece.stream, seq, Position(position), draft.type, draft.version, at_us, id, ordinal, draft.extra, draft.payload, crc
-        )
+        yield Record(piece.stream, seq, Position(position), draft.type, draft.version, at_us, id, ordinal, draft.extra, draft.payload, crc)
 
 
 @attrs.frozen

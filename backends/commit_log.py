@@ -16,14 +16,14 @@ A segment's name appears only when the file is whole and flushed.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 
 import attrs
 import trio
 
-from perdure.backends.disk import Disk, File, parent_of
+from perdure.backends.disk import Disk, File, make_folder_durably, parent_of
 from perdure.backends.errors import Corrupt, Unavailable, WrongStore
 from perdure.backends.marks import FLUSHED, Mark, read_flushed, read_mark, write_mark
 from perdure.backends.place import Place
@@ -89,35 +89,53 @@ class CommitLog:
         self._at = 0
         self._crc = 0
         self._seed = 0
+        self._pid = os.getpid()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a fork of the process that opened it: nothing is its to write."""
+        return os.getpid() != self._pid
 
     # -- opening -----------------------------------------------------------------------------
 
-    async def create(self) -> None:
-        """Make a new log, in a folder of its own; what an attempt before left there is removed.
+    async def create(self, after: int = 0) -> None:
+        """Make a new log, in a folder of its own; its first batch will be the one after *after*.
+
+        What an attempt before, or a log that ended with *after*, left there is removed.
 
         Raises:
-          Corrupt: there are batches already.
+          Corrupt: there are batches beyond *after* already.
         """
-        await self._disk.make_folder(self.folder)
-        await self._disk.sync_folder(parent_of(self.folder))
-        for name in await self._disk.entries(self.folder):
-            path = f"{self.folder}/{name}"
-            if name.endswith(".log") and scan(data := await self._read(path, SEGMENT_BYTES), read_header(data, path)).batches:
-                raise Corrupt(path, "it holds what was committed, and the file that says whose it is, is missing: restore that from a backup")
-            if name != "lost":
-                await self._disk.remove(path)
+        await make_folder_durably(self._disk, self.folder)
+        await self._remove_files(after)
         self.epoch = 1
-        await self._make_segment(1, 1, 0)
+        await self._make_segment(1, after + 1, 0)
         await self.aclose()
 
-    async def remove(self) -> None:
-        """Remove its files: all that they said is elsewhere. What was set aside stays."""
-        for name in await self._disk.entries(self.folder):
+    async def remove(self, after: int) -> None:
+        """Remove its files: what they said, up to *after*, is elsewhere. What was set aside stays.
+
+        Raises:
+          Corrupt: there are batches beyond *after*.
+        """
+        await self._remove_files(after)
+        try:
+            await self._disk.remove_folder(self.folder)
+        except OSError:  # something was set aside
+            await self._disk.sync_folder(self.folder)
+        await self._disk.sync_folder(parent_of(self.folder))
+
+    async def _remove_files(self, after: int) -> None:
+        names = await self._disk.entries(self.folder)
+        for name in names:
+            path = f"{self.folder}/{name}"
+            if name.endswith(".log"):
+                header = read_header(await self._read(path, HEADER_BYTES), path)
+                if any(found.number > after for found in (await self._read_segment(path, header)).scanned.batches):
+                    raise Corrupt(path, "it holds what was committed, and what says whose it is, is missing or older: restore that from a backup")
+        for name in names:
             if name != "lost":
                 await self._disk.remove(f"{self.folder}/{name}")
-        with suppress(OSError):  # something was set aside
-            await self._disk.remove_folder(self.folder)
-        await self._disk.sync_folder(parent_of(self.folder))
 
     async def recover(self, after: int, *, kept: int | None = None, write: bool = True, anew: bool = False) -> list[Batch]:
         """The batches beyond *after*, which are durable from here on (not *write*: as far as that is confirmed).
@@ -132,7 +150,11 @@ class CommitLog:
         try:
             return await self._recover(after, after if kept is None else kept, write, anew)
         except OSError as error:
+            self.let_go()
             raise Unavailable(f"{self.folder} cannot be read or written: {error.strerror or error}; see to the disk, then open it again") from error
+        except BaseException:
+            self.let_go()
+            raise
 
     async def _recover(self, after: int, kept: int, write: bool, anew: bool) -> list[Batch]:
         if write:
@@ -372,12 +394,16 @@ class CommitLog:
         """Let go of the files; *clean*: and say durably how far they were flushed. Idempotent."""
         if self._file is None:
             return
+        self.let_go()
+        if clean and not self.dead and not self.inherited:
+            await write_mark(self._disk, self.folder, Mark(self.last, self.epoch))
+
+    def let_go(self) -> None:
+        """Close the files and say nothing. Idempotent."""
         for file in (self._file, self._hint):
             if file is not None:
                 file.close()
         self._file = self._hint = None
-        if clean and not self.dead:
-            await write_mark(self._disk, self.folder, Mark(self.last, self.epoch))
 
 
 def judge(segments: Sequence[_Segment], after: int, confirmed: int) -> tuple[list[Batch], int, int]:

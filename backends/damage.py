@@ -1,8 +1,8 @@
 """Damage to a file as a value: bits flipped, sectors zeroed, pages gone stale, and so on.
 
-    damage = draw_damage(Random(7), size_bytes)
-    damage_file("store/000001.segment", damage)        # a real file
-    disk.damage("store/000001.segment", damage)        # one on a `SimulatedDisk`
+damage = draw_damage(Random(7), size_bytes)
+damage_file("store/000001.segment", damage)        # a real file
+disk.damage("store/000001.segment", damage)        # one on a `SimulatedDisk`
 """
 
 from __future__ import annotations

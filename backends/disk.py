@@ -155,6 +155,38 @@ def parent_of(path: str) -> str:
     return before or ("/" if slash else ".")
 
 
+async def name_durably(disk: Disk, old: str, new: str) -> None:
+    """Give the file *old* the name *new*, which nothing has, durably.
+
+    Raises:
+      OSError: then *new* is not there: after a sync that failed it would be seen, and lie, until the next power cut.
+    """
+    await disk.rename(old, new)
+    try:
+        await disk.sync_folder(parent_of(new))
+    except OSError:
+        with trio.CancelScope(shield=True):
+            await disk.remove(new)
+        raise
+
+
+async def make_folder_durably(disk: Disk, path: str) -> None:
+    """Make a folder, durably; of one that is there, its entry.
+
+    Raises:
+      OSError: a folder that was not there is not there.
+    """
+    there = await disk.exists(path)
+    await disk.make_folder(path)
+    try:
+        await disk.sync_folder(parent_of(path))
+    except OSError:
+        if not there:
+            with trio.CancelScope(shield=True):
+                await disk.remove_folder(path)
+        raise
+
+
 # -- the real one ----------------------------------------------------------------------------
 
 

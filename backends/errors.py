@@ -366,10 +366,7 @@ class Conflict(PerdureError):
     more: tuple[Conflict, ...] = ()
 
     def __str__(self) -> str:
-        return (
-            f"{self.what} {self.subject!r}: expected {self.expected}, found {self.actual}; "
-            "read it again, decide anew, and append with what you found"
-        )
+        return f"{self.what} {self.subject!r}: expected {self.expected}, found {self.actual}; read it again, decide anew, and append with what you found"
 
     def unwrap(self) -> Never:
         """Raise this conflict."""

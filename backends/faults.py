@@ -12,8 +12,21 @@ import attrs
 from perdure.backends.errors import Misuse
 
 Op = Literal[
-    "open", "read", "write", "flush", "size", "entries", "exists", "make_folder", "rename", "remove", "remove_folder",
-    "sync_folder", "lock", "free_bytes", "boot"
+    "open",
+    "read",
+    "write",
+    "flush",
+    "size",
+    "entries",
+    "exists",
+    "make_folder",
+    "rename",
+    "remove",
+    "remove_folder",
+    "sync_folder",
+    "lock",
+    "free_bytes",
+    "boot",
 ]
 """A kind of call; `write_flush` is a write and a flush."""
 OPS: Final[tuple[Op, ...]] = get_args(Op)

@@ -100,7 +100,6 @@ class Faults:
                 await fault.strike(args)
         return result
 
-
     async def read(self, method: str, args: Sequence[object], call: Callable[[], Awaitable[T]]) -> T:
         """The same for a read of a store: it waits while that is doubtful."""
         while True:

@@ -1,10 +1,10 @@
 """A disk whose flushes fail when they are told to: for tests of doubt on real files. (`simulated_disk` can do more.)
 
-    disk = FaultyDisk()
-    async with open_backend("file:DIR", environment=Environment(disk=disk)) as backend:
-        disk.fail_flush()                   # nothing of the next write is stored, and its flush fails
-        disk.fail_flush(stored=True)        # it is stored, and its flush fails all the same
-        disk.fail_flush(for_good=True)      # from the next one on, all of them
+disk = FaultyDisk()
+async with open_backend("file:DIR", environment=Environment(disk=disk)) as backend:
+    disk.fail_flush()                   # nothing of the next write is stored, and its flush fails
+    disk.fail_flush(stored=True)        # it is stored, and its flush fails all the same
+    disk.fail_flush(for_good=True)      # from the next one on, all of them
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ Options in the URL's query: `size=` (bytes of rows), `segment=` (bytes of a log 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from perdure.backends.answers import sweep_drawn
 from perdure.backends.commit_log import SEGMENT_BYTES, Batch, CommitLog, LogDoubtful, LogFull
 from perdure.backends.disk import Disk, Lock
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Corrupt, Unavailable
+from perdure.backends.errors import Corrupt, Misuse, Unavailable
 from perdure.backends.identity import make_identity, prepare, read_identity, take_lock
 from perdure.backends.image_file import ImageWriter, read_image
 from perdure.backends.layered import Recorder
@@ -98,6 +99,7 @@ class FileMap:
         self._reopened = 0
         self._recovery = Recovery()
         self._closed = False
+        self._pid = os.getpid()
 
     def _new_log(self) -> CommitLog:
         return CommitLog(self._disk, f"{self.folder}/log", self._id, self._place, self._options.segment)
@@ -110,6 +112,13 @@ class FileMap:
         Raises:
           Corrupt, WrongStore, TooNew: it is damaged, or not this store's.
         """
+        try:
+            await self._load()
+        except BaseException:
+            self._log.let_go()
+            raise
+
+    async def _load(self) -> None:
         began = trio.current_time()
         names = [name for name in await self._disk.entries(self.folder) if name.startswith("image-")]
         for name in names:
@@ -144,14 +153,26 @@ class FileMap:
     # -- reading -----------------------------------------------------------------------------
 
     def read(self, fn: Callable[[Reader], T]) -> T:
+        self._refuse_fork()
         return fn(self._tables.reader)
 
     def hold(self, *, busy: bool = False) -> AbstractContextManager[Reader]:
+        self._refuse_fork()
         return self._tables.hold(busy=busy)
+
+    def _refuse_fork(self) -> None:
+        """A forked child has these tables, and not the log: what its parent writes it does not see, and would write over.
+
+        Raises:
+          Misuse: this process is not the one that opened it.
+        """
+        if self._pid != os.getpid():
+            raise Misuse(f"the store {self.folder} was opened by process {self._pid} and inherited by a fork: open it again in this process")
 
     # -- writing -----------------------------------------------------------------------------
 
     async def take_turn(self, *, patient: bool = True) -> None:
+        self._refuse_fork()
         if self.state is not State.OPEN:
             raise Unavailable(f"{self._why}; it has to be reopened first")
 
@@ -187,7 +208,8 @@ class FileMap:
         try:
             await self._log.append(payload)
         except LogFull as error:
-            raise MapFull from error
+            used = self.status().bytes_used
+            raise MapFull((used, used)) from error  # a quota, say, of which the disk does not tell
         except LogDoubtful as error:
             raise self._doubt(str(error)) from error
 
@@ -288,10 +310,15 @@ class FileMap:
             self._imaging = None
 
     async def shrink(self) -> str:
+        self._refuse_fork()
+        if self.state is not State.OPEN:
+            return "it has to be reopened first, after a failed flush"
         try:
             await self.compact()
         except OSError as error:
             return f"an image could not be written: {error.strerror or error}"
+        except MapDoubtful as error:
+            return str(error)
         return ""
 
     async def compact(self) -> None:
@@ -301,6 +328,8 @@ class FileMap:
           OSError: it could not be written; nothing is lost.
         """
         await self._drop_imaging()
+        if self._image_number and self._image_number == self._log.last:
+            return  # there is nothing that it does not have
         self._imaging = _Imaging(self._disk, self.folder, self._id, self._log.last, self._tables)
         try:
             while not await self._imaging.step():
@@ -315,6 +344,7 @@ class FileMap:
     # -- opening again -----------------------------------------------------------------------
 
     async def reopen(self) -> None:
+        self._refuse_fork()
         while self.state is State.REOPENING:  # noqa: ASYNC110 - another task may be at it
             await trio.sleep(0.01)
         if self.state is not State.DOUBTFUL:

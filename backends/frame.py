@@ -278,7 +278,13 @@ class Run:
         crcs, ends = self.column(frame, 0, start, stop), self.column(frame, 1, start, stop)
         count = stop - start
         return zip(
-            range(delta + start, delta + stop), crcs, ends, repeat(commit, count), range(ordinal + start, ordinal + stop), repeat(number), repeat(0),
+            range(delta + start, delta + stop),
+            crcs,
+            ends,
+            repeat(commit, count),
+            range(ordinal + start, ordinal + stop),
+            repeat(number),
+            repeat(0),
             strict=False,
         )
 

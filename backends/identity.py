@@ -10,7 +10,9 @@ import struct
 from typing import Final
 from zlib import crc32
 
-from perdure.backends.disk import Disk, Lock, Taken, parent_of
+import trio
+
+from perdure.backends.disk import Disk, Lock, Taken, make_folder_durably, parent_of
 from perdure.backends.errors import Corrupt, Misuse, TooNew, Unavailable
 from perdure.backends.marks import write_whole
 
@@ -32,15 +34,15 @@ async def prepare(disk: Disk, folder: str, *, create: bool) -> None:
             raise Misuse(f"there is no store in {folder}: check the path, or make one by appending to it")
         if not await disk.exists(parent):
             raise Misuse(f"the folder {parent} does not exist: make it first")
-        await disk.make_folder(folder)
+        await make_folder_durably(disk, folder)
     try:
         names = await disk.entries(folder)
     except NotADirectoryError:
         raise Misuse(f"{folder} is a file: a store is a folder, name one") from None
-    if NAME not in names and not create:
-        raise Misuse(f"there is no store in {folder}: check the path, or make one by appending to it")
     if "data.mdb" in names:
         raise Misuse(f"{folder} holds an LMDB store: open it as lmdb:{folder}")
+    if NAME not in names and not create:
+        raise Misuse(f"there is no store in {folder}: check the path, or make one by appending to it")
     await disk.sync_folder(parent)  # at every opening: who made it may have died before
 
 
@@ -85,4 +87,9 @@ async def read_identity(disk: Disk, folder: str) -> bytes | None:
 async def make_identity(disk: Disk, folder: str, id: bytes) -> None:
     """Say who the store is, durably."""
     body = _IDENTITY.pack(b"PdSt", FORMAT, READABLE_FROM, id)
-    await write_whole(disk, folder, NAME, body + crc32(body).to_bytes(4, "little"))
+    try:
+        await write_whole(disk, folder, NAME, body + crc32(body).to_bytes(4, "little"))
+    except OSError:  # a name whose sync failed is seen until the next power cut
+        with trio.CancelScope(shield=True):
+            await disk.remove(f"{folder}/{NAME}")
+        raise

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import attrs
 
 from perdure.backends import image
-from perdure.backends.disk import Disk, File
+from perdure.backends.disk import Disk, File, name_durably
 from perdure.backends.image import Image, Rows
 
 BLOCK_BYTES = 1 << 20
@@ -41,7 +41,7 @@ async def write_image(
 
     *slices* gives (table, rows), about `BLOCK_BYTES` each. *ended* says, after the last of them, the
     number of the last batch written by then (without it nothing was meanwhile); *seen* is told all bytes, for a digest.
-    On return the file is there after any crash. If cancelled or failed, *path* is as it was; a file `path.new` may be left over.
+    On return the file is there after any crash. If cancelled or failed, *path*, which nothing had, is not there; a file `path.new` may be left over.
 
     Raises:
       OSError: what the disk refuses.
@@ -56,7 +56,7 @@ async def write_image(
 
 
 class ImageWriter:
-    """Writes an image part by part: `begin`, `add` rows, `end`. Until it has ended *path* is as it was; `close` it in any case."""
+    """Writes an image part by part: `begin`, `add` rows, `end`. Until it has ended *path* is not there; `close` it in any case."""
 
     def __init__(self, disk: Disk, path: str, file: File, seen: Callable[[bytes], object] | None) -> None:
         self._disk = disk
@@ -89,8 +89,7 @@ class ImageWriter:
         await self._write(image.end(self._blocks, self._rows, number, self._seed))
         await self._file.flush()
         self.close()
-        await self._disk.rename(f"{self._path}.new", self._path)
-        await self._disk.sync_folder(self._path.rpartition("/")[0] or ("/" if self._path.startswith("/") else "."))
+        await name_durably(self._disk, f"{self._path}.new", self._path)
         return Written(self._offset, self._blocks, self._rows, number)
 
     async def _write(self, part: bytes) -> None:

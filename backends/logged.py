@@ -8,8 +8,8 @@ applies what is waiting before anything is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,7 +31,8 @@ T = TypeVar("T")
 APPLIED = "applied"
 """The number in `meta` that says which batch the map has as its last."""
 LOGGED = "logged"
-"""The number in `meta` that is 1 while a commit log stands before the map."""
+"""The number in `meta` that is 1 while a commit log stands before the map, and 2 when one did: all of it is in the map."""
+BEFORE, ENDED = 1, 2
 BATCHES_MAX = 1_024
 BYTES_MAX = 4 << 20
 WAITING_S = 1.0
@@ -41,6 +42,9 @@ _ROOM_FACTOR = 4
 _ROOM_SHARE = 32
 """In a map of limited size no more than this part of it waits."""
 _ROOM_FIXED = 256 << 10
+_PART_ROWS = 256
+"""Where all that waits does not fit into one transaction, for each page that it touches is copied, so many rows go into one."""
+_LARGE_BYTES = 2_000
 _DISK_LOOK_S = 0.5
 _DISK_LOOK_BYTES = 1 << 20
 _DISK_BYTES = 2 << 20
@@ -50,21 +54,26 @@ _BACK_S = 0.01
 
 def is_logged(base: OrderedMap) -> bool:
     """Whether a commit log stands before *base*."""
-    return base.read(lambda reader: read_meta(reader, LOGGED)) == 1
+    return base.read(lambda reader: read_meta(reader, LOGGED)) == BEFORE
 
 
-async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog]) -> LoggedMap:
+def has_ended_log(base: OrderedMap) -> bool:
+    """Whether one stood before *base*, and what is found of it may go."""
+    return base.read(lambda reader: read_meta(reader, LOGGED)) == ENDED
+
+
+async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog], stretch: Callable[[], bool] = lambda: False) -> LoggedMap:
     """*base* with a commit log before it, made if it has none yet; what waits there is applied.
 
     Raises:
       Corrupt, WrongStore, TooNew: the log is damaged, or not this store's.
       Unavailable: the disk refuses, or the map has no room for what waits.
     """
-    store = LoggedMap(base, new_log)
+    store = LoggedMap(base, new_log, stretch)
     try:
         if not is_logged(base):
-            await new_log().create()
-            await write_base(base, lambda writer: write_meta(writer, LOGGED, 1))
+            await new_log().create(_applied_to(base))
+            await write_base(base, lambda writer: write_meta(writer, LOGGED, BEFORE))
         await store.load()
     except MapFull as error:
         raise Unavailable("there is no room for what the commit log has: open it with a larger ?size=, or free the disk") from error
@@ -75,15 +84,33 @@ async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog]) -> Log
 
 
 async def end_logged(store: LoggedMap, base: OrderedMap, log: CommitLog) -> None:
-    """Let *base* stand alone again: it has all, and the log is removed."""
-    await store.end_log()
-    await write_base(base, _forget_log)
-    await log.remove()
+    """Let *base* stand alone again: it has all, and the log is removed.
+
+    It says so before the first file goes, and how far the log went: what a crash leaves of it is known for what it is, and
+    the batches of a later one have other numbers.
+
+    Raises:
+      Unavailable: the map has no room for what waits.
+    """
+    try:
+        await store.end_log()
+        await write_base(base, lambda writer: write_meta(writer, LOGGED, ENDED))
+    except MapFull as error:
+        raise Unavailable("there is no room for what the commit log has: open it with a larger ?size=, or free the disk") from error
+    await remove_ended(base, log)
 
 
-def _forget_log(writer: Writer) -> None:
-    write_meta(writer, LOGGED, 0)
-    write_meta(writer, APPLIED, 0)
+async def remove_ended(base: OrderedMap, log: CommitLog) -> None:
+    """Remove what is left of a log that has ended.
+
+    Raises:
+      Corrupt: it has more than *base* knows of.
+    """
+    await log.remove(_applied_to(base))
+
+
+def _applied_to(base: OrderedMap) -> int:
+    return base.read(lambda reader: read_meta(reader, APPLIED))
 
 
 async def write_base(base: OrderedMap, fn: Callable[[Writer], None]) -> None:
@@ -98,8 +125,10 @@ async def write_base(base: OrderedMap, fn: Callable[[Writer], None]) -> None:
 class LoggedMap:
     """See `OrderedMap`. *base* is durable by itself, and nobody else writes to it."""
 
-    def __init__(self, base: OrderedMap, new_log: Callable[[], CommitLog]) -> None:
+    def __init__(self, base: OrderedMap, new_log: Callable[[], CommitLog], stretch: Callable[[], bool] = lambda: False) -> None:
+        """*stretch* makes the map larger than its limit, for what was acknowledged; whether it did."""
         self._base = base
+        self._stretch = stretch
         self._new_log = new_log
         self._log = new_log()
         self._recovery = Recovery()
@@ -140,7 +169,14 @@ class LoggedMap:
           Corrupt, WrongStore, TooNew: the log is damaged, or not this store's.
           MapDoubtful, MapFull: the map cannot be written.
         """
-        self._applied = self._base.read(lambda reader: read_meta(reader, APPLIED))
+        try:
+            await self._load(anew)
+        except BaseException:
+            self._log.let_go()
+            raise
+
+    async def _load(self, anew: bool) -> None:
+        self._applied = _applied_to(self._base)
         for batch in await self._log.recover(self._applied, anew=anew):
             self._lay(redo.decode(batch.payload, f"batch {batch.number} of {self._log.folder}"), len(batch.payload))
         self._recovery = attrs.evolve(self._log.recovery, cuts=self._recovery.cuts + self._log.recovery.cuts)
@@ -193,8 +229,9 @@ class LoggedMap:
             recorder, result = self._base.read(partial(self._record, fn))
             if recorder.rows:
                 payload = redo.encode(recorder.rows)
-                if not small:
+                if not small or _has_large(recorder.rows):
                     self._look_for_room(len(payload))
+                if not small:
                     await self._look_at_disk(len(payload))
                 await self._append(payload)
                 self._part_from_views()
@@ -209,7 +246,8 @@ class LoggedMap:
         try:
             await self._log.append(payload)
         except LogFull as error:
-            raise MapFull from error
+            used = self.status().bytes_used
+            raise MapFull((used, used)) from error  # a quota, say, of which the disk does not tell
         except LogDoubtful as error:
             raise self._doubt(str(error)) from error
 
@@ -285,6 +323,8 @@ class LoggedMap:
         return more  # noqa: RET504 - a scope may swallow what is raised in it
 
     async def shrink(self) -> str:
+        if self.state is not State.OPEN:
+            return "it has to be reopened first, after a failed flush"
         try:
             with trio.CancelScope(shield=True):
                 await self._apply(small=True)
@@ -305,7 +345,12 @@ class LoggedMap:
         await self._check_disk()
         await self._base.take_turn()
         try:
-            await self._base.write(partial(_write_rows, self._above, through), small=small, size_bytes=self._bytes)
+            try:
+                await self._base.write(partial(_write_rows, self._above, through), small=small, size_bytes=self._bytes)
+            except MapFull as error:
+                if error.disk is not None:
+                    raise
+                await self._apply_in_parts(through)
         except MapAway as error:
             raise self._doubt(f"the map behind {self._log.folder} cannot be written") from error
         except MapDoubtful as error:
@@ -325,6 +370,26 @@ class LoggedMap:
             await self._log.cut(through)
         except OSError as error:
             raise self._doubt(f"{self._log.folder} cannot be tidied: {error.strerror or error}") from error
+
+    async def _apply_in_parts(self, through: int) -> None:
+        """The same in small transactions: what one lets go of a later one uses; where not even that fits, beyond the map's limit.
+
+        What waits is laid over the map until all of it is there.
+
+        Raises:
+          MapFull: it does not fit, for the map is being read; some of it may be in the map, and all of it goes on waiting.
+        """
+        rows, done, size = _deletes_first(self._above), 0, _PART_ROWS
+        while done < len(rows):
+            await trio.lowlevel.checkpoint()
+            try:
+                await self._base.write(partial(_write_part, rows[done : done + size]), small=True)
+                done += size
+            except MapFull:
+                if size == 1 and not self._stretch():
+                    raise
+                size = max(1, size // 4)
+        await self._base.write(lambda writer: write_meta(writer, APPLIED, through), small=True)
 
     # -- opening again -----------------------------------------------------------------------
 
@@ -399,16 +464,21 @@ class LoggedMap:
         if self._closed:
             return
         self._closed = True
-        sound = self.state is State.OPEN
-        if sound:
-            with suppress(MapFull, MapDoubtful, Unavailable, MapAway):
-                await self._apply(small=True)
+        sound = self.state is State.OPEN and not self._log.inherited
+        async with AsyncExitStack() as stack:  # whatever fails, and if it is cancelled: all is let go of
+            stack.callback(self._note_closed)
+            stack.push_async_callback(self._base.aclose)
+            stack.push_async_callback(self._close_log, sound)
+            if sound:
+                with suppress(MapFull, MapDoubtful, Unavailable, MapAway):
+                    await self._apply(small=True)
+
+    async def _close_log(self, sound: bool) -> None:
         with suppress(OSError):
             await self._log.aclose(clean=sound and self._state is State.OPEN)
-        try:
-            await self._base.aclose()
-        finally:
-            self._state = State.CLOSED
+
+    def _note_closed(self) -> None:
+        self._state = State.CLOSED
 
 
 class _Held:
@@ -416,6 +486,24 @@ class _Held:
 
     def __init__(self, rows: Many) -> None:
         self.rows = rows
+
+
+def _has_large(rows: Rows) -> bool:
+    """Whether a value needs pages side by side: that is more than freeing room."""
+    return any(value is not None and len(value) > _LARGE_BYTES for changed in rows.values() for value in changed.values())
+
+
+def _deletes_first(above: Many) -> list[tuple[str, bytes, bytes | None]]:
+    rows = [(table, key, value) for table, changed in above.rows.items() for key, value in changed.items()]
+    return sorted(rows, key=lambda row: row[2] is not None)
+
+
+def _write_part(rows: Sequence[tuple[str, bytes, bytes | None]], writer: Writer) -> None:
+    for table, key, value in rows:
+        if value is None:
+            writer.delete(table, key)
+        else:
+            writer.put(table, key, value)
 
 
 def _write_rows(above: Many, through: int, writer: Writer) -> None:

@@ -130,6 +130,4 @@ def open_memory(*, environment: Environment | None = None, limits: Limits = LIMI
     """A new, empty store in memory."""
     environment = environment or Environment()
     capabilities = Capabilities(views=True, loads=True, images=True)
-    return OrderedBackend(
-        MemoryMap(environment.ids().hex()), url="memory:", capabilities=capabilities, environment=environment, limits=limits
-    )
+    return OrderedBackend(MemoryMap(environment.ids().hex()), url="memory:", capabilities=capabilities, environment=environment, limits=limits)

@@ -47,9 +47,7 @@ class _NothingToWrite(Exception):
 class OrderedBackend(OrderedReads):
     """See `Backend`. *environment* gives the clock; *limits* what is kept and for how long."""
 
-    def __init__(
-        self, store: OrderedMap, *, url: str, capabilities: Capabilities, environment: Environment | None = None, limits: Limits = LIMITS
-    ) -> None:
+    def __init__(self, store: OrderedMap, *, url: str, capabilities: Capabilities, environment: Environment | None = None, limits: Limits = LIMITS) -> None:
         super().__init__(self._read_open, self._known_types)
         self.url = url
         self.capabilities = capabilities

@@ -39,9 +39,7 @@ Hook = Callable[[SimulatedProcess, int, Op, str], object]
 class SimulatedDisk:
     """A machine whose disk is in memory; see the module."""
 
-    def __init__(
-        self, seed: int = 0, *, faults: Iterable[Fault] = (), capacity_bytes: int | None = None, latency_s: tuple[float, float] = (0.0, 0.0)
-    ) -> None:
+    def __init__(self, seed: int = 0, *, faults: Iterable[Fault] = (), capacity_bytes: int | None = None, latency_s: tuple[float, float] = (0.0, 0.0)) -> None:
         """Make an empty disk. Each call takes a time within *latency_s*, drawn; *capacity_bytes* None: it is never full."""
         self.seed = seed
         self.points = 0

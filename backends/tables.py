@@ -216,9 +216,7 @@ def _cut_to_bytes(records: list[Record], last: Position, head: frame.Head, room:
 # -- reading a stream ------------------------------------------------------------------------
 
 
-def read_stream(
-    reader: Reader, types: Sequence[TypeName], stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False
-) -> list[Record]:
+def read_stream(reader: Reader, types: Sequence[TypeName], stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
     """See `Reads.read_stream`."""
     row = reader.get("streams", stream.encode())
     if row is None:
@@ -271,9 +269,7 @@ def _first_bytes(records: Sequence[Record], room: int) -> list[Record]:
     return found
 
 
-def _part(
-    value: Buffer, base: int, offset: int, types: Sequence[TypeName], skip: int, count: int, most: int, backward: bool
-) -> list[Record]:
+def _part(value: Buffer, base: int, offset: int, types: Sequence[TypeName], skip: int, count: int, most: int, backward: bool) -> list[Record]:
     if backward:
         skip = max(0, count - most)
         return frame.read_run(value, base, offset, types, skip=skip, count=count - skip)[::-1]

@@ -16,6 +16,7 @@ from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.loading import refusal
 from perdure.backends.protocol import Backend, State
 
+SEGMENT_BYTES_MAX = 1 << 30
 LATER = {"postgresql": "postgres", "jetstream": "jetstream"}
 """Schemes that have their place and no backend yet."""
 
@@ -74,7 +75,7 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 create=create and query.get("create", "1") != "0",
                 insist=query.get("insist") == "1",
                 log=_choice(query, "log", ("segments", "none")) if "log" in query else None,  # type: ignore[arg-type]  # one of these
-                segment=_size(query["segment"]) if "segment" in query else SEGMENT_BYTES,
+                segment=_segment(query, SEGMENT_BYTES),
                 readonly=_choice(query, "mode", ("rw", "ro")) == "ro",
             )
             return await open_lmdb(rest, options, url=url, environment=environment, limits=limits)
@@ -89,7 +90,7 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 rest,
                 file.Options(
                     size=_size(query["size"]) if "size" in query else None,
-                    segment=_size(query["segment"]) if "segment" in query else SEGMENT_BYTES,
+                    segment=_segment(query, SEGMENT_BYTES),
                     flush=_choice(query, "flush", ("auto", "inline", "thread")),  # type: ignore[arg-type]  # one of these
                     create=create and query.get("create", "1") != "0",
                 ),
@@ -127,6 +128,13 @@ def _choice(query: Mapping[str, str], name: str, values: tuple[str, ...]) -> str
     if value not in values:
         raise Misuse(f"{name}={value}: it is one of {', '.join(values)}")
     return value
+
+
+def _segment(query: Mapping[str, str], default: int) -> int:
+    size = _size(query["segment"]) if "segment" in query else default
+    if size > SEGMENT_BYTES_MAX:
+        raise Misuse(f"segment={query['segment']}: a log file is filled with zeros before it is used, at most 1GiB")
+    return size
 
 
 _UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}

@@ -182,17 +182,21 @@ async def check_backup(disk: Disk, folder: str, *, progress: Told = nobody) -> M
     """Read a backup as a whole: sizes, digests, and the checksums of its image.
 
     Raises:
+      Unavailable: the disk refuses it.
       Misuse: there is no backup, or one that was cut off before its end.
       Corrupt: it is not as it was written.
     """
-    manifest = await read_manifest(disk, folder)
-    for file in manifest.files:
-        await _check_digest(disk, folder, file, progress)
-    rows = 0
-    async with open_rows(disk, folder, manifest) as reader:
-        async for _, found in reader:
-            rows += len(found)
-            progress(Progress("rows", rows, manifest.rows))
+    try:
+        manifest = await read_manifest(disk, folder)
+        for file in manifest.files:
+            await _check_digest(disk, folder, file, progress)
+        rows = 0
+        async with open_rows(disk, folder, manifest) as reader:
+            async for _, found in reader:
+                rows += len(found)
+                progress(Progress("rows", rows, manifest.rows))
+    except OSError as error:
+        raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
     return manifest
 
 

@@ -187,9 +187,7 @@ def from_line(raw: bytes) -> Record:
         raise Misuse(f"it has no {missing[0]!r}, so it was not exported by perdure: append it as a new event (--append)")
     commit, ordinal = _commit(found), _int(found, "ordinal", 0, 1 << 16)
     at_us = _moment(found, "recordedtime")
-    fields = _Fields(
-        _text(found, "id"), _text(found, "time"), _text_or_none(found, "tags"), _text_or_none(found, "meta"), _text_or_none(found, "traceparent")
-    )
+    fields = _Fields(_text(found, "id"), _text(found, "time"), _text_or_none(found, "tags"), _text_or_none(found, "meta"), _text_or_none(found, "traceparent"))
     record = Record(
         stream=_stream(found),
         seq=_decimal(found, "seq"),

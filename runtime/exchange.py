@@ -185,9 +185,7 @@ class _Loading:
 # -- appending as new events -----------------------------------------------------------------
 
 
-async def import_append(
-    backend: Backend, lines: Lines, *, ids: Callable[[], bytes], limits: Limits = LIMITS, progress: Told = nobody
-) -> Imported:
+async def import_append(backend: Backend, lines: Lines, *, ids: Callable[[], bytes], limits: Limits = LIMITS, progress: Told = nobody) -> Imported:
     """Append the events of *lines* to *backend* as new ones: with positions, seqs and times of their own, their ids and what they are kept.
 
     When they happened is in `occurred`. Each commit has a key, so that one that is there already, of an attempt in the last
@@ -292,4 +290,3 @@ def _draft(event: Foreign) -> Draft:
 def _bad(draft: _Draft, error: PerdureError) -> BadLine:
     where = f"line {draft.first_line}" if draft.first_line == draft.last_line else f"lines {draft.first_line} to {draft.last_line}"
     return BadLine(f"{where}: {error}")
-

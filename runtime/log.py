@@ -86,9 +86,7 @@ class StreamReader(_Pages[object]):
         if self._ended:
             return []
         most = self._pace.page_records if self._left is None else min(self._left, self._pace.page_records)
-        records = await self._reads.read_stream(
-            self._stream, after=self._after, limit=most, bytes_max=self._pace.page_bytes, backward=self._backward
-        )
+        records = await self._reads.read_stream(self._stream, after=self._after, limit=most, bytes_max=self._pace.page_bytes, backward=self._backward)
         if records:
             self._after = records[-1].seq
             self._ended = self._backward and self._after == 1  # below seq 1 there is nothing, and `after=0` would mean the end

@@ -155,5 +155,3 @@ class _Handing:
 
     def started(self, value: Any = None) -> None:
         self._status.started(self._handle())
-
-

@@ -346,4 +346,3 @@ class Rewriter:
             return True
         self._dropped.add(key)
         return False
-

@@ -145,9 +145,7 @@ class Runtime:
         return LogReader(self.backend, self._codec, self._journal.pace, events, after=after, limit=limit)
 
     @asynccontextmanager
-    async def subscribe(
-        self, events: Selector[D], *, after: Position = HEAD, name: str | None = None
-    ) -> AsyncIterator[Subscription[D]]:
+    async def subscribe(self, events: Selector[D], *, after: Position = HEAD, name: str | None = None) -> AsyncIterator[Subscription[D]]:
         """An iterator over the selected events beyond *after* (HEAD: those to come), in order, without a gap, for ever.
 
         Asking for the next event says that the last one is done. With a *name* its place is kept in the

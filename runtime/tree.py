@@ -1,10 +1,10 @@
 """The supervision tree as one list, its order of closing, and its status as values.
 
-    keeper        brings the store back when a flush failed; when it gives up, that is the runtime's failure
-    journal       every commit goes through it; its failure is the runtime's
-    streams       a stream actor per stream in use, ending when idle
-    upkeep        merges and forgets while the journal is idle; scrubs
-    projections   one child per projection of the app, one_for_one
+keeper        brings the store back when a flush failed; when it gives up, that is the runtime's failure
+journal       every commit goes through it; its failure is the runtime's
+streams       a stream actor per stream in use, ending when idle
+upkeep        merges and forgets while the journal is idle; scrubs
+projections   one child per projection of the app, one_for_one
 """
 
 from __future__ import annotations
@@ -187,9 +187,7 @@ class Tree:
         journal = self._journal.statistics()
         failure = self._keeper.failure
         children = (
-            ActorStatus(
-                "keeper", self._backend.state.value, restarts=self._keeper.reopenings, last_error=None if failure is None else str(failure)
-            ),
+            ActorStatus("keeper", self._backend.state.value, restarts=self._keeper.reopenings, last_error=None if failure is None else str(failure)),
             ActorStatus("journal", "failed" if self._journal.failure else "running", mailbox=journal.waiting, position=head),
             ActorStatus(
                 "streams", "running", children=tuple(ActorStatus(f"stream {name}", "running", mailbox=depth) for name, depth in streams.depths().items())
@@ -199,9 +197,7 @@ class Tree:
             ActorStatus(
                 "subscriptions",
                 "running",
-                children=tuple(
-                    ActorStatus(one.name or "(unnamed)", "running", position=one.done, lag_events=max(0, head - one.done)) for one in subscriptions
-                ),
+                children=tuple(ActorStatus(one.name or "(unnamed)", "running", position=one.done, lag_events=max(0, head - one.done)) for one in subscriptions),
             ),
         )
         return Status(self._backend.id, head, journal, self._journal.ring.bytes, self._stall_s, ActorStatus("runtime", "running", children=children))

@@ -174,5 +174,3 @@ class _Checker:
 def _stopped(name: str, stopped: Stopped) -> str:
     record = stopped.record
     return f"model {name!r}: its step raises at position {record.position} (stream {record.stream!r}, seq {record.seq}), before which it was not kept"
-
-

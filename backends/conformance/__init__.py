@@ -71,8 +71,6 @@ CHECKS: Final[tuple[Law, ...]] = tuple(law for module in _MODULES for law in mod
 """All laws, by part."""
 
 
-async def run_checks(
-    stores: Stores, laws: Sequence[Law] = CHECKS, only: Collection[str] = (), progress: Callable[[Score], None] | None = None
-) -> Scoreboard:
+async def run_checks(stores: Stores, laws: Sequence[Law] = CHECKS, only: Collection[str] = (), progress: Callable[[Score], None] | None = None) -> Scoreboard:
     """Hold *laws* against the backend behind *stores*; *only* names laws or parts. See `board.run_checks`."""
     return await board.run_checks(stores, laws, only, progress)

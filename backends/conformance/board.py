@@ -66,9 +66,7 @@ class Scoreboard:
                 yield f"        {score.law.name}: left out, these stores have no {score.missing}()"
 
 
-async def run_checks(
-    stores: Stores, laws: Sequence[Law], only: Collection[str] = (), progress: Callable[[Score], None] | None = None
-) -> Scoreboard:
+async def run_checks(stores: Stores, laws: Sequence[Law], only: Collection[str] = (), progress: Callable[[Score], None] | None = None) -> Scoreboard:
     """Hold *laws* against the backend behind *stores*, one after the other; *only* names laws or parts.
 
     A law that is broken, or fails in any other way, is a failed score; nothing but cancellation leaves.

@@ -24,9 +24,7 @@ SMALL = "2MiB"
 class FolderStores:
     """`lmdb:DIR` or `file:DIR`, each named store in a folder of its own below *folder*."""
 
-    def __init__(
-        self, scheme: str, folder: Path, query: str, clock: Later, limits: Limits, threads: Threads, disk: Disk | None = None
-    ) -> None:
+    def __init__(self, scheme: str, folder: Path, query: str, clock: Later, limits: Limits, threads: Threads, disk: Disk | None = None) -> None:
         self._scheme = scheme
         self._folder = folder
         self._query = query

@@ -258,7 +258,7 @@ class _Kv(_Object):
                 self.links.append(Write(operation.began, operation.ended, cell, expected, revision, revision, operation, content=(value,)))
             case Delete(_, _, expected), Stored(revision):
                 self.links.append(Write(operation.began, operation.ended, cell, expected, revision, 0, operation, deletes=True))
-            case (Put(expected=expected) | Delete(expected=expected)), Conflict() as conflict:
+            case ((Put(expected=expected) | Delete(expected=expected)), Conflict() as conflict):
                 self.lost(cell, expected, conflict, operation)
                 if conflict.actual:
                     assert isinstance(conflict.actual, int)

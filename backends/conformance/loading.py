@@ -85,9 +85,7 @@ async def a_loaded_store_goes_on(stores: Stores) -> None:
 
 @PART.law("Positions that are loaded may have gaps, between commits and inside them; nothing is read there, and nothing is missing.")
 async def positions_may_have_gaps(stores: Stores) -> None:
-    records = [
-        moved(record, position=Position(record.position * 3 + (50_000 if record.position > 20 else 7))) for record in await _written(stores)
-    ]
+    records = [moved(record, position=Position(record.position * 3 + (50_000 if record.position > 20 else 7))) for record in await _written(stores)]
     async with open_desk(stores) as desk:
         if not _loads(desk):
             return

@@ -18,7 +18,6 @@ from perdure.backends.protocol import State
 PART = DoubtPart("doubt resolved")
 
 
-
 def _kinds(number: int) -> dict[str, tuple[list[Write], bytes | None]]:
     """Commits of each kind, with their keys, none in the way of another. Alone, checks without a key are flushed by nobody."""
     return {

@@ -63,9 +63,7 @@ class FaultyMemoryStores(MemoryStores):
 
 
 @contextmanager
-def stores_of(
-    url: str, folder: Path | None = None, *, limits: Limits = KIT_LIMITS, threads: Threads | None = None, faults: bool = True
-) -> Iterator[Stores]:
+def stores_of(url: str, folder: Path | None = None, *, limits: Limits = KIT_LIMITS, threads: Threads | None = None, faults: bool = True) -> Iterator[Stores]:
     """Stores for `memory:`, `file:DIR` or `lmdb:DIR`, in folders of their own below *folder* (default: DIR), removed afterwards.
 
     Under a virtual clock give `InlineThreads()`: it does not wait for real threads. Without *faults* nothing

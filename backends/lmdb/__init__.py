@@ -22,7 +22,7 @@ from perdure.backends.lmdb.map import LmdbMap
 from perdure.backends.lmdb.opening import open_shared, share_open
 from perdure.backends.lmdb.readonly import find_store, open_readonly
 from perdure.backends.lmdb.shared import Options
-from perdure.backends.logged import end_logged, is_logged, open_logged
+from perdure.backends.logged import end_logged, has_ended_log, is_logged, open_logged, remove_ended
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_map import MapAway, MapDoubtful, OrderedMap
 from perdure.backends.place import Place
@@ -44,7 +44,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
     if options.readonly:
         return await _open_readonly(folder, options, url, environment, limits)
     try:
-        there = await environment.threads.run_sync(lambda: any((Path(folder) / "log").glob("*.log")))
+        there = await environment.threads.run_sync(_has_log, folder)
         logged = options.log == "segments" or there
         base = await _open_map(folder, attrs.evolve(options, alone=logged), environment, limits)
         try:
@@ -67,8 +67,6 @@ async def _open_readonly(folder: str, options: Options, url: str, environment: E
     store: OrderedMap
     try:
         path = await environment.threads.run_sync(find_store, Path(folder))
-        if await environment.threads.run_sync(lambda: any((path / "log").glob("*.log"))):
-            raise Unavailable(f"{folder} has a commit log, whose end is not in LMDB yet: open it without ?mode=ro while nobody else has it open")
         shared = await share_open(path)
         if shared is not None:
             store = LmdbMap(shared, environment=environment, gate_s=limits.gate_s, view_s=limits.view_s)
@@ -88,6 +86,10 @@ async def _open_readonly(folder: str, options: Options, url: str, environment: E
     return backend
 
 
+def _has_log(folder: str) -> bool:
+    return any((Path(folder) / "log").glob("*.log"))
+
+
 async def _open_map(folder: str, options: Options, environment: Environment, limits: Limits) -> LmdbMap:
     shared = await open_shared(Path(folder), options, environment.ids(), environment.threads, limits.gate_s)
     return LmdbMap(shared, environment=environment, gate_s=limits.gate_s, view_s=limits.view_s)
@@ -97,6 +99,8 @@ async def _with_log(base: LmdbMap, folder: str, options: Options, environment: E
     """The map with its commit log before it, if it has one or shall have; and whether other processes may open it too."""
     if not logged:
         if is_logged(base):
+            if await environment.threads.run_sync(_has_log, folder):
+                raise Unavailable(f"another process has given {folder} a commit log just now: open it again")
             raise Corrupt(f"{folder}/log", "it is gone, and with it what was committed last: restore the store from a backup")
         return base, True
     place = Place(options.flush)
@@ -104,7 +108,10 @@ async def _with_log(base: LmdbMap, folder: str, options: Options, environment: E
     def new_log() -> CommitLog:
         return CommitLog(environment.disk, f"{folder}/log", bytes.fromhex(base.id), place, options.segment)
 
-    store = await open_logged(base, new_log)
+    if has_ended_log(base) and options.log != "segments":
+        await remove_ended(base, new_log())  # a crash came between
+        return base, False
+    store = await open_logged(base, new_log, base.stretch)
     if options.log == "none":
         await end_logged(store, base, new_log())
         return base, False  # to others from the next opening on

@@ -1,15 +1,15 @@
 """The folder of an LMDB store: made so that a crash leaves a whole store or none, locked, and marked when left clean.
 
-    data.mdb        the tables (LMDB's own format)
-    data.mdb-lock   LMDB's readers
-    next.lock       held (flock) by who may write next; holds its pid. See `turnstile`
-    gate.lock       held by who writes; holds its pid
-    turn            touched by who has let go of one of these
-    news            written after each group: head and revision, for followers in other processes. See `watch`
-    users.lock      held shared by every process that has the store open
-    opening.lock    held for the moment of opening and closing
-    clean           written at a clean close by the last process: the boot it happened in; gone while the store is in use
-    unverified      there since a store was opened after an unclean stop and its pages were not walked: no clean mark until they are
+data.mdb        the tables (LMDB's own format)
+data.mdb-lock   LMDB's readers
+next.lock       held (flock) by who may write next; holds its pid. See `turnstile`
+gate.lock       held by who writes; holds its pid
+turn            touched by who has let go of one of these
+news            written after each group: head and revision, for followers in other processes. See `watch`
+users.lock      held shared by every process that has the store open
+opening.lock    held for the moment of opening and closing
+clean           written at a clean close by the last process: the boot it happened in; gone while the store is in use
+unverified      there since a store was opened after an unclean stop and its pages were not walked: no clean mark until they are
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from perdure.backends.errors import Misuse
+from perdure.backends import identity
+from perdure.backends.errors import Corrupt, Misuse
 
 DATA = "data.mdb"
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "lustre"})
@@ -36,6 +37,7 @@ def prepare_folder(folder: Path, *, create: bool, insist: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise Misuse(f"{folder} is a file: an LMDB store is a folder, name one")
+    refuse_other_kind(folder)
     if not (folder / DATA).exists() and not create:
         raise Misuse(f"there is no store in {folder}: check the path, or make one by appending to it")
     if not folder.exists():
@@ -47,6 +49,21 @@ def prepare_folder(folder: Path, *, create: bool, insist: bool) -> None:
         raise Misuse(f"{folder} is on a network file system ({kind}), where locks and flushes do not hold: use a local disk, or insist with ?insist=1")
     if not os.access(folder, os.W_OK):
         raise Misuse(f"{folder} may not be written by this user: give it the right, or name another folder")
+
+
+def refuse_other_kind(folder: Path) -> None:
+    """Make nothing in a folder that holds something else.
+
+    Raises:
+      Misuse: it is that of a `file:` store.
+      Corrupt: it is that of an LMDB store whose data are gone, and not its commit log.
+    """
+    if (folder / DATA).exists():
+        return
+    if (folder / identity.NAME).exists():
+        raise Misuse(f"{folder} holds a file: store: open it as file:{folder}")
+    if any((folder / "log").glob("*.log")):
+        raise Corrupt(str(folder / DATA), "it is missing, though its commit log is there: restore it from a backup")
 
 
 def file_system(folder: Path) -> str:

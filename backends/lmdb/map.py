@@ -298,9 +298,7 @@ class LmdbMap:
         info, page = shared.env.info(), shared.env.stat()["psize"]
         oldest = shared.oldest_reader()
         with self._begin() as txn:
-            pages = sum(
-                stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in (txn.stat(db) for db in shared.tables.values())
-            )
+            pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in (txn.stat(db) for db in shared.tables.values()))
         return MapStatus(
             bytes_used=pages * page,
             bytes_limit=shared.size,
@@ -313,6 +311,10 @@ class LmdbMap:
                 "oldest_reader": None if oldest is None else attrs.asdict(oldest),
             },
         )
+
+    def stretch(self) -> bool:
+        """Make room beyond the size limit, for what was acknowledged before it was written here; whether that worked."""
+        return self._shared.stretch()
 
     def found_sound(self) -> None:
         self._shared.found_sound("all rows, after opening")
@@ -348,4 +350,3 @@ class LmdbMap:
             shared.doubt(f"LMDB gave up on {shared.folder}: {error}", away=True)
             raise MapAway from error
         raise sharing.translated(error, str(shared.folder)) from error
-

@@ -112,9 +112,7 @@ async def begin_writing(shared: SharedEnv, wait_unread: Callable[[], Awaitable[N
         raise
 
 
-async def reopen_shared(
-    shared: SharedEnv, turnstile: Turnstile, wait_unread: Callable[[], Awaitable[None]], threads: Threads, gate_s: float
-) -> None:
+async def reopen_shared(shared: SharedEnv, turnstile: Turnstile, wait_unread: Callable[[], Awaitable[None]], threads: Threads, gate_s: float) -> None:
     """Close and open the environment, once nobody reads any more. On return it is open.
 
     Raises:

@@ -27,10 +27,11 @@ from perdure.backends.lmdb import shared as sharing
 from perdure.backends.lmdb.rows import Held, TxnReader
 from perdure.backends.lmdb.walk import check_pages, is_short
 from perdure.backends.lmdb.watch import SideFile, Watcher
+from perdure.backends.logged import BEFORE, LOGGED
 from perdure.backends.ordered_map import MapStatus
 from perdure.backends.protocol import State
 from perdure.backends.recovery import Recovery
-from perdure.backends.tables import Reader, Writer
+from perdure.backends.tables import Reader, Writer, read_meta
 
 T = TypeVar("T")
 
@@ -160,7 +161,18 @@ class ReadOnlyEnv:
     # -- reading -----------------------------------------------------------------------------
 
     def begin(self) -> lmdb.Transaction:
-        """A transaction on the newest state."""
+        """A transaction on the newest state.
+
+        Raises:
+          Misuse: a commit log was put before it; or this process has inherited it.
+        """
+        txn = self._begin()
+        if txn.get(LOGGED.encode(), db=self.tables["meta"]) is not None and read_meta(TxnReader(txn, self.tables), LOGGED) == BEFORE:
+            txn.abort()
+            raise Misuse(_not_whole(self.folder))
+        return txn
+
+    def _begin(self) -> lmdb.Transaction:
         if self.pid != os.getpid():
             raise Misuse(f"the store {self.folder} was opened by process {self.pid} and inherited by a fork: open it again in this process")
         self._follow()
@@ -188,7 +200,7 @@ class ReadOnlyEnv:
     def last_transaction(self) -> int:
         """The id of a real read transaction; -1 while there can be none."""
         try:
-            with self.guarded(), self.begin() as txn:
+            with self.guarded(), self._begin() as txn:
                 return int(txn.id())
         except (lmdb.Error, Unavailable):
             return -1
@@ -249,11 +261,16 @@ def find_store(folder: Path) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise Misuse(f"{folder} is a file: an LMDB store is a folder, name one")
+    files.refuse_other_kind(folder)
     if not (folder / files.DATA).exists():
         raise Misuse(f"there is no store in {folder}: check the path, or make one by appending to it")
     if any((folder / "log").glob("*.log")):
-        raise Misuse(f"{folder} has a commit log (?log=segments), without which it is not whole: open it without ?mode=ro, or read a backup")
+        raise Misuse(_not_whole(folder))
     return folder.resolve()
+
+
+def _not_whole(folder: Path) -> str:
+    return f"{folder} has a commit log (?log=segments), without which it is not whole: open it without ?mode=ro, or read a backup"
 
 
 class ReadOnlyMap:
@@ -364,4 +381,3 @@ class ReadOnlyMap:
             if not self._env.users:
                 _open.pop(self._env.folder, None)
                 self._env.close()  # here: who opens it next must find it closed
-

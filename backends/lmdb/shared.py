@@ -41,6 +41,7 @@ RESERVE = 0.01
 """So much of the size limit is kept for deletes and upkeep."""
 MAP_BYTES = 1 << 40
 """The map's size unless ?size= says otherwise: address space, not disk."""
+_STRETCH_BYTES = 4 << 20
 READERS_EVERY_S = 10.0
 """Slots of readers that died are freed so often."""
 
@@ -346,6 +347,14 @@ class SharedEnv:
         if self._extended or not self._may_resize:
             return False
         self._resize(self.size)
+        self._extended = True
+        return True
+
+    def stretch(self) -> bool:
+        """Make the map a little larger than its size, until `restrict`; whether that may be. What it then holds it keeps."""
+        if not self._may_resize:
+            return False
+        self._resize(self.env.info()["map_size"] + _STRETCH_BYTES)
         self._extended = True
         return True
 

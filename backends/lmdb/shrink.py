@@ -68,4 +68,3 @@ def _swap(folder: Path, fresh: Path) -> str:
     finally:
         os.close(handle)
     return ""
-

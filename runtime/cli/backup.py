@@ -68,9 +68,7 @@ def restore(
                 _print_manifest(folder, await check_backup(TrioDisk(), folder, progress=progress), json)
                 return Exit.DONE
             async with open_backend(url, loading=True) as backend:
-                report = await fill(
-                    folder, backend, disk=TrioDisk(), position=position, time=until, accept_damage=accept_damage, progress=progress
-                )
+                report = await fill(folder, backend, disk=TrioDisk(), position=position, time=until, accept_damage=accept_damage, progress=progress)
         _print_restored(url, report, json, cut=position is not None or until is not None)
         return Exit.NO if report.problems else Exit.DONE
 

@@ -28,8 +28,6 @@ CHECKS: Final[tuple[Law, ...]] = tuple(
 """All laws, by part."""
 
 
-async def run_checks(
-    stores: Stores, laws: Sequence[Law] = CHECKS, only: Collection[str] = (), progress: Callable[[Score], None] | None = None
-) -> Scoreboard:
+async def run_checks(stores: Stores, laws: Sequence[Law] = CHECKS, only: Collection[str] = (), progress: Callable[[Score], None] | None = None) -> Scoreboard:
     """Hold *laws* against the runtime over *stores*; *only* names laws or parts."""
     return await board.run_checks(stores, laws, only, progress)

@@ -140,4 +140,3 @@ async def without_a_class_it_is_unknown(stores: Stores) -> None:
         async with open_runtime(backend) as rt:
             (found,) = await listed(rt.read("a-1"))
             same(found.data, Unknown("kit-happened", 1, {"number": 1, "text": "x", "tag": ""}), "the data")
-

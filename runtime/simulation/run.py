@@ -77,9 +77,7 @@ class Plan:
                 injections = ()
             case listed:
                 injections = tuple(injection_of(one) for one in listed.split(","))
-        return attrs.evolve(
-            self, seed=int(found[1]), sessions=int(found[2]), commits=None if found[3] == "all" else int(found[3]), injections=injections
-        )
+        return attrs.evolve(self, seed=int(found[1]), sessions=int(found[2]), commits=None if found[3] == "all" else int(found[3]), injections=injections)
 
 
 @attrs.frozen
@@ -113,6 +111,4 @@ def run_once(subject: Subject, plan: Plan) -> Run:
 
     script = Replayed(plan.injections) if plan.injections is not None else None
     world, records = play(subject, plan, lambda possible: script or Drawn(plan.seed, plan.faults, possible))
-    return Run(
-        plan, tuple(world.injections), tuple(world.violations), world.trace, world.counts, tuple(records), world.ledger.asked, world.trace.digest()
-    )
+    return Run(plan, tuple(world.injections), tuple(world.violations), world.trace, world.counts, tuple(records), world.ledger.asked, world.trace.digest())

@@ -147,4 +147,3 @@ def _shrunk(run: Run, play: Callable[[Plan], Run], tries_max: int) -> Run:
     if again.digest != run.digest:
         return attrs.evolve(run, violations=(*run.violations, _unrepeatable(run, again)))
     return shrink(run, play, tries_max=tries_max)
-

@@ -55,9 +55,7 @@ class WatchedReads:
 
     async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
         """See `Reads.read_stream`."""
-        records = await self._call(
-            "read_stream", lambda: self._reads.read_stream(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
-        )
+        records = await self._call("read_stream", lambda: self._reads.read_stream(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward))
         self._shown.note_records(records)
         return records
 

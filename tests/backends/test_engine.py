@@ -167,9 +167,7 @@ def test_all_failures_are_reported_in_order():
     condition = Unless(EVERYTHING.within(tags=["x"]), after=Position(2))
     write = commit(append("a", 1, 1), Put("k", b"x", b"", 5), condition, Fence("job", 3), Check(0, stream="b"))
 
-    (answer,) = decide(
-        [write], facts(streams={"a": 2, "b": 0}, entries={("k", b"x"): 0}, conditions={condition: Position(4)}, leases={"job": 9})
-    ).answers
+    (answer,) = decide([write], facts(streams={"a": 2, "b": 0}, entries={("k", b"x"): 0}, conditions={condition: Position(4)}, leases={"job": 9})).answers
 
     assert isinstance(answer, Conflict)
     assert answer.facts() == (

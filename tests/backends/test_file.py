@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
+import trio
 
 from perdure.backends.commit import Append, Committed, Delete, Draft, Put, propose
 from perdure.backends.conformance.law import now_us
-from perdure.backends.errors import Corrupt, Misuse, Unavailable, WrongStore
+from perdure.backends.disk import TrioDisk
+from perdure.backends.environment import Environment
+from perdure.backends.errors import Corrupt, Misuse, PerdureError, Unavailable, WrongStore
 from perdure.backends.urls import open_backend
 
 SMALL = "segment=16KiB"
@@ -116,8 +123,159 @@ async def test_a_folder_that_holds_the_other_kind_is_named(tmp_path):
     async with open_backend(f"lmdb:{tmp_path / 's'}"):
         pass
 
-    with pytest.raises(Misuse, match="lmdb:"):
-        async with open_backend(f"file:{tmp_path / 's'}"):
+    for query in ("", "?create=0"):
+        with pytest.raises(Misuse, match="lmdb:"):
+            async with open_backend(f"file:{tmp_path / 's'}{query}"):
+                pass
+
+
+async def test_a_mistaken_kind_leaves_a_file_store_as_it_was(tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"file:{folder}") as backend:
+        await put(backend, event())
+    before = sorted(folder.rglob("*"))
+
+    for query in ("", "?log=segments", "?create=0", "?mode=ro"):
+        with pytest.raises(Misuse, match="open it as file:"):
+            async with open_backend(f"lmdb:{folder}{query}"):
+                pass
+    assert sorted(folder.rglob("*")) == before
+
+
+async def test_a_commit_log_whose_lmdb_data_are_gone_is_corrupt_and_nothing_is_made(tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event())
+    (folder / "data.mdb").unlink()
+
+    for query in ("", "?mode=ro"):
+        with pytest.raises(Corrupt, match="it is missing"):
+            async with open_backend(f"lmdb:{folder}{query}"):
+                pass
+    assert not (folder / "data.mdb").exists()
+
+
+@pytest.mark.parametrize("url", ["file:{}", "lmdb:{}?log=segments"])
+async def test_an_opening_that_fails_leaves_nothing_open(url, tmp_path):
+    url = url.format(tmp_path / "s")
+    async with open_backend(url) as backend:
+        await put(backend, event())
+    before = len(os.listdir("/proc/self/fd"))
+
+    for nth in range(5):
+        with pytest.raises(Unavailable):
+            async with open_backend(url, environment=Environment(disk=Failing(nth))):
+                pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Failing(TrioDisk):
+    """A disk that opens no file any more after so many."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    async def open(self, path, *, create=False, write=True):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "it fails")
+        return await super().open(path, create=create, write=write)
+
+
+async def test_a_close_that_fails_lets_go_of_all(tmp_path):
+    url = f"lmdb:{tmp_path / 's'}?log=segments"
+    with pytest.raises(trio.TooSlowError):
+        async with open_backend(url, environment=Environment(disk=(disk := Slow()))) as backend:
+            await put(backend, event())
+            disk.sleeps = True
+            with trio.fail_after(0.01):
+                await backend.aclose()
+
+    async with open_backend(url) as backend:
+        assert await events(backend) == [b"payload"]
+
+
+class Slow(TrioDisk):
+    """A disk that does not say how much room it has."""
+
+    sleeps = False
+
+    async def free_bytes(self, folder):
+        if self.sleeps:
+            await trio.sleep_forever()
+        return await super().free_bytes(folder)
+
+
+def test_a_forked_child_is_refused_and_changes_nothing(tmp_path):
+    """It has the parent's tables and loop, and would write over what the parent writes."""
+    for url in (f"file:{tmp_path / 'f'}", f"lmdb:{tmp_path / 'l'}?log=segments"):
+        told = tmp_path / "told"
+        trio.run(fork_and_go_on, url, told)
+
+        assert told.read_text().split() == ["Misuse"] * 5, url
+
+
+async def fork_and_go_on(url, told):
+    async with open_backend(url) as backend:
+        await put(backend, event(b"1"))
+        pid = os.fork()
+        if not pid:
+            try:
+                said = [await refused(lambda: backend.commit([propose([event()], id=os.urandom(16), at_us=now_us())]))]
+                said += [await refused(call) for call in (backend.maintain, backend.shrink, backend.head, backend.verify)]
+                told.write_text(" ".join(said))
+                with suppress(PerdureError):
+                    await backend.reopen()
+                with suppress(PerdureError):
+                    await backend.aclose()
+            finally:
+                os._exit(0)
+        await put(backend, event(b"2"))
+        os.waitpid(pid, 0)
+        await put(backend, event(b"3"))
+    async with open_backend(url) as backend:
+        assert await events(backend) == [b"1", b"2", b"3"]
+        assert (await backend.store_status()).recovery.clean
+
+
+async def refused(call):
+    try:
+        await call()
+    except PerdureError as error:
+        return type(error).__name__
+    return "nothing"
+
+
+@pytest.mark.parametrize("seed", range(1))
+async def test_a_full_store_with_a_commit_log_takes_deletes_and_opens_again(seed, tmp_path):
+    """What was acknowledged waits for a map that touches a page for nearly every row: it is not to wait for ever."""
+    url, draw = f"lmdb:{tmp_path / 's'}?size=1MiB", Random(seed)
+    async with open_backend(f"{url}&log=segments&segment=64KiB") as backend:
+        there: list[bytes] = []
+        while len(there) < 5_000:
+            key = b"%06d" % draw.randrange(1_000_000)
+            commit = propose([Put("k", key, b"v" * 200)], id=os.urandom(16), at_us=now_us())
+            if not isinstance((await backend.commit([commit])).answers[0], Committed):
+                break
+            there.append(key)
+        for key in draw.sample(there, len(there)):
+            await put(backend, Delete("k", key))
+        while await backend.maintain():
+            pass
+        shutil.copytree(tmp_path / "s", tmp_path / "crashed")
+
+        assert (await backend.store_status()).details["batches_waiting"] <= 1
+    async with open_backend(url) as backend:
+        assert await backend.scan("k", limit=9) == []
+        assert await backend.verify() == []
+    async with open_backend(f"lmdb:{tmp_path / 'crashed'}?size=1MiB") as backend:
+        assert await backend.scan("k", limit=9) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "lmdb"])
+async def test_a_log_file_larger_than_any_use_is_refused_before_a_disk_is_filled(kind, tmp_path):
+    with pytest.raises(Misuse, match="at most 1GiB"):
+        async with open_backend(f"{kind}:{tmp_path / 's'}?segment=100TiB"):
             pass
 
 
@@ -136,6 +294,87 @@ async def test_a_store_remembers_its_commit_log_and_can_be_rid_of_it(tmp_path):
         assert backend.capabilities.shared_writes
         assert await events(backend) == [b"before", b"logged", b"logged still", b"after"]
     assert not (folder / "log").exists()
+
+
+class Dying(TrioDisk):
+    """A disk that refuses to remove the file of that number, and all after it."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    async def remove(self, path):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "it died")
+        await super().remove(path)
+
+
+@pytest.mark.parametrize("query", ["", "?log=none", "?log=segments"])
+@pytest.mark.parametrize("removed", range(4))
+async def test_a_crash_while_a_commit_log_is_ended_loses_nothing(removed, query, tmp_path):
+    url = f"lmdb:{tmp_path / 's'}"
+    async with open_backend(f"{url}?log=segments") as backend:
+        await put(backend, event(b"logged"))
+    with pytest.raises(Unavailable):
+        async with open_backend(f"{url}?log=none", environment=Environment(disk=Dying(removed))):
+            pass
+
+    async with open_backend(url + query) as backend:
+        await put(backend, event(b"after"))
+    async with open_backend(url) as backend:
+        assert await events(backend) == [b"logged", b"after"]
+
+
+@pytest.mark.parametrize("again", ["", "?log=segments"])
+async def test_an_ended_commit_log_that_comes_back_after_a_power_cut_is_known_for_what_it_is(again, tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event(b"logged"))
+    shutil.copytree(folder / "log", tmp_path / "kept")
+    async with open_backend(f"lmdb:{folder}?log=none") as backend:
+        await put(backend, event(b"after"))
+    shutil.copytree(tmp_path / "kept", folder / "log")
+
+    async with open_backend(f"lmdb:{folder}{again}") as backend:
+        await put(backend, event(b"later"))
+    async with open_backend(f"lmdb:{folder}") as backend:
+        assert await events(backend) == [b"logged", b"after", b"later"]
+
+
+async def test_a_commit_log_that_knows_more_than_the_map_is_never_removed(tmp_path):
+    """Whoever puts back an older data.mdb is told so."""
+    folder = tmp_path / "s"
+    for query in ("?log=segments", "?log=none"):
+        async with open_backend(f"lmdb:{folder}{query}") as backend:
+            await put(backend, event(query.encode()))
+    older = (folder / "data.mdb").read_bytes()
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event(b"newer"))
+    (folder / "data.mdb").write_bytes(older)
+
+    for query in ("", "?log=segments", "?log=none"):
+        with pytest.raises(Corrupt, match="restore"):
+            async with open_backend(f"lmdb:{folder}{query}"):
+                pass
+    assert log_files(folder)
+
+
+async def test_a_log_that_cannot_be_ended_for_want_of_room_is_unavailable(tmp_path):
+    folder = tmp_path / "s"
+    async with open_backend(f"lmdb:{folder}?log=segments") as backend:
+        await put(backend, event())
+        shutil.copytree(folder, tmp_path / "crashed")
+
+    with pytest.raises(Unavailable, match="no room"):
+        async with open_backend(f"lmdb:{tmp_path / 'crashed'}?log=none", environment=Environment(disk=Full())):
+            pass
+
+
+class Full(TrioDisk):
+    """A disk without room."""
+
+    async def free_bytes(self, folder):
+        return 0
 
 
 async def test_an_lmdb_store_whose_commit_log_is_gone_is_corrupt(tmp_path):

@@ -219,9 +219,7 @@ CHILD = textwrap.dedent("""
 async def test_a_crash_at_any_step_loses_nothing(url, folder, step):
     async with open_backend(url) as backend:
         before = await everything(backend)
-    done = await trio.to_thread.run_sync(
-        lambda: subprocess.run([sys.executable, "-c", CHILD, url, str(step)], check=False, capture_output=True, text=True)
-    )
+    done = await trio.to_thread.run_sync(lambda: subprocess.run([sys.executable, "-c", CHILD, url, str(step)], check=False, capture_output=True, text=True))
 
     assert done.returncode == (0 if step == 5 else -signal.SIGKILL), done
     async with open_backend(url) as backend:

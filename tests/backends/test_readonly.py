@@ -177,6 +177,33 @@ async def test_it_follows_what_another_process_writes(url, writer):
         assert await backend.verify() == []
 
 
+async def test_a_commit_log_that_was_put_before_it_meanwhile_is_told(url):
+    """Its end is not in LMDB: what is read would be older than what was acknowledged."""
+    async with open_backend(f"{url}?mode=ro") as backend, trio.open_nursery() as nursery:
+        nursery.start_soon(backend_says_no, backend)
+        with subprocess.Popen([sys.executable, "-c", WRITER, f"{url}?log=segments"], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            await trio.to_thread.run_sync(child.stdout.readline)
+            with pytest.raises(Misuse, match="commit log"):
+                await backend.get("k", b"x")
+            child.kill()
+
+
+async def backend_says_no(backend):
+    with pytest.raises(Misuse, match="commit log"), trio.fail_after(10):
+        await backend.wait_beyond(Position(32))
+
+
+async def test_a_store_without_its_commit_log_is_not_read(url, folder):
+    async with open_backend(f"{url}?log=segments"):
+        shutil.copytree(folder, folder.with_name("copy"))
+    shutil.rmtree(folder.with_name("copy") / "log")
+
+    with pytest.raises(Misuse, match="commit log"):
+        async with open_backend(f"lmdb:{folder.with_name('copy')}?mode=ro"):
+            pass
+
+
 async def test_it_goes_on_where_the_file_was_swapped(url, folder):
     async with open_backend(f"{url}?mode=ro") as backend:
         before = await Desk(backend).log()

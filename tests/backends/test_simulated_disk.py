@@ -69,7 +69,7 @@ class Hand:
             case "close", (handle,):
                 if handle in self.files:
                     self.files.pop(handle).close()
-            case ("read" | "write" | "write_flush" | "flush" | "size"), (handle, *rest):
+            case (("read" | "write" | "write_flush" | "flush" | "size"), (handle, *rest)):
                 return await getattr(self.files[handle], what)(*rest) if handle in self.files else None
             case "sync_folder", (path,):
                 if await self._is_folder(path) or not await self.disk.exists(self._at(path)):  # a file has no entries

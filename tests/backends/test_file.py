@@ -8,18 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 import trio
 
+from perdure.backends import file
 from perdure.backends.commit import Append, Committed, Delete, Draft, Put, propose
 from perdure.backends.conformance.law import now_us
 from perdure.backends.disk import TrioDisk
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Misuse, PerdureError, Unavailable, WrongStore
+from perdure.backends.simulated_disk import SimulatedDisk
 from perdure.backends.urls import open_backend
 
 SMALL = "segment=16KiB"

@@ -13,7 +13,7 @@ import attrs
 import msgspec
 
 from perdure.backends import frame, keys, tables
-from perdure.backends.errors import PerdureError
+from perdure.backends.errors import Corrupt, PerdureError
 from perdure.backends.event import Position
 from perdure.backends.frame import TypeName
 from perdure.backends.tables import Reader, Row
@@ -81,5 +81,8 @@ def _check(reader: Reader, types: Sequence[TypeName], table: str, key: bytes, ro
             keys.read_run(key), keys.read_run_row(row[1])
         case "streams":
             keys.read_stream_row(row[1])
+        case "changes":
+            if lost := tables.lost_by(reader, key):
+                raise Corrupt(f"row {key!r} of table 'changes'", lost)
         case _:
             bytes(row[1])

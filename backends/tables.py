@@ -371,6 +371,20 @@ def read_entry(key: bytes, raw: Buffer) -> tuple[int, bytes | None]:
     return revision, None if gone else body
 
 
+def lost_by(reader: Reader, change: bytes) -> str:
+    """What is wrong with the entry that a row of `changes` tells of: '' if it is there, in that revision.
+
+    Raises:
+      Corrupt: it does not fit its checksum.
+    """
+    bucket, _, rest = change.partition(b"\0")
+    revision, key = int.from_bytes(rest[:8], "big"), bucket + b"\0" + rest[8:]
+    raw = reader.get("kv", key)
+    if raw is not None and read_entry(key, raw)[0] == revision:
+        return ""
+    return f"a change of kv entry {key!r} at revision {revision} leads nowhere: that entry is lost, or older than it was"
+
+
 def get(reader: Reader, bucket: str, key: bytes) -> Entry | None:
     """See `Reads.get`."""
     row = keys.entry(bucket, key)

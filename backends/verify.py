@@ -81,15 +81,12 @@ def _changes(reader: Reader) -> Iterator[Finding]:
         if isinstance(row, Progress):
             yield row
             continue
-        bucket, _, rest = bytes(row[0]).partition(b"\0")
-        revision, key = int.from_bytes(rest[:8], "big"), bucket + b"\0" + rest[8:]
-        value = reader.get("kv", key)
         try:
-            fits = value is not None and tables.read_entry(key, value)[0] == revision
+            lost = tables.lost_by(reader, bytes(row[0]))
         except PerdureError:
             continue  # told among the entries
-        if not fits:
-            yield f"a change of kv entry {key!r} at revision {revision} leads nowhere: that entry is lost, or older than it was"
+        if lost:
+            yield lost
 
 
 def _aged(reader: Reader) -> Iterator[Finding]:

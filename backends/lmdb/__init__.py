@@ -20,7 +20,7 @@ from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.lmdb.map import LmdbMap
 from perdure.backends.lmdb.opening import open_shared, share_open
-from perdure.backends.lmdb.readonly import find_store, open_readonly
+from perdure.backends.lmdb.readonly import ReadOnlyMap, find_store, open_readonly
 from perdure.backends.lmdb.shared import Options
 from perdure.backends.logged import end_logged, has_ended_log, is_logged, open_logged, remove_ended
 from perdure.backends.ordered import OrderedBackend
@@ -51,8 +51,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
             store, shared = await _with_log(base, folder, options, environment, logged)
             capabilities = Capabilities(durable=True, views=True, shared_reads=shared, shared_writes=shared, loads=True, images=True)
             backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
-            if options.verify == "full" and (problems := await backend.verify()):
-                raise Corrupt(folder, problems[0])
+            await _check_rows(backend, base, folder, options)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await base.aclose()
@@ -64,7 +63,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
 
 async def _open_readonly(folder: str, options: Options, url: str, environment: Environment, limits: Limits) -> OrderedBackend:
     """The store for reading; by way of the environment that this process has open, if it has."""
-    store: OrderedMap
+    store: LmdbMap | ReadOnlyMap
     try:
         path = await environment.threads.run_sync(find_store, Path(folder))
         shared = await share_open(path)
@@ -77,13 +76,26 @@ async def _open_readonly(folder: str, options: Options, url: str, environment: E
     capabilities = Capabilities(durable=True, views=True, shared_reads=True, images=True, writes=False)
     backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
     try:
-        if options.verify == "full" and (problems := await backend.verify()):
-            raise Corrupt(folder, problems[0])
+        await _check_rows(backend, store, folder, options)
     except BaseException:
         with trio.CancelScope(shield=True):
             await backend.aclose()
         raise
     return backend
+
+
+async def _check_rows(backend: OrderedBackend, store: LmdbMap | ReadOnlyMap, folder: str, options: Options) -> None:
+    """Read all rows, where that is asked for, or owed and soon done.
+
+    Raises:
+      Corrupt: what is found.
+    """
+    if options.verify != "full" and not store.rows_owed:
+        return
+    if problems := await backend.verify():
+        first, more = problems[0].partition("; keep the files")[0], f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise Corrupt(folder, f"{first}{more}; ?verify=tree opens what is left")
+    store.rows_read()
 
 
 def _has_log(folder: str) -> bool:

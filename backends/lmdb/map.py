@@ -316,6 +316,15 @@ class LmdbMap:
         """Make room beyond the size limit, for what was acknowledged before it was written here; whether that worked."""
         return self._shared.stretch()
 
+    @property
+    def rows_owed(self) -> bool:
+        """Whether all rows are to be read before it is used."""
+        return self._shared.rows_owed
+
+    def rows_read(self) -> None:
+        """They were, without a finding."""
+        self._shared.rows_read()
+
     def found_sound(self) -> None:
         self._shared.found_sound("all rows, after opening")
 

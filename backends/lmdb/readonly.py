@@ -52,6 +52,7 @@ class ReadOnlyEnv:
         self.pid = os.getpid()
         self.users = 0
         self.held: set[Held] = set()
+        self.rows_owed = False
         self.registered = os.access(folder / (files.DATA + "-lock"), os.R_OK | os.W_OK)
         """Whether LMDB knows of our readers."""
         handle = self._bar_openings()
@@ -103,7 +104,12 @@ class ReadOnlyEnv:
         if how == "off" or (how == "auto" and (clean or size > sharing.WALK_AT_ONCE_BYTES) and not is_short(self.data)):
             return "all" if clean else "not since an unclean stop: opened for reading only", Recovery(clean=clean)
         check_pages(self.data)
+        self.rows_owed = how == "auto" and size <= sharing.ROWS_AT_ONCE_BYTES
         return "all pages, at opening", Recovery(clean, "all pages", size)
+
+    def rows_read(self) -> None:
+        """All rows were read at opening, without a finding."""
+        self.rows_owed, self.verified = False, "all pages and rows, at opening"
 
     def in_use(self) -> bool:
         """Whether a process has the store open for writing."""
@@ -287,6 +293,15 @@ class ReadOnlyMap:
     @property
     def id(self) -> str:
         return self._env.id
+
+    @property
+    def rows_owed(self) -> bool:
+        """Whether all rows are to be read before it is used."""
+        return self._env.rows_owed
+
+    def rows_read(self) -> None:
+        """They were, without a finding."""
+        self._env.rows_read()
 
     # -- reading -----------------------------------------------------------------------------
 

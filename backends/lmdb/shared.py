@@ -37,6 +37,8 @@ READABLE_FROM = 1
 """The oldest format number that a perdure must know to read what we write."""
 WALK_AT_ONCE_BYTES = 64 << 20
 """After an unclean stop the page tree is walked at opening up to this size."""
+ROWS_AT_ONCE_BYTES = 8 << 20
+"""And up to this size all rows are read too: a page that went back to an older state may still fit the tree."""
 RESERVE = 0.01
 """So much of the size limit is kept for deletes and upkeep."""
 MAP_BYTES = 1 << 40
@@ -100,6 +102,8 @@ class SharedEnv:
         """Whether it was opened for reading only, because a frozen process keeps the gate; the first turn opens it for writing."""
         self.reopened = 0
         self.epoch = 0
+        self.rows_owed = False
+        """Whether it was left unclean and is small enough for all rows to be read before it is used."""
         self.handles: set[Handle] = set()
         """Those of this process, each used by one loop."""
         self._watchers: dict[trio.lowlevel.TrioToken, tuple[Watcher, int]] = {}
@@ -130,7 +134,7 @@ class SharedEnv:
         files.sync_folders(self.folder)
         self.verified, self.recovery = "by the process that opened it first", Recovery()
         if first:
-            self.verified, unverified = self._verify(data)
+            self.verified, unverified = ("all", False) if new else self._verify(data)
             self.recovery = attrs.evolve(self.recovery, clean=new or self.recovery.clean)
             files.mark_unverified(self.folder, unverified)
             files.mark_in_use(self.folder)
@@ -249,7 +253,15 @@ class SharedEnv:
             return f"not since an unclean stop: {data.stat().st_size >> 20} MiB are more than are walked at opening, run `perdure verify`", True
         check_pages(data)
         self.recovery = Recovery(clean, "all pages", data.stat().st_size)
+        if how == "auto":
+            self.rows_owed = data.stat().st_size <= ROWS_AT_ONCE_BYTES
+            return "not all rows since an unclean stop: all pages, at opening", True
         return "all pages, at opening", False
+
+    def rows_read(self) -> None:
+        """All rows were read at opening, without a finding."""
+        self.found_sound()
+        self.rows_owed, self.verified = False, "all pages and rows, at opening"
 
     def found_sound(self, how: str = "all pages, after opening") -> None:
         """The pages were walked, or all rows read, after opening, without a finding."""

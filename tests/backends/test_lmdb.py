@@ -138,6 +138,24 @@ async def test_a_file_that_ends_in_the_middle_of_a_value_is_corrupt(folder, url,
     assert "data.mdb" in str(await refused(url, Corrupt))
 
 
+async def test_after_an_unclean_stop_a_row_that_went_back_is_found_at_opening(folder, url):
+    await fill(url)
+    env = lmdb.open(str(folder / "data.mdb"), subdir=False, max_dbs=20)
+    with env.begin(write=True) as txn:
+        kv = env.open_db(b"kv", txn=txn)
+        [first, *_] = [bytes(key) for key, _ in txn.cursor(db=kv)]
+        txn.delete(first, db=kv)
+    env.close()
+    (folder / "clean").unlink()
+
+    error = await refused(url, Corrupt)
+
+    assert "lost, or older" in str(error)
+    assert "?verify=tree" in str(error)
+    async with open_backend(f"{url}?verify=tree") as backend:
+        assert "not" not in (await backend.store_status()).verified
+
+
 async def test_a_newer_format_is_too_new_and_changes_nothing(folder, url):
     await fill(url)
     env = lmdb.open(str(folder / "data.mdb"), subdir=False, max_dbs=20)
@@ -350,7 +368,7 @@ async def test_the_mark_of_another_boot_does_not_count(folder, url):
 
     assert not files.left_clean(folder)
     async with open_backend(url) as backend:
-        assert (await backend.store_status()).verified == "all pages, at opening"
+        assert (await backend.store_status()).verified == "all pages and rows, at opening"
 
 
 async def test_a_reader_in_another_process_leaves_no_mark_while_this_one_goes_on(folder, url):
@@ -382,7 +400,7 @@ async def test_a_store_that_was_not_verified_is_not_left_clean(folder, url):
     async with open_backend(f"{url}?verify=off"):
         pass
     async with open_backend(url) as backend:
-        assert (await backend.store_status()).verified == "all pages, at opening"
+        assert (await backend.store_status()).verified == "all pages and rows, at opening"
     assert files.left_clean(folder)
 
 

@@ -251,7 +251,7 @@ async def test_pages_are_walked_after_an_unclean_stop(url, folder):
     (folder / "clean").unlink()
     async with open_backend(f"{url}?mode=ro") as backend:
         status = await backend.store_status()
-        assert (status.verified, status.recovery.clean) == ("all pages, at opening", False)
+        assert (status.verified, status.recovery.clean) == ("all pages and rows, at opening", False)
     assert not (folder / "clean").exists()
 
     data = folder / "data.mdb"

@@ -50,6 +50,8 @@ def judge(found: Found, contents: list[str], tally: Tally, what: str, *, clean: 
             tally.unclear_error(f"{what}: {found.error}")
     elif found.content == contents[-1]:
         tally.note(f"{before}right")
+    elif found.content in contents and found.content.partition("/")[0] == contents[-1].partition("/")[0]:
+        tally.note(f"{before}right, but for the last snapshot")
     elif found.reported and found.content in contents:
         tally.note(f"{before}reported losses")
     elif clean and found.content in contents:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Sequence
 
 import attrs
@@ -315,7 +314,7 @@ class CommitLog:
         assert self._file is not None
         batch, crc = encode_batch(payload, self.last + 1, self._crc, self._seed)
         in_thread = self.place.in_thread
-        began = time.perf_counter()
+        began = trio.current_time()
         try:
             await self._file.write_flush(self._at, batch, in_thread=in_thread)
         except OSError as error:
@@ -323,7 +322,7 @@ class CommitLog:
         except BaseException:
             self._die(f"a write to {self.folder} was broken off")
             raise
-        took = time.perf_counter() - began
+        took = trio.current_time() - began
         self.flushes.note(took)
         self.flushes_in_thread += in_thread
         if len(batch) <= _BULK_BYTES or in_thread:

@@ -7,7 +7,6 @@ with no `await` between.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
@@ -470,7 +469,7 @@ class OrderedBackend(OrderedReads):
         findings, problems = verify_tables(reader), list[str]()
         more = True
         while more:
-            some, more = await self.environment.threads.run_sync(_next_findings, findings)
+            some, more = await self.environment.threads.run_sync(_next_findings, findings, self.environment.elapsed)
             problems += [finding for finding in some if isinstance(finding, str)]
             for at in [finding for finding in some if isinstance(finding, Progress)][-1:]:
                 progress(at)
@@ -566,13 +565,13 @@ class OrderedBackend(OrderedReads):
         return self._read_types
 
 
-def _next_findings(findings: Iterator[Finding]) -> tuple[list[Finding], bool]:
+def _next_findings(findings: Iterator[Finding], elapsed: Callable[[], float]) -> tuple[list[Finding], bool]:
     """What the check finds in some 50 ms, and whether there is more to look at."""
     some: list[Finding] = []
-    deadline = time.monotonic() + VERIFY_SLICE_S
+    deadline = elapsed() + VERIFY_SLICE_S
     for finding in findings:
         some.append(finding)
-        if time.monotonic() >= deadline:
+        if elapsed() >= deadline:
             return some, True
     return some, False
 

@@ -33,6 +33,8 @@ def main() -> int:
     current: list[Tally] = []
 
     def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one does not wait for the round
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for tally in current:
             tally.stopped = True
         print("stopping after this round", file=sys.stderr, flush=True)

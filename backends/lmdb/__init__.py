@@ -27,6 +27,7 @@ from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_map import MapAway, MapDoubtful, OrderedMap
 from perdure.backends.place import Place
 from perdure.backends.protocol import Capabilities
+from perdure.backends.tables import read_meta
 
 __all__ = ["Options", "open_lmdb"]
 
@@ -90,8 +91,8 @@ async def _check_rows(backend: OrderedBackend, store: LmdbMap | ReadOnlyMap, fol
     Raises:
       Corrupt: what is found.
     """
-    if options.verify != "full" and not store.rows_owed:
-        return
+    if options.verify != "full" and (not store.rows_owed or store.read(lambda reader: read_meta(reader, "loading"))):
+        return  # what is loaded half does not fit together yet
     if problems := await backend.verify():
         first, more = problems[0].partition("; keep the files")[0], f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise Corrupt(folder, f"{first}{more}; ?verify=tree opens what is left")

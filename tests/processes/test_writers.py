@@ -60,7 +60,10 @@ async def test_two_writers_that_never_pause_both_get_their_turn(tmp_path: Path) 
     assert not crowd.of("no")
     waits = [[note.number(5) / 1e6 for note in writer.of("ack") if began_ns <= note.at_ns <= until_ns] for writer in writers]
     total = sum(map(len, waits))
-    told = "; ".join(f"{len(own):,} appends, p50 {quantile(own, 0.5):.2f} p99 {quantile(own, 0.99):.2f} p99.9 {quantile(own, 0.999):.2f} max {max(own, default=0):.1f} ms" for own in waits)
+    told = "; ".join(
+        f"{len(own):,} appends, p50 {quantile(own, 0.5):.2f} p99 {quantile(own, 0.99):.2f} p99.9 {quantile(own, 0.999):.2f} max {max(own, default=0):.1f} ms"
+        for own in waits
+    )
     print(told)
     assert min(map(len, waits)) >= total * LEAST_SHARE, told
     # The longest wait is measured in the soak: here two stalls of the machine, which is shared, would judge the turnstile.

@@ -17,7 +17,7 @@ from perdure.backends.errors import Corrupt, Misuse, Unavailable
 from perdure.backends.event import Position, to_us
 from perdure.backends.progress import Progress, Told, nobody
 from perdure.backends.protocol import Backend, State
-from perdure.runtime.backup import Manifest, check_backup, open_rows
+from perdure.runtime.backup import Manifest, check_backup, open_rows, read_manifest
 from perdure.runtime.rewind import Rewriter, Survey
 
 
@@ -60,7 +60,7 @@ async def restore(
     """Fill *backend*, a new store that was opened for loading, from the backup in *folder*.
 
     With *position* or *time* its log ends at the last commit that is not beyond. The backup is checked before
-    anything is written, and the new store is verified before it is opened. If cancelled or failed, the store says that it
+    anything is loaded, and the new store is verified before it is opened. If cancelled or failed, the store says that it
     is being loaded: restore into it again, which begins anew, or remove it.
 
     Raises:
@@ -69,19 +69,14 @@ async def restore(
       Unsupported: the backend cannot be loaded with rows.
       Unavailable: a disk refuses it.
     """
-    if position is not None and time is not None:
-        raise Misuse("a restore ends at a position or at a time, not both")
-    if time is not None and time.tzinfo is None:
-        raise Misuse(f"the time {time.isoformat()} needs a time zone: add Z, or +02:00")
     if backend.state is not State.LOADING and (await backend.head() or await backend.revision()):
         raise Misuse("a restore makes a new store: name one that is not there yet")
     try:
+        await check_request(disk, folder, position=position, time=time)
+        await backend.begin_load(anew=True)  # from here on it says that it is none yet, whatever is found
         manifest = await check_backup(disk, folder, progress=progress)
-        if position is not None and not 0 <= position <= manifest.head:
-            raise Misuse(f"the backup ends at position {manifest.head}: there is no position {position} in it")
         filling = _Filling(disk, folder, manifest, backend, progress)
         survey = await filling.survey(None if position == manifest.head else position, None if time is None else to_us(time))
-        await backend.begin_load(anew=True)
         rewriter = Rewriter(survey, manifest.store, backend.id)
         loaded = await filling.fill(rewriter)
     except OSError as error:
@@ -92,6 +87,26 @@ async def restore(
         raise Corrupt(f"what the backup in {folder} is of", f"{problems[0]}{more}; take an older backup, or accept the damage")
     await backend.end_load()
     return _report(manifest, rewriter, await backend.head(), loaded, problems)
+
+
+async def check_request(disk: Disk, folder: str, *, position: int | None, time: datetime | None) -> None:
+    """Whether *folder* holds a backup that can be cut there; its rows are not read.
+
+    Raises:
+      Misuse: there is no backup, or the cut is none.
+      Corrupt: its manifest is not as it was written.
+      Unavailable: the disk refuses it.
+    """
+    if position is not None and time is not None:
+        raise Misuse("a restore ends at a position or at a time, not both")
+    if time is not None and time.tzinfo is None:
+        raise Misuse(f"the time {time.isoformat()} needs a time zone: add Z, or +02:00")
+    try:
+        manifest = await read_manifest(disk, folder)
+    except OSError as error:
+        raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
+    if position is not None and not 0 <= position <= manifest.head:
+        raise Misuse(f"the backup ends at position {manifest.head}: there is no position {position} in it")
 
 
 def _report(manifest: Manifest, rewriter: Rewriter, head: Position, loaded: int, problems: list[str]) -> Restored:

@@ -19,7 +19,7 @@ from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.store import told_bytes
 from perdure.runtime.cli.stores import reading
 from perdure.runtime.cli.values import plain
-from perdure.runtime.restore import Restored
+from perdure.runtime.restore import Restored, check_request
 from perdure.runtime.restore import restore as fill
 
 Folder = Annotated[str, Parameter(help="The backup: a folder.", allow_leading_hyphen=True)]
@@ -67,6 +67,7 @@ def restore(
             if url is None:
                 _print_manifest(folder, await check_backup(TrioDisk(), folder, progress=progress), json)
                 return Exit.DONE
+            await check_request(TrioDisk(), folder, position=position, time=until)  # before a store is made
             async with open_backend(url, loading=True) as backend:
                 report = await fill(folder, backend, disk=TrioDisk(), position=position, time=until, accept_damage=accept_damage, progress=progress)
         _print_restored(url, report, json, cut=position is not None or until is not None)

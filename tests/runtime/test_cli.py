@@ -586,7 +586,16 @@ def test_a_damaged_backup_is_not_restored(cli, filled, tmp_path):
 
     assert cli("restore", tmp_path / "saved", "--check").code == Exit.DAMAGED
     assert cli("restore", tmp_path / "saved", f"lmdb:{tmp_path}/new").code == Exit.DAMAGED
+    assert cli("stats", f"lmdb:{tmp_path}/new").code == Exit.UNAVAILABLE  # it says that it is no store yet
     assert cli("restore", tmp_path / "nothing", "--check").code == Exit.USAGE
+
+
+def test_a_restore_that_cannot_be_makes_no_store(cli, filled, tmp_path):
+    cli("backup", filled, tmp_path / "saved")
+
+    assert cli("restore", tmp_path / "saved", f"lmdb:{tmp_path}/new", "--position", 9).code == Exit.USAGE
+    assert cli("restore", tmp_path / "nothing", f"lmdb:{tmp_path}/new").code == Exit.USAGE
+    assert not (tmp_path / "new").exists()
 
 
 def test_damage_that_was_backed_up_is_accepted_when_asked(cli, filled, tmp_path):

@@ -319,6 +319,17 @@ class AlreadyRunning(PerdureError):
 
 
 @_define
+class LeaseLost(PerdureError):
+    """A lease ended while its body ran: this process was held up for too long, and another one may have it."""
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the lease {self.name!r} was lost: {self.why}; what was committed with its fence counts, ask for it again to go on"
+
+
+@_define
 class TooManyRestarts(PerdureError):
     """A child kept failing without progress; the cause is the group of its failures."""
 

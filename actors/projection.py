@@ -129,8 +129,7 @@ class ProjectionActor(Generic[P]):
         """Give the lease back: it is not run here any more."""
         claim, self.claim = self.claim, None
         if claim is not None and self._services.leases is not None:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._services.limits.ask_s):
-                await self._services.leases.release(claim)
+            await self._services.leases.release(claim)
 
     @property
     def owns(self) -> bool:

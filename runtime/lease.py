@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import attrs
 import trio
 
-from perdure.actors.lease import Claim, Leases
+from perdure.actors.lease import Leases
 from perdure.backends.commit import Fence
 from perdure.backends.errors import LeaseLost
 
@@ -22,7 +22,7 @@ class Lease:
 
 
 @asynccontextmanager
-async def open_lease(leases: Leases, name: str, lease_s: float, release: Callable[[Claim], Awaitable[None]]) -> AsyncIterator[Lease]:
+async def open_lease(leases: Leases, name: str, *, lease_s: float, release_s: float) -> AsyncIterator[Lease]:
     """See `Runtime.lease`."""
     scope = trio.CancelScope()
     number = 0
@@ -41,4 +41,5 @@ async def open_lease(leases: Leases, name: str, lease_s: float, release: Callabl
             raise LeaseLost(name, f"there was no sign of life of this process for most of {lease_s:g} s, or another one has taken it")
     finally:
         number = 0
-        await release(claim)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + release_s):
+            await leases.release(claim)

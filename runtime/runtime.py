@@ -218,7 +218,8 @@ class Runtime:
             finally:
                 del self._subscriptions[token]
                 if claim is not None:
-                    await self._tree.release(claim)
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.ask_s):
+                        await self._tree.leases.release(claim)
 
     def kv(self, bucket: str, type: type[V]) -> Bucket[V]:
         """The bucket of that name, whose values are of *type*.
@@ -285,7 +286,7 @@ class Runtime:
         """
         check_name("lease name", name, 128, own=False)
         self._check_open()
-        async with open_lease(self._tree.leases, name, self.limits.lease_s, self._tree.release) as held:
+        async with open_lease(self._tree.leases, name, lease_s=self.limits.lease_s, release_s=self.limits.ask_s) as held:
             yield held
 
     async def head(self) -> Position:

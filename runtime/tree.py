@@ -95,11 +95,6 @@ class Tree:
         """Commit perdure's own writes."""
         return await self._journal.commit(self._encoder.own(writes), derived=True)
 
-    async def release(self, claim: Claim) -> None:
-        """Give a lease back, also when cancelled."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.ask_s):
-            await self.leases.release(claim)
-
     # -- starting ----------------------------------------------------------------------------
 
     async def start(self, nursery: trio.Nursery, models: Models, projections: Iterable[Any]) -> None:

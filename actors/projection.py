@@ -403,6 +403,8 @@ class ProjectionActor(Generic[P]):
             if kept is not None and self._place.revision != shown:
                 await self._show_others(kept)
                 shown = self._place.revision
+            if not self.cell.loaded:
+                self.cell.publish(self.projection.initial, START)  # nothing was kept yet
             started()
             for question in self.mailbox.waiting():
                 question.slot.answer(outcome.Value(START if kept is None else Position(kept.position)))

@@ -337,8 +337,11 @@ class Leases:
     def _thrown_out(self) -> None:
         """This runtime was silent for too long, and another one has taken what it held: it begins anew, under another name."""
         self._me, self._beating, self.until_s = self._environment.ids().hex(), False, float("-inf")
-        for claim in self.held():
-            self.lost(claim)
+        held = self.held()
+        if held:
+            log.warning("another process has taken the leases of this one, which gave no sign of life: %s", ", ".join(claim.name for claim in held))
+        for claim in held:
+            claim.set(0, "")
         self._owed.clear()
         self._moved()
 

@@ -46,7 +46,7 @@ class Pair:
     """Freezes that held the right to write: nobody can take over then."""
 
     async def enter(self, name: str) -> Member:
-        return await self.crowd.start(name, "host", "follow", subscription="audit", pairs=PAIRS, lease_s=LEASE_S, gate_s=0.5)
+        return await self.crowd.start(name, "host", "follow", subscription="audit", pairs=PAIRS, lease_s=LEASE_S, gate_s=1.0)
 
     @property
     def owner(self) -> Member:
@@ -116,7 +116,7 @@ async def test_twenty_projections_are_handed_over_whatever_happens_to_their_owne
     draw = random.Random(5)
     async with gather(tmp_path, URL) as crowd:
         pair = Pair(crowd, [])
-        writer = await crowd.start("w", "append", pace_s=0.03, gate_s=0.5)
+        writer = await crowd.start("w", "append", pace_s=0.03, gate_s=1.0)
         pair.hosts = [await pair.enter("h1"), await pair.enter("h2")]
         await wait_until(lambda: runs(pair.owner) >= {*NAMES, "audit"}, "one process to run all")
         assert not runs(next(host for host in pair.hosts if host is not pair.owner))

@@ -33,22 +33,19 @@ class _Span:
 
 
 def tenures(positions: Sequence[int], got: Mapping[str, Sequence[Note]], *, again_s: float) -> Tenures:
-    """Judge what each follower *got* against the log's *positions*; what comes again was got *again_s* before the last one at most."""
+    """Judge what each follower *got* against the log's *positions*: whoever went on for *again_s* after an event has kept it as done."""
     told = Tenures([])
-    first_ns: dict[int, int] = {}
-    furthest, newest_ns = -1, 0
+    kept: dict[int, bool] = {}
+    furthest = -1
     for span in _without_late(_spans(positions, got), told):
         told.changes += 1
         if span.got[0][0] > furthest + 1:
             told.violations.append(f"{span.by} went on at {positions[span.got[0][0]]} though {positions[furthest + 1]} was not got by anybody")
         told.violations += [f"{span.by} got {positions[b]} after {positions[a]}" for (a, _), (b, _) in pairwise(span.got) if b != a + 1]
-        for index, at_ns in span.got:
-            if index > furthest:
-                first_ns[index], newest_ns, furthest = at_ns, at_ns, index
-                continue
-            told.repeats += 1
-            if (newest_ns - first_ns.get(index, newest_ns)) / 1e9 > again_s:
-                told.violations.append(f"{span.by} got {positions[index]} again, {(newest_ns - first_ns[index]) / 1e9:.1f} s before the last one")
+        told.repeats += sum(index <= furthest for index, _ in span.got)
+        told.violations += [f"{span.by} got {positions[index]} again, which had been kept" for index, _ in span.got if kept.get(index)]
+        kept.update((index, span.got[-1][1] - at_ns > again_s * 1e9) for index, at_ns in span.got)
+        furthest = max(furthest, span.got[-1][0])
     if furthest + 1 != len(positions):
         told.violations.append(f"{len(positions) - furthest - 1} events at the end were not got by anybody")
     told.violations = told.violations[:MOST]

@@ -265,8 +265,9 @@ class Leases:
     async def _look(self) -> float:
         """Take what may be taken of what is wanted; how soon to look again."""
         wanted = {claim.name: claim for claim in self._wanted()}
-        leases = {name: lease for name in wanted if (lease := await self._lease(name)) is not None}
-        beats = {owner: beat for owner in {lease.owner for lease in leases.values()} - {self._me, ""} if (beat := await self._beat_of(owner)) is not None}
+        leases = {name: lease for name in wanted if (lease := await read_lease(self._backend, name)) is not None}
+        owners = sorted({lease.owner for lease in leases.values()} - {self._me})
+        beats = {owner: beat for owner in owners if (beat := await read_beat(self._backend, owner)) is not None}
         self._sightings.note(beats.values(), now_s := trio.current_time())
         planned = claims.plan(
             list(wanted),
@@ -308,14 +309,6 @@ class Leases:
                 self._owed[name] = stored.revision
         self._renewed(began_s)
         return planned.look_s
-
-    async def _lease(self, name: str) -> Lease | None:
-        entry = await self._backend.get(LEASES, name.encode())
-        return None if entry is None else Lease.read(name, entry.value, entry.revision)
-
-    async def _beat_of(self, owner: str) -> Beat | None:
-        entry = await self._backend.get(BEATS, owner.encode())
-        return None if entry is None else Beat(owner, entry.revision, entry.value.decode(errors="replace"))
 
     async def _left_by(self, owners: set[str]) -> list[Lease]:
         """The leases of owners that are over: what nobody wants goes too."""
@@ -376,3 +369,34 @@ class Leases:
                 writes += claims.release(name, fence)
             if isinstance(await self._commit(writes), Conflict):
                 log.warning("leases were lost before they could be given back")
+
+
+class Owner:
+    """Who holds the lease *name*, seen from where nobody wants it."""
+
+    def __init__(self, backend: Backend, name: str, lease_s: float) -> None:
+        self._backend = backend
+        self._name = name
+        self._lease_s = lease_s
+        self._sightings = Sightings()
+
+    async def lives(self) -> bool:
+        """Whether somebody holds it, and has given a sign of life since it was first asked so long ago."""
+        lease = await read_lease(self._backend, self._name)
+        beat = None if lease is None else await read_beat(self._backend, lease.owner)
+        if beat is None:
+            return False
+        self._sightings.note([beat], now_s := trio.current_time())
+        return self._sightings.silent_s(beat.owner, now_s) < self._lease_s
+
+
+async def read_lease(backend: Backend, name: str) -> Lease | None:
+    """The lease as it is kept."""
+    entry = await backend.get(LEASES, name.encode())
+    return None if entry is None else Lease.read(name, entry.value, entry.revision)
+
+
+async def read_beat(backend: Backend, owner: str) -> Beat | None:
+    """The beat of an owner."""
+    entry = await backend.get(BEATS, owner.encode()) if owner else None
+    return None if entry is None else Beat(owner, entry.revision, entry.value.decode(errors="replace"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import attrs
 import outcome
@@ -22,7 +22,7 @@ from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fi
 from perdure.actors.follower import Follower
 from perdure.actors.lease import Claim, Leases
 from perdure.actors.mailbox import Mailbox, current_actor
-from perdure.actors.model import Cell, Sources, failed, newest_snapshot, other_version
+from perdure.actors.model import LOOK_EVERY_S, Cell, Sources, failed, lease_of, newest_snapshot, other_version
 from perdure.actors.pace import SLICE, Pace
 from perdure.actors.restart import delay_s
 from perdure.actors.ring import Ring
@@ -56,9 +56,6 @@ P = TypeVar("P", bound=AnyProjection)
 log = logging.getLogger("perdure.projection")
 
 Changed = Literal["refuse", "rebuild"]
-
-LOOK_EVERY_S: Final = 0.01
-"""Whoever stands by looks at what the owner keeps so often at most: any change of kv wakes it."""
 
 
 @attrs.frozen
@@ -447,11 +444,6 @@ class _Stale(Exception):
 
     def __str__(self) -> str:
         return "what is kept is further than it thought"
-
-
-def lease_of(projection: str) -> str:
-    """The name of the lease of a projection."""
-    return f"projection {projection}"
 
 
 def final(error: BaseException) -> bool:

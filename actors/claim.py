@@ -1,10 +1,11 @@
 """Leases as they are kept, and when one may be taken: pure.
 
     $leases   NAME    fence, 8 bytes, big end first; owner        who may run NAME
-    $beats    OWNER   the process, as `Processes` names it        written anew by the owner again and again
+    $beats    OWNER   its lease time, milliseconds, 8 bytes;      written anew by the owner again and again
+                      its process, as `Processes` names it
 
 An owner is a runtime; however many leases it holds, its beat is one entry. A lease is free when there is no entry of it, or when
-its owner has no beat. An owner whose beat was seen unchanged for the lease time, on the clock of who looks, is over: whoever finds that
+its owner has no beat. An owner whose beat was seen unchanged for its lease time, on the clock of who looks, is over: whoever finds that
 deletes its beat, as it was seen, in the commit that takes its leases. So an owner is thrown out whole or not at all, its next beat
 finds nothing to write over, and no clocks are compared. Taking a lease puts `NEW_FENCE`, which becomes the revision of that
 commit: whatever its last owner still commits is a conflict.
@@ -52,6 +53,12 @@ class Beat:
     owner: str
     revision: int
     process: str
+    lease_s: float
+
+    @classmethod
+    def read(cls, owner: str, value: bytes, revision: int) -> Beat:
+        """The beat of an entry."""
+        return cls(owner, revision, value[8:].decode(errors="replace"), int.from_bytes(value[:8], "big") / 1000)
 
 
 @attrs.define
@@ -67,9 +74,9 @@ class Sightings:
             seen = before.get(beat.owner)
             self._seen[beat.owner] = seen if seen is not None and seen[0] == beat.revision else (beat.revision, now_s)
 
-    def silent_s(self, owner: str, now_s: float) -> float:
-        """How long it has been seen unchanged."""
-        return now_s - self._seen[owner][1]
+    def left_s(self, beat: Beat, now_s: float) -> float:
+        """How long it has until it is over, if it stays silent."""
+        return beat.lease_s - (now_s - self._seen[beat.owner][1])
 
 
 @attrs.frozen
@@ -89,34 +96,33 @@ def plan(
     me: str,
     sightings: Sightings,
     now_s: float,
-    lease_s: float,
     gone: Callable[[str], bool],
 ) -> Plan:
     """Judge the *wanted* names by what was read: the *leases* there are, and the *beats* of their owners."""
     over: dict[str, Beat] = {}
     take: list[str] = []
-    look_s = min(LOOK_MAX_S, lease_s * LOOK_SHARE)
+    look_s = LOOK_MAX_S
     for name in wanted:
         lease = leases.get(name)
         beat = None if lease is None else beats.get(lease.owner)
         if lease is None or beat is None or lease.owner == me:
             take.append(name)
             continue
-        left_s = lease_s - sightings.silent_s(beat.owner, now_s)
+        left_s = sightings.left_s(beat, now_s)
         if left_s <= 0 or gone(beat.process):
             over[beat.owner] = beat
             take.append(name)
         else:
-            look_s = min(look_s, left_s)
+            look_s = min(look_s, left_s, beat.lease_s * LOOK_SHARE)
     return Plan(tuple(take), tuple(over.values()), look_s)
 
 
 # -- what is written -------------------------------------------------------------------------
 
 
-def take(plan: Plan, leases: Mapping[str, Lease], left: Iterable[Lease], *, me: str, process: str, beating: bool) -> list[Write]:
+def take(plan: Plan, leases: Mapping[str, Lease], left: Iterable[Lease], *, me: str, process: str, lease_s: float, beating: bool) -> list[Write]:
     """One commit that does what is planned; a conflict if anything has moved since. *left* are the other leases of owners that are over."""
-    writes = [beat(me, process, beating=beating)]
+    writes = [beat(me, process, lease_s, beating=beating)]
     writes += [Delete(BEATS, owner.owner.encode(), owner.revision) for owner in plan.over]
     dead = {owner.owner for owner in plan.over}
     absent = {lease.owner for name in plan.take if (lease := leases.get(name)) is not None} - dead - {me}
@@ -128,9 +134,10 @@ def take(plan: Plan, leases: Mapping[str, Lease], left: Iterable[Lease], *, me: 
     return writes
 
 
-def beat(me: str, process: str, *, beating: bool) -> Write:
+def beat(me: str, process: str, lease_s: float, *, beating: bool) -> Write:
     """A sign of life: a conflict if this owner was thrown out, or (the first one) is there already."""
-    return Put(BEATS, me.encode(), process.encode(), EXISTS if beating else 0)
+    value = round(lease_s * 1000).to_bytes(8, "big") + process.encode()
+    return Put(BEATS, me.encode(), value, EXISTS if beating else 0)
 
 
 def release(name: str, fence: int) -> list[Write]:

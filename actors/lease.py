@@ -245,7 +245,7 @@ class Leases:
             if not self._beating:
                 return
             began_s = trio.current_time()
-            if isinstance(await self._commit([claims.beat(self._me, self.process, beating=True)]), Conflict):
+            if isinstance(await self._commit([claims.beat(self._me, self.process, self._lease_s, beating=True)]), Conflict):
                 self._thrown_out()
             else:
                 self._renewed(began_s)
@@ -276,7 +276,6 @@ class Leases:
             me=self._me,
             sightings=self._sightings,
             now_s=now_s,
-            lease_s=self._lease_s,
             gone=self._environment.processes.gone,
         )
         for name, claim in wanted.items():
@@ -291,7 +290,7 @@ class Leases:
         left = await self._left_by({beat.owner for beat in planned.over}) if planned.over else []
         self.process = self._environment.processes.mine()
         began_s = trio.current_time()
-        writes = claims.take(planned, leases, left, me=self._me, process=self.process, beating=self._beating)
+        writes = claims.take(planned, leases, left, me=self._me, process=self.process, lease_s=self._lease_s, beating=self._beating)
         answer = await self._commit(writes)
         if isinstance(answer, Conflict):
             await self._find_beat()
@@ -300,7 +299,7 @@ class Leases:
         stored = answer.parts[0]
         assert isinstance(stored, Stored)
         for beat in planned.over:
-            log.warning("%s gave no sign of life for %g s, or has ended: its leases are taken", told(beat.process), self._lease_s)
+            log.warning("%s gave no sign of life for %g s, or has ended: its leases are taken", told(beat.process), beat.lease_s)
         for name in planned.take:
             claim = wanted[name]
             if self._claims.get(name, deque([None]))[0] is claim:
@@ -374,20 +373,19 @@ class Leases:
 class Owner:
     """Who holds the lease *name*, seen from where nobody wants it."""
 
-    def __init__(self, backend: Backend, name: str, lease_s: float) -> None:
+    def __init__(self, backend: Backend, name: str) -> None:
         self._backend = backend
         self._name = name
-        self._lease_s = lease_s
         self._sightings = Sightings()
 
     async def lives(self) -> bool:
-        """Whether somebody holds it, and has given a sign of life since it was first asked so long ago."""
+        """Whether somebody holds it, and was not silent for its lease time since this was first asked."""
         lease = await read_lease(self._backend, self._name)
         beat = None if lease is None else await read_beat(self._backend, lease.owner)
         if beat is None:
             return False
         self._sightings.note([beat], now_s := trio.current_time())
-        return self._sightings.silent_s(beat.owner, now_s) < self._lease_s
+        return self._sightings.left_s(beat, now_s) > 0
 
 
 async def read_lease(backend: Backend, name: str) -> Lease | None:
@@ -399,4 +397,4 @@ async def read_lease(backend: Backend, name: str) -> Lease | None:
 async def read_beat(backend: Backend, owner: str) -> Beat | None:
     """The beat of an owner."""
     entry = await backend.get(BEATS, owner.encode()) if owner else None
-    return None if entry is None else Beat(owner, entry.revision, entry.value.decode(errors="replace"))
+    return None if entry is None else Beat.read(owner, entry.value, entry.revision)

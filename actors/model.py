@@ -174,7 +174,7 @@ class _Readable:
     async def _wait_elsewhere(self, position: Position) -> None:
         """Return when it has been reached, when it is run here, or when nobody runs it."""
         backend = self._sources.backend
-        owner = Owner(backend, lease_of(self.name), self._sources.limits.lease_s)
+        owner = Owner(backend, lease_of(self.name))
         while not self._cell.running:
             revision = await backend.revision()
             await self.refresh()

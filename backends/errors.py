@@ -310,7 +310,7 @@ class UnstableState(PerdureError):
 
 @_define
 class AlreadyRunning(PerdureError):
-    """The same projection or named subscription runs already, in this process or (a named subscription) in another."""
+    """The same projection or named subscription runs already: in this runtime, or (where there are no leases) its place is moved by another one."""
 
     name: str
 

@@ -38,7 +38,14 @@ class RealProcesses:
         where, _, started = place.removesuffix(")").rpartition(" ")
         if not where or where != _where():
             return False
-        return _started(int(told.split()[1])) != started
+        pid = int(told.split()[1])
+        try:
+            os.kill(pid, 0)  # asks only whether it is there, also where /proc hides it from other users
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return _started(pid) not in (started, None)
 
 
 def _where() -> str:
@@ -50,12 +57,12 @@ def _where() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """When the process began, in ticks since the boot: a pid that is given again is another one. '' if it has ended."""
+def _started(pid: int) -> str | None:
+    """When the process began, in ticks since the boot: a pid that is given again is another one. '' if it has ended, None if that is not told."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
+        return None
     return "" if fields[0] in "ZX" else fields[19]
 
 

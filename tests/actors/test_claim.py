@@ -26,7 +26,6 @@ def planned(wanted, leases=(), beats=(), *, sightings=None, now_s=0.0, gone=lamb
         me="me",
         sightings=sightings or seen(*beats),
         now_s=now_s,
-        lease_s=LEASE_S,
         gone=gone,
     )
 
@@ -36,30 +35,30 @@ def test_what_nobody_holds_is_taken():
 
 
 def test_what_an_owner_holds_that_was_seen_alive_is_not():
-    found = planned(["a"], [lease("a", "x")], [Beat("x", 7, "there")], now_s=LEASE_S - 0.01)
+    found = planned(["a"], [lease("a", "x")], [Beat("x", 7, "there", LEASE_S)], now_s=LEASE_S - 0.01)
 
     assert (found.take, found.over) == ((), ())
     assert 0 < found.look_s <= 0.011
 
 
 def test_an_owner_that_was_silent_for_the_lease_time_is_over():
-    beats = [Beat("x", 7, "there")]
+    beats = [Beat("x", 7, "there", LEASE_S), Beat("y", 8, "there", LEASE_S)]
 
-    found = planned(["a", "b"], [lease("a", "x"), lease("b", "y")], [*beats, Beat("y", 8, "there")], sightings=seen(*beats, Beat("y", 8, "")), now_s=LEASE_S)
+    found = planned(["a", "b"], [lease("a", "x"), lease("b", "y")], beats, now_s=LEASE_S)
 
     assert found.take == ("a", "b")
     assert {one.owner for one in found.over} == {"x", "y"}
 
 
 def test_a_beat_that_moved_begins_the_time_anew():
-    sightings = seen(Beat("x", 7, ""))
-    sightings.note([Beat("x", 8, "")], 9.0)
+    sightings = seen(Beat("x", 7, "", LEASE_S))
+    sightings.note([Beat("x", 8, "", LEASE_S)], 9.0)
 
-    assert sightings.silent_s("x", 12.0) == 3.0
+    assert sightings.left_s(Beat("x", 8, "", LEASE_S), 12.0) == LEASE_S - 3.0
 
 
 def test_an_owner_that_is_known_to_be_dead_is_over_at_once():
-    found = planned(["a"], [lease("a", "x")], [Beat("x", 7, "there")], gone=lambda process: process == "there")
+    found = planned(["a"], [lease("a", "x")], [Beat("x", 7, "there", LEASE_S)], gone=lambda process: process == "there")
 
     assert [one.owner for one in found.over] == ["x"]
 
@@ -74,12 +73,12 @@ def test_ones_own_lease_of_before_is_taken_anew():
 
 def test_taking_is_one_commit_that_throws_the_owner_out():
     leases = [lease("a", "x", 5), lease("b", "gone", 6)]
-    found = planned(["a", "b", "c"], leases, [Beat("x", 7, "")], now_s=LEASE_S)
+    found = planned(["a", "b", "c"], leases, [Beat("x", 7, "", LEASE_S)], now_s=LEASE_S)
 
-    writes = take(found, {one.name: one for one in leases}, [leases[0], lease("d", "x", 9)], me="me", process="here", beating=False)
+    writes = take(found, {one.name: one for one in leases}, [leases[0], lease("d", "x", 9)], me="me", process="here", lease_s=0.258, beating=False)
 
     assert writes == [
-        Put(BEATS, b"me", b"here", 0),
+        Put(BEATS, b"me", b"\0\0\0\0\0\0\1\2here", 0),
         Delete(BEATS, b"x", 7),
         Check(0, bucket=BEATS, key=b"gone"),
         Put(LEASES, b"a", NEW_FENCE + b"me", 5),
@@ -90,7 +89,7 @@ def test_taking_is_one_commit_that_throws_the_owner_out():
 
 
 def test_a_beat_is_of_who_was_not_thrown_out():
-    assert beat("me", "here", beating=True) == Put(BEATS, b"me", b"here", EXISTS)
+    assert beat("me", "here", 0.258, beating=True) == Put(BEATS, b"me", b"\0\0\0\0\0\0\1\2here", EXISTS)
 
 
 def test_giving_back_is_fenced():

@@ -23,7 +23,7 @@ async def show_nothing(actor, kept):
 LIARS = {
     "a runtime that closes and gives nothing back": (Leases, "close", keep_all, "closing-hands-over"),
     "a watcher that takes everybody for dead": (RealProcesses, "gone", lambda processes, name: True, "one-process-runs-each"),
-    "a watcher that waits for ever": (Sightings, "silent_s", lambda sightings, owner, now_s: 0.0, "a-silent-owner-is-replaced"),
+    "a watcher that waits for ever": (Sightings, "left_s", lambda sightings, beat, now_s: 9.0, "a-silent-owner-is-replaced"),
     "a follower that asks nobody": (Subscription, "owns", property(lambda subscription: True), "a-named-subscription-has-one-owner"),
     "a follower that goes on while its beats do not get through": (Claim, "fresh", property(lambda claim: claim.held), "a-lost-lease-is-told"),
     "a holder that is told nothing": (Claim, "expired", lambda claim: None, "a-lost-lease-is-told"),

@@ -19,7 +19,7 @@ from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Unavailable
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.processes import NamedProcess, RealProcesses, told
-from perdure.runtime import START, App, LeaseLost, Limits, Misuse, ModelFaulted, Projection, event, of, open_backend, open_runtime
+from perdure.runtime import START, App, LeaseLost, Limits, Misuse, ModelFaulted, Position, Projection, event, of, open_backend, open_runtime
 
 INLINE = Environment(threads=InlineThreads())
 LIMITS = Limits(lease_s=10)
@@ -104,23 +104,23 @@ async def test_a_model_is_waited_for_where_another_process_runs_it(url, monkeypa
     monkeypatch.setattr(snapshots, "IDLE_S", 0.5)
     async with open_runtime(url, environment=INLINE) as reader:
         with pytest.raises(ModelFaulted):
-            await reader.model(SUM).wait_for(1)
+            await reader.model(SUM).wait_for(Position(1))
         async with open_runtime(url, APP, environment=INLINE) as owner:
             for number in range(5):
                 await owner.append("a-1", [Ticked(number)])
             with trio.fail_after(5):
-                await reader.model(SUM).wait_for(5)
+                await reader.model(SUM).wait_for(Position(5))
             assert reader.model(SUM).state == 10
         with pytest.raises(ModelFaulted):
-            await reader.model(SUM).wait_for(6)
+            await reader.model(SUM).wait_for(Position(6))
 
 
 async def test_nobody_waits_for_an_owner_that_is_dead(url, autojump_clock):
     async with open_runtime(url, environment=INLINE) as reader:
-        await Desk(reader.backend).done(Put(LEASES, b"projection sum", NEW_FENCE + b"x"), Put(BEATS, b"x", b"process 1 on moon"))
+        await Desk(reader.backend).done(Put(LEASES, b"projection sum", NEW_FENCE + b"x"), Put(BEATS, b"x", (10_000).to_bytes(8, "big") + b"process 1 on moon"))
         began = trio.current_time()
         with pytest.raises(ModelFaulted):
-            await reader.model(SUM).wait_for(1)
+            await reader.model(SUM).wait_for(Position(1))
         assert trio.current_time() - began == pytest.approx(reader.limits.lease_s, abs=1.1)
 
 

@@ -124,7 +124,7 @@ class Leases:
         return claim
 
     async def release(self, claim: Claim) -> None:
-        """Give it back, at once; idempotent. What the store does not take now is given back with the next beat."""
+        """Give it back, at once; idempotent. What the store does not take now is given back as soon as it does."""
         queue = self._claims.get(claim.name, deque())
         if claim not in queue:
             return
@@ -140,6 +140,7 @@ class Leases:
                 pass
             except PerdureError as error:
                 log.warning("the lease %s is given back later: %s", claim.name, error)
+                self._moved()
 
     def lost(self, claim: Claim) -> None:
         """See `Claim.lose`."""

@@ -17,7 +17,7 @@ from perdure.actors import claim as claims
 from perdure.actors.claim import Beat, Lease, Sightings
 from perdure.backends.commit import BEATS, EXISTS, LEASES, Committed, Delete, Fence, Stored, Write
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Conflict, PerdureError
+from perdure.backends.errors import Closed, Compacted, Conflict, PerdureError
 from perdure.backends.limits import Limits
 from perdure.backends.processes import told
 from perdure.backends.protocol import Backend
@@ -25,7 +25,7 @@ from perdure.backends.protocol import Backend
 log = logging.getLogger("perdure.lease")
 
 SETTLE_S = 0.01
-"""Changes of kv wake whoever waits for a lease: it looks so often at most."""
+"""Changes of kv wake whoever waits for a lease: it looks whether one is of leases so often at most."""
 PAGE = 1_000
 
 Commit = Callable[[list[Write]], Awaitable[Committed | Conflict]]
@@ -213,12 +213,20 @@ class Leases:
                 await self._pause(revision, look_s)
 
     async def _pause(self, revision: int, look_s: float) -> None:
+        """Until a lease changes, another one is asked for, or so long."""
         with trio.move_on_after(look_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_asked, nursery.cancel_scope)
-                await trio.sleep(SETTLE_S)
-                await self._backend.wait_changed(revision)
+                while not await self._changed(revision):
+                    await trio.sleep(SETTLE_S)
+                    await self._backend.wait_changed(revision)
                 nursery.cancel_scope.cancel()
+
+    async def _changed(self, revision: int) -> bool:
+        try:
+            return bool((await self._backend.read_changes(LEASES, after=revision, limit=1)).changes)
+        except Compacted:
+            return True
 
     async def _wait_asked(self, scope: trio.CancelScope) -> None:
         await self._asked.wait()

@@ -145,8 +145,8 @@ class ProjectionActor(Generic[P]):
         self.cell.running = True
         self._stopping = self._outrun = False
         started = _Once(task_status.started)
-        self.ask()
         try:
+            self.ask()
             while not self._stopping:
                 try:
                     if not self.owns:

@@ -308,7 +308,10 @@ class Leases:
         stored = answer.parts[0]
         assert isinstance(stored, Stored)
         for beat in planned.over:
-            log.warning("%s gave no sign of life for %g s, or has ended: its leases are taken", told(beat.process), beat.lease_s)
+            if self._environment.processes.gone(beat.process):
+                log.info("%s has ended: its leases are taken", told(beat.process))
+            else:
+                log.warning("%s gave no sign of life for %g s: its leases are taken", told(beat.process), beat.lease_s)
         for name in planned.take:
             claim = wanted[name]
             if self._claims.get(name, deque([None]))[0] is claim:

@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak-processes torture bench matrix lint types clean
+.PHONY: help setup demo test handovers soak-processes torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -25,6 +25,9 @@ demo: setup  ## a year of New York's flights through the embedded store, checked
 
 test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's contents
 	$(VENV)/bin/pytest $(ARGS)
+
+handovers: setup  ## twenty projections in two processes, their owner killed, ended and frozen 50 times (PERDURE_STORE=URL for another store)
+	HANDOVERS=50 $(VENV)/bin/pytest tests/processes/test_leases.py $(ARGS)
 
 soak-processes: setup  ## processes on one store, killed and frozen for 20 minutes (ARGS='--seconds 60 --seed 7' for other); Ctrl-C ends it with the verdict
 	@exec $(VENV)/bin/python tests/processes/soak.py $(ARGS)

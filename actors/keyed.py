@@ -57,11 +57,11 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
     async def _discard(self) -> None:
         """Delete the states of the old version, in bounded commits; first of all its checkpoint, so that no version takes what is left for its own."""
         services, blank = self._services, Checkpoint(self._services.backend.id, 0)
-        match await services.commit([self._place.put(blank)]):
+        match await self._commit([self._place.put(blank)]):
             case Committed(parts=(Stored(revision),)):
                 self._place.wrote(blank, revision)
-        while entries := await services.backend.scan(self._bucket, limit=1_000):
-            await services.commit([Delete(self._bucket, entry.key) for entry in entries])
+        while self.owns and (entries := await services.backend.scan(self._bucket, limit=1_000)):
+            await self._commit([Delete(self._bucket, entry.key) for entry in entries])
 
     def _drop(self) -> None:
         self._dirty.clear()

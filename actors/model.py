@@ -10,7 +10,7 @@ import logging
 import weakref
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 import trio
@@ -18,6 +18,7 @@ import trio
 from perdure.actors import cursor
 from perdure.actors.cursor import Checkpoint
 from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of
+from perdure.actors.lease import Owner
 from perdure.actors.mailbox import Mailbox, current_actor
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS, MODELS
@@ -30,6 +31,11 @@ from perdure.backends.selector import Selector
 S = TypeVar("S")
 
 log = logging.getLogger("perdure.projection")
+
+LOOK_EVERY_S: Final = 0.01
+"""Whoever shows what another process keeps looks so often at most: any change of kv wakes it."""
+OWNER_EVERY_S: Final = 1.0
+"""And so often at least, whether that one lives."""
 
 
 def _nothing() -> None:
@@ -154,13 +160,32 @@ class _Readable:
     async def wait_for(self, position: Position) -> None:
         """Return when the model has reached *position* (that of a commit, or `await rt.head()`).
 
-        Woken, not polled.
+        Woken, not polled. Where nobody here runs it and another process does, it follows what that one keeps.
 
         Raises:
-          ModelFaulted: it stands still for good, or nobody here runs it.
+          ModelFaulted: it stands still for good, or nobody runs it.
           Misuse: its own projection asks.
         """
+        sources = self._sources
+        if not self._cell.running and sources.backend.capabilities.shared_writes:
+            await self._wait_elsewhere(position)
         await self._cell.wait_for(position)
+
+    async def _wait_elsewhere(self, position: Position) -> None:
+        """Return when it has been reached, when it is run here, or when nobody runs it."""
+        backend = self._sources.backend
+        owner = Owner(backend, lease_of(self.name))
+        while not self._cell.running:
+            revision = await backend.revision()
+            await self.refresh()
+            if self.position >= position or self.fault is not None or not await owner.lives():
+                return
+            await trio.sleep(LOOK_EVERY_S)
+            with trio.move_on_after(OWNER_EVERY_S):
+                await backend.wait_changed(revision)
+
+    async def refresh(self) -> Any:
+        raise NotImplementedError
 
 
 class Model(_Readable, Generic[S]):
@@ -439,6 +464,11 @@ async def newest_snapshot(
 
 def _warn(name: str, text: str) -> None:
     log.warning("%s: %s", name, text)
+
+
+def lease_of(name: str) -> str:
+    """The lease of a projection."""
+    return f"projection {name}"
 
 
 def bucket_of(name: str) -> str:

@@ -1,8 +1,9 @@
 """Projection actors: a fold kept up to date, its state durable by snapshots, its cursor a compare-and-set.
 
-The loser of that compare-and-set (another process runs the same projection) drops its memory and
-shows the owner's durable state; it does not restart into a fight. When the store had to be brought back
-after a failed flush, the actor begins again from what is durable.
+Where several processes share the store, the actor folds while it holds the lease of its projection, and every commit
+carries the fence. Without the lease it stands by: it shows what the owner keeps, and takes over from there. Where no other process can
+write there is no lease; of two runtimes on one store the loser of the compare-and-set stands by for good. When the store
+had to be brought back after a failed flush, the actor begins again from what is durable.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from perdure.actors import snapshots
 from perdure.actors.cursor import Checkpoint, Progress
 from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fingerprint, fold_page, step_print
 from perdure.actors.follower import Follower
+from perdure.actors.lease import Claim, Leases
 from perdure.actors.mailbox import Mailbox, current_actor
-from perdure.actors.model import Cell, Sources, failed, newest_snapshot, other_version
+from perdure.actors.model import LOOK_EVERY_S, Cell, Sources, failed, lease_of, newest_snapshot, other_version
 from perdure.actors.pace import SLICE, Pace
 from perdure.actors.restart import delay_s
 from perdure.actors.ring import Ring
+from perdure.actors.status import What
 from perdure.actors.subscription import Place
 from perdure.backends.codec import Codec, check_stable
 from perdure.backends.commit import Committed, SaveSnapshot, Stored, Write
@@ -71,6 +74,9 @@ class Services:
     """Returns when a doubtful store is open again."""
     reopenings: Callable[[], int] = lambda: 0
     """How often it had to be."""
+    leases: Leases | None = None
+    """Where other processes may run the same projections."""
+    tell: Callable[[str, What, str], None] = lambda name, what, text: log.info("%s: %s", name, text)
 
 
 class ProjectionActor(Generic[P]):
@@ -95,8 +101,10 @@ class ProjectionActor(Generic[P]):
         self._progress = Progress(START, START)
         self._waiting: trio.CancelScope | None = None
         self._stopping = False
-        self._standing_by = False
-        """Another process owns the projection: nothing is kept from here."""
+        self.claim: Claim | None = None
+        """Of its lease, once `ask` has been called, where there are leases."""
+        self._outrun = False
+        """Without leases: another runtime has moved the checkpoint, and nothing is kept from here."""
         self._failure: Exception | None = None
         self._checked = False
         self._reopenings = 0
@@ -109,6 +117,22 @@ class ProjectionActor(Generic[P]):
 
     # -- its life ----------------------------------------------------------------------------
 
+    def ask(self) -> None:
+        """Want the lease of the projection from now on, where there are leases."""
+        if self._services.leases is not None and self.claim is None:
+            self.claim = self._services.leases.claim(lease_of(self.name), self._interrupt)
+
+    async def leave(self) -> None:
+        """Give the lease back: it is not run here any more."""
+        claim, self.claim = self.claim, None
+        if claim is not None and self._services.leases is not None:
+            await self._services.leases.release(claim)
+
+    @property
+    def owns(self) -> bool:
+        """Whether what is folded here is kept."""
+        return self.claim.held if self.claim is not None else not self._outrun
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - called by another name
         """Restore, then follow the log until stopped.
 
@@ -119,20 +143,22 @@ class ProjectionActor(Generic[P]):
         """
         token = current_actor.set(f"projection {self.name}")
         self.cell.running = True
-        self._stopping = False
-        started: Callable[[], None] | None = task_status.started
+        self._stopping = self._outrun = False
+        started = _Once(task_status.started)
         try:
+            self.ask()
             while not self._stopping:
                 try:
+                    if not self.owns:
+                        await self._stand_by(started)
+                        continue
                     follower = await self._begin_anew()
-                    if started is not None:
-                        started()
-                        started = None
+                    started()
                     while await self._follow_on(follower):
                         pass
                 except (Unavailable, InDoubt, Full, _Stale) as error:
                     await self._wait_out(error)
-            if started is not None:
+            if not started.done:
                 raise Closed("the runtime")
         except PerdureError as error:
             if final(error):
@@ -145,7 +171,7 @@ class ProjectionActor(Generic[P]):
     async def _begin_anew(self) -> Follower:
         """Forget what is in memory, and stand where the store says."""
         services = self._services
-        self._standing_by, self._progress, self._reopenings, self._folding = False, Progress(START, START), services.reopenings(), False
+        self._progress, self._reopenings, self._folding = Progress(START, START), services.reopenings(), False
         await self._restore()
         return Follower(services.backend, services.ring, self.projection.events, self._progress.position, services.pace)
 
@@ -154,7 +180,7 @@ class ProjectionActor(Generic[P]):
         try:
             await self._follow(follower)
         except (Unavailable, Full) as error:
-            if self._folding or self._standing_by or self._services.backend.state is not State.OPEN:
+            if self._folding or not self.owns or self._services.backend.state is not State.OPEN:
                 raise  # what is in memory is not what the follower stands behind
             await self._wait_out(error)
             return not self._stopping
@@ -176,13 +202,11 @@ class ProjectionActor(Generic[P]):
                 await services.reopened()
 
     async def _follow(self, follower: Follower) -> None:
-        """Until stopped, or until the store had to be brought back: then memory may be ahead of it."""
+        """Until stopped or disowned, or until the store had to be brought back: then memory may be ahead of it."""
         while not self._stopping:
-            if self._services.reopenings() != self._reopenings:
+            if self._services.reopenings() != self._reopenings or not self.owns:
                 return
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
+            self._fail_if_told()
             records = await self._next_page(follower)
             if records is None:
                 owned = await self.save()
@@ -191,8 +215,13 @@ class ProjectionActor(Generic[P]):
             else:
                 owned = await self._deal_with(records, follower)
             if not owned:
-                await self._stand_by()
+                return
         await self.save()
+
+    def _fail_if_told(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     async def _next_page(self, follower: Follower) -> list[Record] | None:
         """The next page; None when there is something to keep and nothing has come for a while, or when it is to stop."""
@@ -220,7 +249,8 @@ class ProjectionActor(Generic[P]):
             self._progress.looked(max(before, self._progress.position), len(records), bytes_of(records))
             self._show(records, stopped)
             error = failed(self.name, stopped)
-            await self.save(fault=f"{error}: {stopped.error!r}")
+            if not await self.save(fault=f"{error}: {stopped.error!r}"):
+                return False
             raise error from stopped.error
         if records or follower.cursor > self._progress.position:
             self._progress.looked(follower.cursor, len(records), bytes_of(records))
@@ -294,10 +324,10 @@ class ProjectionActor(Generic[P]):
     # -- keeping -----------------------------------------------------------------------------
 
     async def save(self, fault: str = "") -> bool:
-        """Keep state and cursor in one commit, if there is anything to keep; False when another process has done so meanwhile."""
+        """Keep state and cursor in one commit, if there is anything to keep; False when it turns out to be another's."""
         progress = self._progress
-        if self._standing_by:
-            return True
+        if not self.owns:
+            return False
         had_fault = bool(self._place.kept and self._place.kept.fault)
         if progress.position == progress.written and not fault and not had_fault:
             return True
@@ -306,14 +336,17 @@ class ProjectionActor(Generic[P]):
         writes, done = await self._writes()
         checkpoint = Checkpoint(self._services.backend.id, progress.position, self._fingerprint, self._step_print, fault, self._durable(progress))
         try:
-            answer = await self._services.commit([self._place.put(checkpoint), *writes])
+            answer = await self._commit([self._place.put(checkpoint), *writes])
         except InDoubt:
             self._doubted = checkpoint
             raise
         if isinstance(answer, Conflict):
-            if self._doubted is not None and await self._place.read() == self._doubted:
-                self._doubted = None
+            if not self.owns:
+                return False
+            doubted, self._doubted = self._doubted, None
+            if self.claim is not None or (doubted is not None and await self._place.read() == doubted):
                 raise _Stale
+            self._outrun = True
             return False
         stored = answer.parts[0]
         assert isinstance(stored, Stored)
@@ -322,6 +355,15 @@ class ProjectionActor(Generic[P]):
         self._troubles = 0
         done()
         return True
+
+    async def _commit(self, writes: list[Write]) -> Committed | Conflict:
+        """Commit with the fence of its lease; a conflict of that means that another process owns it now."""
+        if self.claim is None:
+            return await self._services.commit(writes)
+        answer = await self._services.commit([*writes, self.claim.fence])
+        if isinstance(answer, Conflict) and any(one.what == "fence" for one in (answer, *answer.more)):
+            self.claim.lose()
+        return answer
 
     def _durable(self, progress: Progress) -> int:
         return progress.position
@@ -345,37 +387,63 @@ class ProjectionActor(Generic[P]):
 
     # -- another process owns it -------------------------------------------------------------
 
-    async def _stand_by(self) -> None:
-        """Drop what is in memory and show what the owner keeps, until stopped."""
-        self._services.warn(self.name, "another process runs it: this one shows what that one keeps")
-        self._standing_by = True
+    async def _stand_by(self, started: Callable[[], None]) -> None:
+        """Drop what is in memory and show what the owner keeps, until it is ours, or stopped."""
+        self._services.tell(self.name, What.STANDING_BY, "it is run elsewhere: this one shows what is kept there")
         self.cell.hurry = lambda: None  # nothing is held back here
         self._drop()
-        backend = self._services.backend
-        while not self._stopping and self._failure is None:
+        backend, shown = self._services.backend, -1
+        while not self._stopping and not self.owns:
+            self._fail_if_told()
             revision = await backend.revision()
             kept = await self._place.read()
-            if kept is not None:
-                await self._show_kept(kept)
-                self.cell.fault = kept.fault or None
-                if kept.fault:
-                    self.cell.stand_still(kept.fault)
+            if kept is not None and self._place.revision != shown:
+                await self._show_others(kept)
+                shown = self._place.revision
+            if not self.cell.loaded:
+                self.cell.publish(self.projection.initial, START)  # nothing was kept yet
+            started()
             for question in self.mailbox.waiting():
                 question.slot.answer(outcome.Value(START if kept is None else Position(kept.position)))
             with trio.CancelScope() as self._waiting:
-                if not self._stopping and self._failure is None and not self.mailbox.depth:
+                if not (self._stopping or self.owns or self._failure or self.mailbox.depth):
+                    await trio.sleep(LOOK_EVERY_S)
                     await backend.wait_changed(revision)
+
+    async def _show_others(self, kept: Checkpoint) -> None:
+        """What another process keeps, if it can be shown; it may be of another version."""
+        if kept.fingerprint != self._fingerprint:
+            if kept.fingerprint:  # else it is being built anew
+                self.cell.stand_still(other_version(kept))
+            return
+        await self._show_kept(kept)
+        self.cell.fault = None
+        if kept.fault:
+            self.cell.stand_still(kept.fault)
 
     def _drop(self) -> None:
         """Forget what is in memory."""
         raise NotImplementedError
 
 
+class _Once:
+    """Calls something the first time only."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self.done = False
+
+    def __call__(self) -> None:
+        if not self.done:
+            self.done = True
+            self._call()
+
+
 class _Stale(Exception):
-    """What we had asked to be kept in doubt was kept after all: begin again from it."""
+    """The checkpoint was moved, though nobody else may: a save in doubt was kept after all. Begin again from it."""
 
     def __str__(self) -> str:
-        return "a save in doubt was kept after all"
+        return "what is kept is further than it thought"
 
 
 def final(error: BaseException) -> bool:
@@ -431,7 +499,8 @@ class SingleActor(ProjectionActor[Projection[Any, Any]]):
             state = self._codec.decoder(self.projection.state_type)(snapshot.state)
         except Unreadable:
             return
-        self.cell.publish(state, snapshot.position, snapshot.at_us)
+        if snapshot.position >= self.cell.position or not self.cell.loaded:  # what was shown here was true already
+            self.cell.publish(state, snapshot.position, snapshot.at_us)
 
     async def _apply_slice(self, records: list[Record]) -> Stopped | None:
         self.state, stopped = fold_page(self._codec, self.projection.step, self.state, records)

@@ -21,6 +21,8 @@ class What(enum.Enum):
     """It ended and is not started again."""
     GAVE_UP = "gave up"
     WARNED = "warned"
+    STANDING_BY = "standing by"
+    """Another process runs it; this one shows what that one keeps, and takes over when it is gone."""
 
 
 @attrs.frozen
@@ -47,6 +49,8 @@ class ActorStatus:
     restored_from: int | None = None
     """Of a projection: the position it began at this time; what lay beyond was folded again."""
     last_error: str | None = None
+    owner: str | None = None
+    """Of what runs in one process at a time: which one holds its lease, as far as is known."""
     children: tuple[ActorStatus, ...] = ()
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, ActorStatus]]:

@@ -1,6 +1,7 @@
 """Subscriptions: an iterator over the selected events, for ever; a named one keeps its place in the store.
 
-Asking for the next event says that the last one is done.
+Asking for the next event says that the last one is done. Where several processes share the store a named one has a lease: while
+another process holds it nothing comes here, and then it goes on from the kept place.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import trio
 from perdure.actors import cursor
 from perdure.actors.cursor import Checkpoint
 from perdure.actors.follower import Follower
+from perdure.actors.lease import Claim
 from perdure.actors.pace import SLICE
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS, Commit, Committed, Put, Stored, Write
@@ -68,6 +70,7 @@ class Subscription(Generic[D]):
         commit: Callable[[list[Write]], Any] | None = None,
         store: str = "",
         name: str = "",
+        claim: Claim | None = None,
     ) -> None:
         self._follower = follower
         self._codec = codec
@@ -75,10 +78,14 @@ class Subscription(Generic[D]):
         self._commit = commit
         self._store = store
         self.name = name
+        self.claim = claim
+        """Of its lease, where it needs one."""
+        self._fence = 0
+        """Under which the place was read."""
         self._records: list[Record] = []
         self._events: list[Event[Any] | Unreadable] = []
         self._next = 0
-        self._page_end = follower.cursor
+        self._start = self._page_end = follower.cursor
         self.done = follower.cursor
         """The last commit of which all is done."""
         self._saved_at = trio.current_time()
@@ -95,18 +102,25 @@ class Subscription(Generic[D]):
     def __aiter__(self) -> AsyncIterator[Event[D]]:
         return self
 
+    @property
+    def owns(self) -> bool:
+        """Whether no other process hands on its events."""
+        return self.claim is None or (self.claim.number == self._fence and self.claim.fresh)
+
     async def __anext__(self) -> Event[D]:
         """The next event, awaited if need be.
 
         Raises:
           StopAsyncIteration: the runtime closes.
           Unreadable: the event's payload cannot be read; asking again gives the one after it.
-          AlreadyRunning: another process moves the place of this name.
+          AlreadyRunning: another runtime moves the place of this name, where there are no leases.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._finished()
         if self._place is not None and self._due_s <= 0:
             await self._keep()
+        if self.claim is not None and not self.owns:
+            await self._own()
         if self._stopped:
             raise StopAsyncIteration
         if self._next == len(self._events):
@@ -133,9 +147,13 @@ class Subscription(Generic[D]):
     async def _fetch(self) -> None:
         """The next page with events in it; ends the iteration when the runtime stops. Meanwhile the place is kept when it is time."""
         while True:
-            records = await self._page()
-            if self._stopped and records is None:
+            fence, records = self._fence, await self._page()
+            if self.claim is not None and not self.owns:
+                await self._own()
+            if self._stopped and (records is None or not self.owns):
                 raise StopAsyncIteration
+            if self._fence != fence:
+                continue  # what was read was another's
             if records is not None:
                 self._page_end = self._follower.cursor
                 if records:
@@ -153,6 +171,31 @@ class Subscription(Generic[D]):
             except Closed:
                 self._stopped = True
         return None
+
+    # -- its lease ---------------------------------------------------------------------------
+
+    async def _own(self) -> None:
+        """Return when no other process hands on these events; under a new lease it goes on from the kept place. Or when the runtime stops."""
+        assert self.claim is not None
+        while not (self._stopped or self.owns):
+            with trio.CancelScope() as self._waiting:
+                try:
+                    await self.claim.wait_fresh()
+                except Closed:
+                    self._stopped = True
+            if self.claim.fresh and self.claim.number != self._fence:
+                await self._go_on_from_kept(self.claim.number)
+
+    async def _go_on_from_kept(self, fence: int) -> None:
+        assert self._place is not None
+        kept = await self._place.read()
+        start = self._start if kept is None else Position(kept.position)
+        self._records, self._events, self._next, self._moved, self._doubted = [], [], 0, False, None
+        self._follower.cursor = self._page_end = self.done = start
+        self._fence = fence
+        if kept is None and start:  # whoever comes after us begins here too
+            self._moved = True
+            await self._keep()
 
     # -- its place ---------------------------------------------------------------------------
 
@@ -179,18 +222,19 @@ class Subscription(Generic[D]):
         """Keep the place of a named subscription now: the last commit of which all is done.
 
         Raises:
-          AlreadyRunning: another process moves it too.
+          AlreadyRunning: another runtime moves it too, where there are no leases.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         async with self._saving:
             place = self._place
-            if place is None or self._commit is None or self._lost or (place.kept is not None and place.kept.position == self.done):
+            disowned = self.claim is not None and (not self.claim.held or self.claim.number != self._fence)
+            if place is None or self._commit is None or self._lost or disowned or (place.kept is not None and place.kept.position == self.done):
                 self._moved = False
                 return
             checkpoint = Checkpoint(self._store, self.done)
             while True:
                 try:
-                    answer = await self._commit([place.put(checkpoint)])
+                    answer = await self._commit([place.put(checkpoint), *([] if self.claim is None else [self.claim.fence])])
                 except InDoubt:
                     self._doubted = checkpoint
                     raise
@@ -200,6 +244,10 @@ class Subscription(Generic[D]):
                 found = await place.read()
                 if found == checkpoint:
                     break
+                if self.claim is not None and found != self._doubted:
+                    self.claim.lose()
+                    self._fence, self._moved = 0, False
+                    return
                 if found is None or found != self._doubted:
                     self._lost = True
                     raise AlreadyRunning(self.name)

@@ -7,14 +7,14 @@ import msgspec
 from perdure.backends import keys
 from perdure.backends.answers import write_drawn
 from perdure.backends.build import build, kinds
-from perdure.backends.commit import CHECKPOINTS, MODELS, Alike, SaveSnapshot
+from perdure.backends.commit import BEATS, CHECKPOINTS, MODELS, Alike, SaveSnapshot
 from perdure.backends.engine import Change, Decisions
 from perdure.backends.frame import type_name
 from perdure.backends.tables import Cache, SnapshotRow, Writer, pack_entries, pack_entry, read_entry, sealed, write_meta
 
 _pack = msgspec.msgpack.Encoder().encode
 
-UNWATCHED = (CHECKPOINTS, MODELS)
+UNWATCHED = (CHECKPOINTS, MODELS, BEATS)
 """Reserved buckets without change rows or tombstones (a prefix of the name)."""
 
 

@@ -144,7 +144,12 @@ MODELS: Final = "$models "
 CHECKPOINTS: Final = "$checkpoints"
 """The reserved bucket of checkpoints, likewise."""
 LEASES: Final = "$leases"
-"""The reserved bucket of leases; an entry's value begins with its fence, 8 bytes, big end first."""
+"""The reserved bucket of leases; an entry's value begins with its fence, 8 bytes, big end first. Put with the fence `NEW_FENCE` it gets the
+revision of that commit: a number that nobody has had."""
+NEW_FENCE: Final = bytes(8)
+BEATS: Final = "$beats"
+"""The reserved bucket of signs of life: one entry for each runtime that holds leases. Without change rows, without tombstones, and nobody in
+another process is woken for it."""
 
 
 class Commit(msgspec.Struct, frozen=True, gc=False):

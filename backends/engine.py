@@ -22,6 +22,7 @@ from perdure.backends.commit import (
     ANY,
     EXISTS,
     LEASES,
+    NEW_FENCE,
     Answer,
     Append,
     Appended,
@@ -290,6 +291,8 @@ def _accept(commit: Commit, facts: Facts, done: Decisions) -> Committed:
                 ordinal += len(events)
                 position = part.position or position
             case Put(bucket, bytes() as key, bytes() as value, _):
+                if bucket == LEASES and value.startswith(NEW_FENCE):
+                    value = revision.to_bytes(8, "big") + value[8:]
                 _change(Change(bucket, key, revision, value), facts, done)
                 parts.append(Stored(revision))
             case Delete(bucket, bytes() as key, _):

@@ -1,4 +1,4 @@
-"""What varies from one run to another, as one frozen value: clock, ids, jitter, threads, disk.
+"""What varies from one run to another, as one frozen value: clock, ids, jitter, threads, disk, processes.
 
 Folds, decisions and codecs take none of these: they read no clock and draw no random number.
 """
@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from perdure.backends.disk import Disk, TrioDisk
+from perdure.backends.processes import Processes, RealProcesses
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class Environment:
 
     *clock* gives wall time in microseconds, for records only (behaviour follows `trio.current_time()`);
     *elapsed* counts seconds that no one can set, also while the machine sleeps; *ids* draws 16-byte ids; *jitter* gives a number in [0, 1) for restart delays;
-    *disk* is where our own files are.
+    *disk* is where our own files are; *processes* says which process this is, and whether another one has ended.
     """
 
     clock: Callable[[], int] = wall_us
@@ -91,3 +92,4 @@ class Environment:
     jitter: Callable[[], float] = random.random
     threads: Threads = attrs.field(factory=TrioThreads)
     disk: Disk = attrs.field(factory=TrioDisk)
+    processes: Processes = attrs.field(factory=RealProcesses)

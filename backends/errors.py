@@ -310,12 +310,23 @@ class UnstableState(PerdureError):
 
 @_define
 class AlreadyRunning(PerdureError):
-    """The same projection or named subscription runs already, in this process or (a named subscription) in another."""
+    """The same projection or named subscription runs already: in this runtime, or (where there are no leases) its place is moved by another one."""
 
     name: str
 
     def __str__(self) -> str:
         return f"{self.name!r} runs already, here or in another process: use its model, or stop the other first"
+
+
+@_define
+class LeaseLost(PerdureError):
+    """A lease ended while its body ran: this process was held up for too long, and another one may have it."""
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the lease {self.name!r} was lost: {self.why}; what was committed with its fence counts, ask for it again to go on"
 
 
 @_define

@@ -56,6 +56,7 @@ class Limits:
     reopen_s: float = _seconds(60, 86_400)
     ask_s: float = _seconds(5, 3_600)
     close_s: float = _seconds(10, 3_600)
+    lease_s: float = _seconds(10, 3_600)
     keys_kept_s: float = _seconds(7 * 86_400, 3650 * 86_400)
     tombstones_kept_s: float = _seconds(7 * 86_400, 3650 * 86_400)
 

@@ -17,7 +17,7 @@ class Moved(enum.IntFlag):
     LOG = 1
     KV = 2
     CHECKPOINT = 4
-    """The revision, by bare checkpoints: nobody in another process is woken for them."""
+    """The revision, by bare checkpoints and beats: nobody in another process is woken for them."""
 
 
 class News(Protocol):

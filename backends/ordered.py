@@ -16,7 +16,7 @@ import trio
 
 from perdure.backends import answers, build, loading, tables, upkeep
 from perdure.backends.apply import TYPES_MAX, TooManyTypes, apply
-from perdure.backends.commit import CHECKPOINTS, Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
+from perdure.backends.commit import BEATS, CHECKPOINTS, Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, TooLarge, Unavailable, Unsupported
@@ -585,7 +585,7 @@ def _told(commit: Commit, error: PerdureError) -> Any:
 
 def _moved_by(done: Decisions) -> Moved:
     moved = Moved.LOG if done.pieces else Moved.NOTHING
-    if done.states or done.snapshots or any(change.bucket != CHECKPOINTS for change in done.changes):
+    if done.states or done.snapshots or any(change.bucket not in (CHECKPOINTS, BEATS) for change in done.changes):
         return moved | Moved.KV
     return moved | Moved.CHECKPOINT if done.changes else moved
 

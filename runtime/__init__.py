@@ -6,7 +6,7 @@ from perdure.actors.restart import Restart, Strategy
 from perdure.actors.status import ActorStatus, Lifecycle, What
 from perdure.actors.subscription import Subscription
 from perdure.actors.supervisor import Child, Supervisor
-from perdure.backends.commit import ANY, EXISTS, Append, Appended, Check, Committed, Delete, Put, Stored, Unless
+from perdure.backends.commit import ANY, EXISTS, Append, Appended, Check, Committed, Delete, Fence, Put, Stored, Unless
 from perdure.backends.environment import Environment, InlineThreads, TrioThreads
 from perdure.backends.errors import (
     AlreadyRunning,
@@ -20,6 +20,7 @@ from perdure.backends.errors import (
     Full,
     InDoubt,
     KeyReused,
+    LeaseLost,
     MissingExtra,
     Misuse,
     ModelFaulted,
@@ -47,6 +48,7 @@ from perdure.backends.urls import open_backend
 from perdure.runtime.app import App
 from perdure.runtime.encode import traceparent
 from perdure.runtime.kv import Bucket, Changed, KvEntry, Scan
+from perdure.runtime.lease import Lease
 from perdure.runtime.lifecycle import lifecycle
 from perdure.runtime.open import open_runtime
 from perdure.runtime.runtime import Runtime
@@ -82,6 +84,7 @@ __all__ = [
     "Delete",
     "Environment",
     "Event",
+    "Fence",
     "Fold",
     "Full",
     "InDoubt",
@@ -91,6 +94,8 @@ __all__ = [
     "KeyedEntry",
     "KeyedModel",
     "KvEntry",
+    "Lease",
+    "LeaseLost",
     "Lifecycle",
     "Limits",
     "MissingExtra",

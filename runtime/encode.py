@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from perdure.backends.codec import Codec
-from perdure.backends.commit import Append, Check, Commit, Delete, Put, Unless, Write, propose
+from perdure.backends.commit import Append, Check, Commit, Delete, Fence, Put, Unless, Write, propose
 from perdure.backends.environment import Environment
 from perdure.backends.errors import ClockAhead, Misuse
 from perdure.backends.limits import CLOCK_AHEAD_S, Limits
@@ -15,7 +15,7 @@ from perdure.backends.limits import CLOCK_AHEAD_S, Limits
 traceparent: Final[ContextVar[str | None]] = ContextVar("perdure_traceparent", default=None)
 """The W3C trace context of the caller: set it, and appends carry it in their events' `meta`."""
 
-AnyWrite = Append[Any] | Put[Any] | Delete | Check | Unless
+AnyWrite = Append[Any] | Put[Any] | Delete | Check | Unless | Fence
 
 
 class Encoder:
@@ -77,10 +77,10 @@ class Encoder:
                 return Delete(name_of(bucket), to_key(key), expected)
             case Check():
                 return write if write.key is None else Check(write.expected, bucket=name_of(write.bucket), key=to_key(write.key))
-            case Unless():
+            case Unless() | Fence():
                 return write
             case _:
-                raise Misuse(f"transact takes Append, Put, Delete, Check and Unless, not a {type(write).__name__}")
+                raise Misuse(f"transact takes Append, Put, Delete, Check, Unless and Fence, not a {type(write).__name__}")
 
 
 _OWN = Limits(commit_bytes=256 << 20, value_bytes=64 << 20)

@@ -98,6 +98,8 @@ class Models:
             except Exception as error:
                 if final(error):
                     running.cell.stopped()
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + self._services.limits.ask_s):
+                        await actor.leave()  # another process may know better
                 raise  # else it is started again, and who waits for it goes on waiting
             except BaseException:
                 running.cell.stopped()
@@ -119,6 +121,8 @@ class Models:
         try:
             await running.actor.run(task_status=_Handing(task_status, lambda: self.handle(projection)))
         finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._services.limits.ask_s):
+                await running.actor.leave()
             self.forget(running)
 
     def all(self) -> list[Running]:

@@ -92,7 +92,24 @@ async def _run(
         log.warning("%s: %s", name, text)
         hub.publish(Lifecycle(f"projections/{name}", What.WARNED, text, trio.current_time()))
 
-    services = Services(backend, ring, codec, limits, journal.pace, tree.commit_derived, changed, warn, keeper.reopened, lambda: keeper.reopenings)
+    def tell(name: str, what: What, text: str) -> None:
+        log.info("%s: %s", name, text)
+        hub.publish(Lifecycle(f"projections/{name}", what, text, trio.current_time()))
+
+    services = Services(
+        backend,
+        ring,
+        codec,
+        limits,
+        journal.pace,
+        tree.commit_derived,
+        changed,
+        warn,
+        keeper.reopened,
+        lambda: keeper.reopenings,
+        tree.leases if backend.capabilities.shared_writes else None,
+        tell,
+    )
     models = Models(services, Sources(backend, codec, limits))
     rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
 

@@ -15,7 +15,7 @@ import msgspec
 from perdure.actors import cursor
 from perdure.actors.cursor import Checkpoint
 from perdure.backends import frame, keys, tables
-from perdure.backends.commit import CHECKPOINTS, LEASES, MODELS
+from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS
 from perdure.backends.engine import Kept
 from perdure.backends.errors import PerdureError
 from perdure.backends.event import Position, Record
@@ -269,6 +269,8 @@ class Rewriter:
             return self._checkpoint(key, value)
         if bucket == LEASES:
             return [(key, self._raised(key, value))]
+        if bucket == BEATS:
+            return []  # nobody lives in the new store: its leases need not be waited for
         if bucket.startswith(MODELS) and self._is_dropped(bucket.removeprefix(MODELS)):
             return []
         if not bucket.startswith("$"):

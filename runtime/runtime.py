@@ -1,4 +1,4 @@
-"""The runtime: fourteen methods, each a delegation."""
+"""The runtime: fifteen methods, each a delegation."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from perdure.backends.selector import EVERYTHING, Selector
 from perdure.runtime import execute as executing
 from perdure.runtime.encode import AnyWrite, Encoder
 from perdure.runtime.kv import Bucket
+from perdure.runtime.lease import Lease, open_lease
 from perdure.runtime.log import LogReader, StreamReader, fold_stream
 from perdure.runtime.models import Models
 from perdure.runtime.tree import Status, Tree
@@ -93,7 +94,7 @@ class Runtime:
         return answer.parts[0] if isinstance(answer, Committed) else answer  # type: ignore[return-value]
 
     async def transact(self, *writes: AnyWrite, key: bytes | None = None) -> Committed | Conflict:
-        """Commit *writes* (`Append`, `Put`, `Delete`, `Check`, `Unless`) whole or not at all.
+        """Commit *writes* (`Append`, `Put`, `Delete`, `Check`, `Unless`, `Fence`) whole or not at all.
 
         `parts` of the answer are those of the appends, puts and deletes, in order. If cancelled,
         nothing was stored. Raises as `append` does, and:
@@ -152,8 +153,12 @@ class Runtime:
         store, at most every second and at the end: the last commit of which all is done; the kept place
         goes before *after*. The iteration ends when the runtime closes.
 
+        Of several processes that subscribe under one name one gets the events (it holds a lease), the others wait for the first one. When
+        the holder ends, the next one goes on from the kept place at once; when it is killed or frozen, within `limits.lease_s`: none is missed,
+        and what came after the last kept place comes again.
+
         Raises:
-          AlreadyRunning: the name is in use in this runtime, or another process moves its place.
+          AlreadyRunning: the name is in use in this runtime; or (where processes cannot share the store) another runtime moves its place.
           Rewound: *after* or the kept place is beyond the head.
           WrongStore: the kept place belongs to another store.
         """
@@ -174,13 +179,15 @@ class Runtime:
     @asynccontextmanager
     async def _subscribe(self, events: Selector[D], after: Position, name: str | None) -> AsyncIterator[Subscription[D]]:
         head = await self.backend.head()
-        place, start = None, start_position(after, head)
+        place, claim, start = None, None, start_position(after, head)
         if name is not None:
             place = Place(f"subscription {name}", self.backend)
             kept = await place.read()
             start = start if kept is None else Position(kept.position)
         if start > head:
             raise Rewound(head)
+        if name is not None and self.backend.capabilities.shared_writes:
+            claim = self._tree.leases.claim(f"subscription {name}")
         follower = Follower(self.backend, self._journal.ring, events, start, self._journal.pace)
         subscription: Subscription[D] = Subscription(
             follower,
@@ -189,6 +196,7 @@ class Runtime:
             commit=self._tree.commit_derived,
             store=self.backend.id,
             name=name or "",
+            claim=claim,
         )
         token = object()
         self._subscriptions[token] = subscription
@@ -208,6 +216,9 @@ class Runtime:
                 log.warning("the place of subscription %s was not kept: %s", name, error)  # the body's own exception leaves
             finally:
                 del self._subscriptions[token]
+                if claim is not None:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.ask_s):
+                        await self._tree.leases.release(claim)
 
     def kv(self, bucket: str, type: type[V]) -> Bucket[V]:
         """The bucket of that name, whose values are of *type*.
@@ -257,6 +268,25 @@ class Runtime:
         """
         self._check_open()
         await self._models.project(projection, task_status)
+
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[Lease]:
+        """The right to run *name*, in one process at a time: the body runs once it is had, and gives it back.
+
+        Waits while another process has it: until that one gives it back, has ended, or was not heard of for `limits.lease_s`. While the body
+        runs this runtime beats for it. If that does not get through for too long (this process was frozen, the store takes nothing) the
+        body is cancelled, before another process may have it as far as clocks can tell. What is never wrong is the fence:
+        `await rt.transact(*writes, lease.fence)` is a `Conflict` as soon as another process has it, and nothing was stored.
+
+        Raises:
+          LeaseLost: it was lost while the body ran.
+          Misuse: a bad name.
+          Closed: the runtime is closed.
+        """
+        check_name("lease name", name, 128, own=False)
+        self._check_open()
+        async with open_lease(self._tree.leases, name, lease_s=self.limits.lease_s, release_s=self.limits.ask_s) as held:
+            yield held
 
     async def head(self) -> Position:
         """The last position; 0 while the log is empty."""

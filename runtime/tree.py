@@ -3,6 +3,7 @@
 keeper        brings the store back when a flush failed; when it gives up, that is the runtime's failure
 journal       every commit goes through it; its failure is the runtime's
 streams       a stream actor per stream in use, ending when idle
+leases        beats for what is held here, and takes what other processes leave
 upkeep        merges and forgets while the journal is idle; scrubs
 projections   one child per projection of the app, one_for_one
 """
@@ -18,6 +19,7 @@ import trio
 
 from perdure.actors.journal import Journal, JournalStatistics, upkeep
 from perdure.actors.keeper import Keeper
+from perdure.actors.lease import Claim, Leases
 from perdure.actors.mailbox import current_actor
 from perdure.actors.restart import Restart
 from perdure.actors.scrubber import scrub
@@ -30,11 +32,16 @@ from perdure.backends.environment import Environment
 from perdure.backends.errors import Conflict, Corrupt, PerdureError
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
+from perdure.backends.processes import told
 from perdure.backends.protocol import Backend
 from perdure.runtime.encode import Encoder
 
 if TYPE_CHECKING:
     from perdure.runtime.models import Models, Running
+
+
+LOOK_S = 1.0
+"""So long opening waits at most to learn which projections are its own."""
 
 
 @attrs.frozen
@@ -75,6 +82,7 @@ class Tree:
         self._environment = environment
         self._limits = limits
         self._hub = hub
+        self.leases = Leases(backend, self.commit_derived, environment, limits)
         self._projections: Supervisor | None = None
         self._upkeep: Supervisor | None = None
         self._journal_ended = trio.Event()
@@ -94,6 +102,7 @@ class Tree:
         nursery.start_soon(self._guard, self._keeper.run, name="keeper")
         nursery.start_soon(self._guard, self._run_journal, name="journal")
         await nursery.start(self._streams.run)
+        nursery.start_soon(self._guard, self.leases.run, name="leases")
         jitter, publish = self._environment.jitter, self._hub.publish
         upkeep = [Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged)]
         if self._backend.capabilities.durable:
@@ -102,6 +111,10 @@ class Tree:
         nursery.start_soon(self._guard, self._upkeep.run, name="upkeep")
         nursery.start_soon(self._watch_loop)
         children = [models.child(projection) for projection in projections]
+        for running in models.all():
+            running.actor.ask()  # all at once, so that one commit takes them
+        with trio.move_on_after(LOOK_S):
+            await self.leases.wait_looked()
         self._projections = Supervisor("projections", children, jitter=jitter, publish=publish, grace_s=self._limits.close_s)
         started = trio.Event()
         nursery.start_soon(self._guard, self._run_projections, started, name="projections")
@@ -155,7 +168,7 @@ class Tree:
     # -- closing -----------------------------------------------------------------------------
 
     async def close(self, models: Models, subscriptions: Iterable[Subscription[Any]]) -> None:
-        """Intake, subscriptions, projections, the journal's last group: each step in order, none without end."""
+        """Intake, subscriptions, projections, leases, the journal's last group: each step in order, none without end."""
         self.closing = True
         self._streams.close()
         self._journal.close_intake()
@@ -172,6 +185,8 @@ class Tree:
             await self._upkeep.stop()
         if self._projections is not None:
             await self._projections.stop(together=True)  # so that their last states share a group
+        with suppress(PerdureError):  # others wait for the lease time then
+            await self.leases.close()
         self._journal.close()
         await self._journal_ended.wait()
 
@@ -192,12 +207,22 @@ class Tree:
             ActorStatus(
                 "streams", "running", children=tuple(ActorStatus(f"stream {name}", "running", mailbox=depth) for name, depth in streams.depths().items())
             ),
+            ActorStatus("leases", "running", children=tuple(ActorStatus(claim.name, "held", owner=told(claim.process)) for claim in self.leases.held())),
             self._upkeep_status(),
             ActorStatus("projections", "running", children=tuple(self._projection(running, head) for running in models.all())),
             ActorStatus(
                 "subscriptions",
                 "running",
-                children=tuple(ActorStatus(one.name or "(unnamed)", "running", position=one.done, lag_events=max(0, head - one.done)) for one in subscriptions),
+                children=tuple(
+                    ActorStatus(
+                        one.name or "(unnamed)",
+                        "running" if one.owns else "standing by",
+                        position=one.done,
+                        lag_events=max(0, head - one.done),
+                        owner=_owner(one.claim),
+                    )
+                    for one in subscriptions
+                ),
             ),
         )
         return Status(self._backend.id, head, journal, self._journal.ring.bytes, self._stall_s, ActorStatus("runtime", "running", children=children))
@@ -214,6 +239,8 @@ class Tree:
         if self._projections is not None and name in self._projections.names:
             state, restarts, last = self._projections.slot(name)
             error = error or (str(last) if last is not None else None)
+        if state == "running" and not actor.owns:
+            state = "standing by"
         lag = max(0, head - cell.position)
         behind_s = max(0.0, (self._environment.clock() - cell.at_us) / 1e6) if lag and cell.at_us else 0.0
         return ActorStatus(
@@ -226,7 +253,12 @@ class Tree:
             restarts=restarts,
             restored_from=actor.restored_from,
             last_error=error,
+            owner=_owner(actor.claim),
         )
+
+
+def _owner(claim: Claim | None) -> str | None:
+    return None if claim is None else told(claim.process) or None
 
 
 def _damaged(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ PURE = {
         *("apply", "build", "codec", "commit", "cuts", "engine", "errors", "event", "faults", "filesystem", "frame", "image", "keys", "layered"),
         *("limits", "loading", "nodes", "pages", "recovery", "redo", "schema", "segment", "selector", "tables", "upkeep"),
     ),
-    "actors": ("batch", "cursor", "fold", "restart", "ring", "snapshots"),
+    "actors": ("batch", "claim", "cursor", "fold", "restart", "ring", "snapshots"),
 }
 """The pure halves: whoever reads only these knows what the system means."""
 

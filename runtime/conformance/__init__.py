@@ -15,7 +15,7 @@ from perdure.backends.conformance.board import Score, Scoreboard
 from perdure.backends.conformance.law import Broken, Law, Stores
 from perdure.backends.conformance.stores import stores_of
 from perdure.runtime.conformance import codec as codec
-from perdure.runtime.conformance import events, kv, limits, readers, writes
+from perdure.runtime.conformance import events, kv, leases, limits, readers, writes
 from perdure.runtime.conformance import states as states
 from perdure.runtime.conformance import subscriptions as subscriptions
 from perdure.runtime.conformance import trouble as trouble
@@ -23,7 +23,7 @@ from perdure.runtime.conformance import trouble as trouble
 __all__ = ["CHECKS", "Broken", "Law", "Score", "Scoreboard", "Stores", "run_checks", "stores_of"]
 
 CHECKS: Final[tuple[Law, ...]] = tuple(
-    law for module in (events, writes, readers, limits, kv, codec, states, subscriptions, trouble) for law in module.PART.laws
+    law for module in (events, writes, readers, limits, kv, codec, states, subscriptions, leases, trouble) for law in module.PART.laws
 )
 """All laws, by part."""
 

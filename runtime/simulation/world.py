@@ -23,6 +23,7 @@ import trio
 from perdure.backends.cuts import Policy
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.faults import Fault, Op
+from perdure.backends.processes import NamedProcess
 from perdure.backends.simulated_disk import SimulatedDisk
 from perdure.backends.simulated_process import SimulatedProcess
 from perdure.runtime.simulation.faults import Drawn, Injection, Phase, Replayed
@@ -158,6 +159,7 @@ class World:
             jitter=Random(f"jitter {self.seed} {node} {number}").random,
             threads=InlineThreads(),
             disk=process,
+            processes=NamedProcess(f"process {node}.{number} on a simulated machine"),
         )
         life = Life(node, number, process, environment)
         self.lives.append(life)

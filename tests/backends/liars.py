@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from perdure.backends import tables
-from perdure.backends.commit import ANY, Append, Commit, Committed, Delete, Group, Put, Write
+from perdure.backends.commit import ANY, LEASES, NEW_FENCE, Append, Commit, Committed, Delete, Fence, Group, Put, Write
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Closed, Conflict, KeyReused, PerdureError
@@ -192,6 +192,30 @@ class KeepsConflicts(Liar):
         group = await super().commit(commits)
         self._known.update({commit.key: answer for commit, answer in zip(commits, group.answers, strict=True) if commit.key and isinstance(answer, Conflict)})
         return group
+
+
+class StealsKeepTheFence(Liar):
+    """Takes a steal for a beat."""
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        return await super().commit([msgspec.structs.replace(commit, writes=tuple([await self._kept(write) for write in commit.writes])) for commit in commits])
+
+    async def _kept(self, write: Write) -> Write:
+        if not (isinstance(write, Put) and write.bucket == LEASES and isinstance(write.key, bytes)):
+            return write
+        entry = await self.inner.get(LEASES, write.key)
+        return write if entry is None or not write.value.startswith(NEW_FENCE) else attrs.evolve(write, value=entry.value[:8] + write.value[8:])
+
+
+class ForgetsFences(Liar):
+    """Lets the holder write that is not one any more."""
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        return await super().commit([msgspec.structs.replace(commit, writes=_unfenced(commit.writes)) for commit in commits])
+
+
+def _unfenced(writes: tuple[Write, ...]) -> tuple[Write, ...]:
+    return tuple(write for write in writes if not isinstance(write, Fence)) or writes
 
 
 class RevisionsComeBack(Honest):
@@ -473,6 +497,8 @@ LIARS: dict[str, tuple[Callable[[MemoryMap], Backend], str]] = {
     "unordered pages": (UnorderedPages, "pages-give-everything-once"),
     "a cursor beyond what was read": (SkipsOverTheUnread, "pages-give-everything-once"),
     "revisions that come back after a delete": (RevisionsComeBack, "a-revision-never-comes-back"),
+    "a steal that keeps the fence": (StealsKeepTheFence, "a-fence-is-a-revision"),
+    "a fence that is not checked": (ForgetsFences, "a-fence-is-a-revision"),
     "a key answered for other content": (AnswersKeyForOtherContent, "a-key-is-not-for-other-content"),
     "a conflict kept under its key": (KeepsConflicts, "conflicts-are-decided-anew"),
     "a stale snapshot": (StaleSnapshot, "a-snapshot-is-never-stale"),

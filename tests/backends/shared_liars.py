@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from typing import Any, TypeVar
 
 import attrs
+import msgspec
 import trio
 
 from perdure.actors.ring import Ring
-from perdure.backends.commit import Commit, Committed, Group
+from perdure.backends.commit import ANY, BEATS, LEASES, Commit, Committed, Delete, Fence, Group, Put, Write
 from perdure.backends.engine import Decisions
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Unavailable
@@ -24,7 +25,7 @@ from perdure.backends.memory import MemoryMap
 from perdure.backends.news import LocalNews, Moved
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapStatus
-from perdure.backends.protocol import Backend, Capabilities, State
+from perdure.backends.protocol import Backend, Capabilities, ChangedEntry, Changes, State
 from perdure.backends.tables import Reader, Writer
 
 T = TypeVar("T")
@@ -438,6 +439,47 @@ class HidesBehindOthers(Honest):
         await super().reopen()
 
 
+class RemembersFences(Honest):
+    """Takes a lease that it has taken for its own until it hears otherwise."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self._fences: dict[str, int] = {}
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        group = await super().commit([msgspec.structs.replace(commit, writes=self._trusted(commit.writes)) for commit in commits])
+        for commit in commits:
+            for write in commit.writes:
+                if isinstance(write, Put) and write.bucket == LEASES and isinstance(write.key, bytes) and (entry := await self.get(LEASES, write.key)):
+                    self._fences[write.key.decode()] = int.from_bytes(entry.value[:8], "big")
+        return group
+
+    def _trusted(self, writes: tuple[Write, ...]) -> tuple[Write, ...]:
+        return tuple(write for write in writes if not (isinstance(write, Fence) and self._fences.get(write.name) == write.number)) or writes
+
+
+class StealsBlindly(Honest):
+    """Lets whoever comes last take a lease, whatever it had seen."""
+
+    async def commit(self, commits: Sequence[Commit]) -> Group:
+        return await super().commit([msgspec.structs.replace(commit, writes=tuple(map(_blind, commit.writes))) for commit in commits])
+
+
+def _blind(write: Write) -> Write:
+    own = isinstance(write, Put | Delete) and write.bucket in (LEASES, BEATS)
+    return attrs.evolve(write, expected=ANY) if own and isinstance(write, Put | Delete) else write
+
+
+class TellsBeats(Honest):
+    """Tells of every beat, as of any other change."""
+
+    async def read_changes(self, bucket: str, *, after: int, limit: int) -> Changes:
+        if bucket != BEATS:
+            return await super().read_changes(bucket, after=after, limit=limit)
+        entries = await self.scan(BEATS, limit=limit)
+        return Changes([ChangedEntry(entry.key, entry.revision, entry.value) for entry in entries], await self.revision())
+
+
 LIARS: dict[str, tuple[Callable[[Disk], Honest], str]] = {
     "a cache that is trusted though another process wrote": (TrustsItsCache, "expectations-are-judged-anew"),
     "a wake-up before visibility": (TellsBeforeItShows, "a-wake-up-comes-with-what-it-tells"),
@@ -457,6 +499,9 @@ LIARS: dict[str, tuple[Callable[[Disk], Honest], str]] = {
     "a doubt looked for among events only": (LooksAmongEventsOnly, "histories-of-doubt-are-linearizable"),
     "an end of a stream that is known until one writes oneself": (CachesTails, "histories-of-processes-are-linearizable"),
     "a doubt hidden by what others committed": (HidesBehindOthers, "others-do-not-hide-the-answer"),
+    "a fence that is known until one is told otherwise": (RemembersFences, "the-old-owner-stores-nothing"),
+    "a steal that looks at nothing": (StealsBlindly, "of-two-thieves-one-wins"),
+    "beats that are changes": (TellsBeats, "beats-leave-nothing"),
 }
 """What each does, and the law that must catch it."""
 

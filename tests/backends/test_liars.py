@@ -28,6 +28,8 @@ NAMES = [
     "unordered pages",
     "a cursor beyond what was read",
     "revisions that come back after a delete",
+    "a steal that keeps the fence",
+    "a fence that is not checked",
     "a key answered for other content",
     "a conflict kept under its key",
     "a stale snapshot",
@@ -65,6 +67,9 @@ SHARED_NAMES = [
     "a doubt looked for among events only",
     "an end of a stream that is known until one writes oneself",
     "a doubt hidden by what others committed",
+    "a fence that is known until one is told otherwise",
+    "a steal that looks at nothing",
+    "beats that are changes",
 ]
 
 

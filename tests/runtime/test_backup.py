@@ -15,7 +15,7 @@ import trio
 
 from perdure.actors.model import bucket_of
 from perdure.backends import faulty, keys, tables
-from perdure.backends.commit import CHECKPOINTS, LEASES, Append, Delete, Fence, Put, SaveSnapshot, key_id
+from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, Append, Delete, Fence, Put, SaveSnapshot, key_id
 from perdure.backends.conformance.law import Desk, appending, draft
 from perdure.backends.disk import TrioDisk
 from perdure.backends.environment import Environment
@@ -278,7 +278,7 @@ async def test_a_backup_ends_when_the_store_has_to_be_reopened(tmp_path):
 
 
 async def test_old_fences_conflict_and_new_ones_hold(desk, tmp_path):
-    await desk.done(Put(LEASES, b"job", keys.number(14) + b"me"))
+    await desk.done(Put(LEASES, b"job", keys.number(14) + b"me"), Put(BEATS, b"me", b"process 1 on moon"))
     await desk.done(Fence("job", 14), appending("a"))
     await backed_up(desk.backend, tmp_path / "b")
 
@@ -292,6 +292,7 @@ async def test_old_fences_conflict_and_new_ones_hold(desk, tmp_path):
     assert await copy.store(Put(LEASES, b"job", keys.number(RAISE + 1) + b"you", entry.revision)) == RAISE + 1
     await copy.done(Fence("job", RAISE + 1), appending("a"))
     assert report.fences_raised == 1
+    assert await backend.scan(BEATS, limit=9) == []  # so that the lease is free
     assert await backend.verify() == []
 
 

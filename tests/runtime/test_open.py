@@ -309,7 +309,7 @@ async def test_status_is_the_tree_as_values(autojump_clock):
         status = rt.status()
 
     names = [actor.name for _, actor in status.root.walk()]
-    assert names == ["runtime", "keeper", "journal", "streams", "stream a-1", "upkeep", "projections", "sum", "subscriptions", "audit"]
+    assert names == ["runtime", "keeper", "journal", "streams", "stream a-1", "leases", "upkeep", "projections", "sum", "subscriptions", "audit"]
     found = status.find("sum")
     assert found is not None and (found.state, found.position, found.lag_events, found.restarts) == ("running", 1, 0, 0)
 

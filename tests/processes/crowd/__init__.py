@@ -8,6 +8,7 @@
     trouble  holding the lock files, forking
     options  what a member is told at its start
     driver   starts, kills, freezes and collects members
+    tenures  pure: what followers of one name got, from owner to owner
     laws     pure: from notes and the log to violations, each a sentence
     ledger   the same laws, kept up to date while a crowd works
     chaos    what may happen to a crowd, drawn from a seed

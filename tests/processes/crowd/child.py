@@ -30,6 +30,7 @@ JOBS: dict[str, Job] = {
     "watch": jobs.watch,
     "project": models.project,
     "read": models.read,
+    "host": models.host,
     "fork": trouble.fork,
 }
 
@@ -37,11 +38,11 @@ JOBS: dict[str, Job] = {
 async def live(options: Options, notes: Notebook) -> None:
     """Open, work until asked to end, close."""
     snapshots.EVENTS, snapshots.IDLE_S = options.snapshot_events, 0.3  # type: ignore[misc]  # so that what is kept is soon the newest
-    app = App(projections=models.projections(options) if "project" in options.jobs else [])
-    limits = Limits(gate_s=options.gate_s, close_s=options.close_s, ring_bytes=options.ring_bytes)
+    app = App(projections=models.projections(options) if {"project", "host"} & set(options.jobs) else [])
+    limits = Limits(gate_s=options.gate_s, close_s=options.close_s, lease_s=options.lease_s, ring_bytes=options.ring_bytes)
     async with trio.open_nursery() as watching:
         watching.start_soon(beat, options, notes)
-        async with open_runtime(f"lmdb:{options.store}", app, limits=limits) as rt:
+        async with open_runtime(options.where, app, limits=limits) as rt:
             async with trio.open_nursery() as working:
                 for job in options.jobs:
                     working.start_soon(JOBS[job], rt, options, notes)

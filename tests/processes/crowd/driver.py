@@ -107,8 +107,9 @@ class Member:
 class Crowd:
     """The members on one store. Made by `gather`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str = "") -> None:
         self.store = folder / "store"
+        self.url = url
         self.members: list[Member] = []
         self._folder = folder
         self._lives: dict[str, int] = {}
@@ -124,7 +125,7 @@ class Crowd:
         life = self._lives[name] = self._lives.get(name, 0) + 1
         by = f"{name}.{life}"
         notes, errors = self._folder / f"{by}.notes", self._folder / f"{by}.err"
-        options = Options(store=str(self.store), notes=str(notes), by=by, jobs=jobs, **more)
+        options = Options(store=str(self.store), url=self.url, notes=str(notes), by=by, jobs=jobs, **more)
         with errors.open("wb") as stderr:
             process = await trio.lowlevel.open_process(
                 [sys.executable, "-W", "error", "-m", "crowd.child", write_options(options)],
@@ -141,7 +142,7 @@ class Crowd:
 
     async def log(self) -> list[Logged]:
         """All events, read by this process."""
-        async with open_runtime(f"lmdb:{self.store}") as rt:
+        async with open_runtime(self.url or f"lmdb:{self.store}") as rt:
             return [logged(event) async for event in rt.read_all(of(Done))]
 
     @property
@@ -165,9 +166,9 @@ class Crowd:
 
 
 @asynccontextmanager
-async def gather(folder: Path) -> AsyncIterator[Crowd]:
-    """A crowd; whoever is left of it at the end is killed."""
-    crowd = Crowd(folder)
+async def gather(folder: Path, url: str = "") -> AsyncIterator[Crowd]:
+    """A crowd on the store of that URL (else one in the folder); whoever is left of it at the end is killed."""
+    crowd = Crowd(folder, url)
     try:
         yield crowd
     finally:

@@ -17,7 +17,20 @@ LOOK_EVERY_S = 0.02
 
 def projections(options: Options) -> list[Projection[Tally, Done] | Keyed[Tally, Done]]:
     """What a projecting member runs."""
-    return [all_of(options.suffix), each_of(options.suffix)]
+    suffixes = [options.suffix, *(f"{options.suffix}-{number}" for number in range(2, options.pairs + 1))]
+    return [make(suffix) for suffix in suffixes for make in (all_of, each_of)]
+
+
+async def host(rt: Runtime, options: Options, notes: Notebook) -> None:
+    """The app runs them, here or elsewhere; note which are run here."""
+    ran: set[str] = set()
+    while True:
+        parts = [rt.status().find(name) for name in ("projections", "subscriptions")]
+        running = {one.name for part in parts if part is not None for one in part.children if one.state == "running"}
+        for name in sorted(running ^ ran):
+            notes.write("runs" if name in running else "waits", name)
+        ran = running
+        await trio.sleep(LOOK_EVERY_S)
 
 
 async def project(rt: Runtime, options: Options, notes: Notebook) -> None:

@@ -10,6 +10,7 @@
     from POSITION · got POSITION SEQ STREAM BY NUMBER     a follower
     put KEY REVISION VALUE · tryput, noput KEY VALUE · watching REVISION · changed KEY REVISION VALUE
     model NAME KEY POSITION EVENTS DIGEST  what a model showed ("-": its one state)
+    runs NAME · waits NAME                 it has begun, or ceased, to run a projection or a named subscription
     warned ACTOR · forked PID · used CALL WHAT
 """
 

@@ -9,6 +9,9 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     """*by* is this life of a process: its name, a point, a number."""
 
     store: str
+    """A folder;"""
+    url: str = ""
+    """or the URL of a store that is elsewhere."""
     notes: str
     by: str
     jobs: tuple[str, ...]
@@ -18,6 +21,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     """and LMDB's own lock too, as a writer does whose flush takes long."""
     gate_s: float = 5.0
     close_s: float = 10.0
+    lease_s: float = 10.0
     ring_bytes: int = 1 << 20
     beat_s: float = 0.02
     snapshot_events: int = 25
@@ -38,8 +42,16 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     # projecting and reading
     suffix: str = ""
     """Of the projections' names."""
+    pairs: int = 1
+    """So many pairs of projections, one of each kind; the names of further ones end with their number."""
     how: str = "os"
     """Forking: by `os` or by `multiprocessing`."""
+
+
+    @property
+    def where(self) -> str:
+        """The store's URL."""
+        return self.url or f"lmdb:{self.store}"
 
 
 def write_options(options: Options) -> str:

@@ -238,12 +238,12 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
         if not swapped:
             return self._outrun_by_another()
         self._read = None
-        self._show_position(Position(self._mark.position))
+        self._show_position(self._progress.position)
         return True
 
     def _show_position(self, position: Position, at_us: int = 0) -> None:
-        """Where the tables stand that people read."""
-        self.cell.publish(None, position if self._read is None else Position(self._read.position), at_us)
+        """Where the tables of this version stand, for those who read them: nowhere, while others are read."""
+        self.cell.publish(None, position if self._read is None else START, at_us)
 
     def _outrun_by_another(self) -> bool:
         """Somebody else has moved the row: another process that has the lease by now, or (where there are none) another runtime."""

@@ -33,7 +33,8 @@ from perdure.runtime import PerdureError, Runtime, open_runtime
 
 FOLDER = Path(__file__).resolve().parent
 TABLE_FILES = frozenset(f"{DATABASE}{suffix}" for suffix in ("", "-wal", "-shm"))
-STORE_FILES = TABLE_FILES | frozenset({"data.mdb", "data.mdb-lock", "data.mdb.new", "data.mdb.new-lock", "writer.lock", "users.lock", "opening.lock", "clean"})
+LOCKS = frozenset(f"{name}.lock" for name in ("users", "opening", "next", "gate", "writer"))
+STORE_FILES = TABLE_FILES | LOCKS | {"data.mdb", "data.mdb-lock", "data.mdb.new", "data.mdb.new-lock", "data.mdb.compact", "clean", "news", "turn"}
 LEAST_ROWS = 100
 DIFFERENCES_SHOWN = 20
 

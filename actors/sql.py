@@ -22,11 +22,12 @@ from perdure.actors.mark import Start, Step
 from perdure.actors.model import Cell, Readable, Sources, failed
 from perdure.actors.projection import ProjectionActor, Services, Stale
 from perdure.actors.status import What
+from perdure.backends.databases import check_database, open_database
 from perdure.backends.environment import Threads
 from perdure.backends.errors import Corrupt, Misuse, ModelFaulted, PerdureError, Unreadable, WrongStore
 from perdure.backends.event import START, Event, Position, Record
 from perdure.backends.selector import EVERYTHING, Selector
-from perdure.backends.sql import Mark, OpenDatabase, SqlDatabase, Transaction, check_database, open_database
+from perdure.backends.sql import Mark, OpenDatabase, SqlDatabase, Transaction
 
 D = TypeVar("D")
 

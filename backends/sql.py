@@ -12,11 +12,6 @@ from typing import Any, Protocol
 
 import attrs
 
-from perdure.backends.errors import Misuse
-
-LATER = ("postgresql",)
-"""Schemes that have their place and no driver yet."""
-
 
 class Transaction(Protocol):
     """What a handler gets. SQL and its placeholders are those of the database."""
@@ -96,31 +91,7 @@ class SqlDatabase(Protocol):
         ...
 
 
-def check_database(url: str) -> None:
-    """Raise `Misuse` unless *url* names a database of a kind that there is a driver for."""
-    scheme, _, rest = url.partition(":")
-    if scheme in LATER:
-        raise Misuse(f"read models in {scheme}: are not part of this version; sqlite:PATH is")
-    if scheme != "sqlite" or not rest or rest.startswith(":"):
-        raise Misuse(f"{url!r} is no URL of a database: write sqlite:PATH, with the path of a file")
-
-
 class OpenDatabase(Protocol):
     """Opens a database, as `open_database` does."""
 
     def __call__(self, projection: str, *, create: bool) -> SqlDatabase | None: ...
-
-
-def open_database(url: str | OpenDatabase, projection: str, *, create: bool = True) -> SqlDatabase | None:
-    """The part of the database at *url* that is kept for *projection*; without *create* None where there is none yet.
-
-    Raises:
-      Misuse: the URL names no database, or its folder does not exist.
-      Unavailable, Corrupt: it cannot be opened.
-    """
-    if not isinstance(url, str):
-        return url(projection, create=create)
-    check_database(url)
-    from perdure.backends.sqlite import open_sqlite
-
-    return open_sqlite(url.partition(":")[2].removeprefix("//"), projection, create=create)

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="arg-type,union-attr"
+# mypy: disable-error-code="arg-type,union-attr,var-annotated,possibly-undefined,list-item"
 """SQL read models: rows equal to an independent count whatever fails, versions built beside, and what is refused."""
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Unavailable
 from perdure.backends.memory import open_memory
+from perdure.backends.sql import Mark
 from perdure.backends.sqlite import SqliteDatabase
 from perdure.runtime import (
     App,
@@ -36,6 +37,7 @@ from perdure.runtime import (
     of,
     open_runtime,
 )
+from perdure.runtime.testing import crash
 
 INLINE = Environment(threads=InlineThreads())
 
@@ -303,6 +305,40 @@ async def test_a_file_that_is_no_database_stands_still_and_says_what_to_do(backe
         await projected(backend, payments(path))
 
 
+async def test_an_actor_that_fails_is_started_again_and_goes_on(backend, path, autojump_clock):
+    projection = payments(path)
+    async with open_runtime(backend, App(sql=[projection]), environment=INLINE) as rt:
+        await rt.model(projection).wait_for(await append(rt, 1))
+        crash(rt, projection, RuntimeError("told to"))
+        await rt.model(projection).wait_for(await append(rt, 2))
+        await trio.sleep(5)
+        status = rt.status().find("payments")
+
+    assert (status.restarts, status.restored_from) == (1, 1)
+    assert totals(path) == {"ada": 3}
+
+
+async def test_a_full_database_is_waited_for(backend, path, autojump_clock):
+    faults = []
+
+    class Small(Failing):
+        def move(self, before, after, work, *, building=False):
+            pages = 1 if self.faults else 1 << 30  # SQLite takes its present size then
+            self._live.execute(f"PRAGMA max_page_count = {pages}")
+            return super().move(before, after, work, building=building)
+
+    projection = payments(path, database=Small.at(path, faults))
+    async with open_runtime(backend, App(sql=[projection]), environment=INLINE) as rt:
+        faults += [None] * 3
+        head = await append(rt, *range(1_000))
+        await trio.sleep(60)
+
+        assert not faults  # it was tried again and again
+        await rt.model(projection).wait_for(head)
+
+    assert totals(path) == {"ada": sum(range(1_000))}
+
+
 # -- handlers ------------------------------------------------------------------------------------
 
 
@@ -504,8 +540,6 @@ async def test_another_definition_is_built_beside_if_it_is_asked_for(backend, pa
 def test_an_owner_whose_fence_was_passed_changes_nothing(path):
     frozen, heir = SqliteDatabase(path, "payments"), SqliteDatabase(path, "payments")
     projection = payments(path)
-    from perdure.backends.sql import Mark
-
     mark = Mark(projection="payments", version=1, fingerprint="f", step="", store="s", position=0, fence=5)
     assert frozen.make(mark, projection.tables)
     assert heir.move(mark, attrs.evolve(mark, fence=9), lambda tx: None)

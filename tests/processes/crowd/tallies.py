@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from crowd.domain import Done, Tally, stepped, who
 from perdure.runtime import Event, SqlProjection, Transaction, of
@@ -63,7 +64,7 @@ def is_locked(database: Path) -> bool:
         return False
 
 
-def _read(database: Path, sql: str) -> list[tuple[int, str, int]]:
+def _read(database: Path, sql: str) -> list[Any]:
     with closing(sqlite3.connect(database)) as connection:
         try:
             return connection.execute(sql).fetchall()

@@ -118,6 +118,9 @@ class ProjectionActor(Generic[P]):
         self._troubles = 0
         """Of the store, in a row."""
 
+    _delay_max_s = float("inf")
+    """What was in trouble is tried again so soon at least."""
+
     # -- its life ----------------------------------------------------------------------------
 
     def ask(self) -> None:
@@ -196,7 +199,7 @@ class ProjectionActor(Generic[P]):
             services.warn(self.name, f"what it had folded since its last save is folded again next time: {error}")
             return
         services.warn(self.name, f"it waits for the store: {error}")
-        delay = delay_s(self._troubles, 0.5)
+        delay = min(delay_s(self._troubles, 0.5), self._delay_max_s)
         self._troubles += 1
         with trio.CancelScope() as self._waiting:
             if services.backend.state is State.OPEN:

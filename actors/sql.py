@@ -101,6 +101,8 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
             with trio.CancelScope(shield=True):
                 await self._close()
 
+    _delay_max_s = KEEP_EVERY_S  # a database is locked by who is frozen, and free as soon as that one is killed
+
     @property
     def _patience_s(self) -> float:
         return KEEP_EVERY_S
@@ -230,13 +232,7 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
         database, read = self._database, self._read
         assert database is not None
         assert read is not None
-        try:
-            swapped = await self._certain(database.swap, read, self._mark)
-        except PerdureError:
-            raise
-        except Exception as error:
-            raise ModelFaulted(self.name, f"its new tables could not take the place of the old ones: {error!r}") from error
-        if not swapped:
+        if not await self._certain(database.swap, read, self._mark):
             return self._outrun_by_another()
         self._read = None
         self._show_position(self._progress.position)
@@ -286,6 +282,10 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
             return await self._services.threads.run_sync(fn, *args)
         except Corrupt as error:
             raise ModelFaulted(self.name, f"{error}: delete the database, and it is built again") from error
+        except (PerdureError, Stale, _Outrun):
+            raise
+        except Exception as error:
+            raise ModelFaulted(self.name, f"its database does not take what it should: {error!r}") from error
 
     async def _close(self) -> None:
         database, self._database = self._database, None

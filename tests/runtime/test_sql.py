@@ -31,6 +31,7 @@ from perdure.runtime import (
     NewEvent,
     Projection,
     ProjectionFailed,
+    Rewound,
     SqlProjection,
     WrongStore,
     event,
@@ -510,6 +511,53 @@ async def test_a_build_that_was_broken_off_goes_on_where_it_was(backend, path):
     assert calls[-1:] == [2]
     assert calls.count(1) == 2  # in the page that failed, and again without the event that could not be applied
     assert totals(path) == {"ada": 6}
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_a_swap_that_fails_is_done_once(backend, path, fault, autojump_clock):
+    class FailingSwap(Failing):
+        def swap(self, before, built):
+            swapped = fault == "after" and super().swap(before, built)
+            if not faults:
+                return swapped or super().swap(before, built)
+            faults.clear()
+            raise Unavailable("told to")
+
+    faults = ["once"]
+    async with open_runtime(backend, environment=INLINE) as rt:
+        await append(rt, 1, 2)
+    await projected(backend, payments(path))
+
+    await projected(backend, payments(path, version=2, handle=doubled, database=FailingSwap.at(path, [])))
+
+    assert not faults
+    assert totals(path) == {"ada": 6}
+    assert rows(path, "SELECT version, position FROM perdure_checkpoints") == [(2, 2)]
+
+
+async def test_tables_whose_names_are_taken_stop_the_swap_and_the_old_ones_stay(backend, path):
+    async with open_runtime(backend, environment=INLINE) as rt:
+        await append(rt, 1)
+    await projected(backend, payments(path))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE notes (mine TEXT)")
+
+    with pytest.raises(ModelFaulted, match="notes already exists"):
+        await projected(backend, payments(path, version=2, tables=more_tables))
+
+    assert totals(path) == {"ada": 1}
+
+
+async def test_tables_beyond_the_end_of_the_log_are_refused(backend, path):
+    async with open_runtime(backend, environment=INLINE) as rt:
+        await append(rt, 1)
+    await projected(backend, payments(path))
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE perdure_checkpoints SET position = 99")
+
+    async with open_runtime(backend) as rt:
+        with pytest.raises(Rewound):
+            await rt.project(payments(path))
 
 
 @pytest.mark.parametrize("changes", [{"events": of(Paid).within(streams=["payments"])}, {"version": 1}], ids=["another selector", "an older version"])

@@ -15,7 +15,7 @@ import trio
 
 from crowd.driver import Crowd, Member, gather, wait_until
 from crowd.laws import Reference, acknowledged, ordered
-from crowd.tallies import NAME, is_locked, read_done, read_position, read_tallies
+from crowd.tallies import NAME, is_locked, read_done, read_position, read_tallies, read_version
 
 HANDOVERS = int(os.environ.get("TABLE_HANDOVERS", "6"))
 LEASE_S = 2.0
@@ -90,4 +90,21 @@ async def test_a_database_that_is_deleted_while_it_is_written_is_built_again(tmp
         database.unlink()
         await wait_until(lambda: read_position(database) > 300, "the database to be built again")
         await writer.end()
+        await judge(crowd, database)
+
+
+async def test_a_new_version_takes_the_place_of_the_old_one_whole_though_its_builders_are_killed(tmp_path: Path) -> None:
+    draw, database = random.Random(8), tmp_path / "tallies.sqlite"
+    async with gather(tmp_path) as crowd:
+        await (await crowd.start("h", "append", "tabulate", database=str(database), pace_s=0.001)).noted("ack", 1_500)
+        await crowd.end_all()
+        before = read_done(database)
+        for _ in range(4):
+            builder = await crowd.launch("h", "tabulate", database=str(database), tables_version=2)
+            await wait_until(lambda: (tmp_path / f"{database.name}.{NAME}.building").exists() or read_version(database) == 2, "the tables to be built")
+            await trio.sleep(draw.uniform(0, 0.05))  # the moment is real time
+            await builder.kill()
+            assert read_done(database)[: len(before)] == before
+        await crowd.start("h", "tabulate", database=str(database), tables_version=2)
+        await wait_until(lambda: read_version(database) == 2, "the new tables to be read")
         await judge(crowd, database)

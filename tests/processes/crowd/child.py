@@ -42,7 +42,7 @@ async def live(options: Options, notes: Notebook) -> None:
     snapshots.EVENTS, snapshots.IDLE_S = options.snapshot_events, 0.3  # type: ignore[misc]  # so that what is kept is soon the newest
     app = App(
         projections=models.projections(options) if {"project", "host"} & set(options.jobs) else [],
-        sql=[tallies(options.database)] if "tabulate" in options.jobs else [],
+        sql=[tallies(options.database, options.tables_version)] if "tabulate" in options.jobs else [],
     )
     limits = Limits(gate_s=options.gate_s, close_s=options.close_s, lease_s=options.lease_s, ring_bytes=options.ring_bytes)
     async with trio.open_nursery() as watching:

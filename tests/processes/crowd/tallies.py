@@ -13,9 +13,9 @@ from perdure.runtime import Event, SqlProjection, Transaction, of
 NAME = "tallies"
 
 
-def tallies(database: str) -> SqlProjection[Done]:
+def tallies(database: str, version: int) -> SqlProjection[Done]:
     """Kept in that database."""
-    return SqlProjection(NAME, version=1, database=f"sqlite:{database}", tables=_tables, handle=_tally, events=of(Done))
+    return SqlProjection(NAME, version=version, database=f"sqlite:{database}", tables=_tables, handle=_tally, events=of(Done))
 
 
 def _tables(tx: Transaction) -> None:
@@ -41,6 +41,11 @@ def read_position(database: Path) -> int:
         return 0
     rows = _read(database, "SELECT position FROM perdure_checkpoints")
     return int(rows[0][0]) if rows else 0
+
+
+def read_version(database: Path) -> int:
+    """The version of the tables that are read."""
+    return int(_read(database, "SELECT version FROM perdure_checkpoints")[0][0])
 
 
 def read_tallies(database: Path) -> dict[str, Tally]:

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -37,13 +37,13 @@ class Fold(Generic[S, D]):
     step: Callable[[S, Event[D]], S]
 
 
-def _check_projection_name(_: object, __: object, name: str) -> None:
+def check_projection_name(_: object, __: object, name: str) -> None:
     check_name("projection name", name, NAME_BYTES, own=False)
     if name.startswith("subscription "):
         raise Misuse(f"projection {name!r} would share its checkpoint with a subscription: name it otherwise")
 
 
-def _check_version(_: object, __: object, version: int) -> None:
+def check_version(_: object, __: object, version: int) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise Misuse(f"a projection's version is a number from 1, not {version!r}")
 
@@ -56,8 +56,8 @@ class Projection(Generic[S, D]):
     where `type(initial)` does not say enough (`dict[str, Total]`).
     """
 
-    name: str = attrs.field(validator=_check_projection_name)
-    version: int = attrs.field(kw_only=True, validator=_check_version)
+    name: str = attrs.field(validator=check_projection_name)
+    version: int = attrs.field(kw_only=True, validator=check_version)
     initial: S = attrs.field(kw_only=True)
     step: Callable[[S, Event[D]], S] = attrs.field(kw_only=True)
     events: Selector[D] = attrs.field(kw_only=True, default=EVERYTHING)
@@ -73,8 +73,8 @@ class Projection(Generic[S, D]):
 class Keyed(Generic[S, D]):
     """A named, versioned fold with one state per key; `key(event)` gives a key, several, or None."""
 
-    name: str = attrs.field(validator=_check_projection_name)
-    version: int = attrs.field(kw_only=True, validator=_check_version)
+    name: str = attrs.field(validator=check_projection_name)
+    version: int = attrs.field(kw_only=True, validator=check_version)
     initial: S = attrs.field(kw_only=True)
     step: Callable[[S, Event[D]], S] = attrs.field(kw_only=True)
     key: Callable[[Event[D]], str | Iterable[str] | None] = attrs.field(kw_only=True)
@@ -88,6 +88,23 @@ class Keyed(Generic[S, D]):
 
 
 AnyProjection = Projection[Any, Any] | Keyed[Any, Any]
+
+
+class Definition(Protocol):
+    """What every kind of projection says of itself."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def initial(self) -> Any: ...
+    @property
+    def step(self) -> Callable[..., Any]: ...
+    @property
+    def events(self) -> Selector[Any]: ...
+    @property
+    def state_type(self) -> Any: ...
 
 
 def keys_of(projection: Keyed[Any, Any], event: Event[Any]) -> tuple[str, ...]:
@@ -104,7 +121,7 @@ def keys_of(projection: Keyed[Any, Any], event: Event[Any]) -> tuple[str, ...]:
     return keys
 
 
-def fingerprint(projection: AnyProjection, codec: Codec) -> str:
+def fingerprint(projection: Definition, codec: Codec) -> str:
     """What guards a stored state against reuse: name, version, encoded initial state, selector, state shape."""
     digest = hashlib.blake2b(digest_size=16, person=b"perdure-fold")
     initial = codec.encoder(projection.state_type)(projection.initial)
@@ -114,7 +131,7 @@ def fingerprint(projection: AnyProjection, codec: Codec) -> str:
     return digest.hexdigest()
 
 
-def step_print(projection: AnyProjection) -> str:
+def step_print(projection: Definition) -> str:
     """A digest of the syntax tree of `step` (and `key`), without docstrings and places; '' where the source is not to be had."""
     functions: list[Callable[..., Any]] = [projection.step, *([projection.key] if isinstance(projection, Keyed) else [])]
     try:

@@ -117,7 +117,7 @@ class Sources:
     limits: Limits
 
 
-class _Readable:
+class Readable:
     """What both kinds of model share."""
 
     def __init__(self, cell: Cell, sources: Sources) -> None:
@@ -188,7 +188,7 @@ class _Readable:
         raise NotImplementedError
 
 
-class Model(_Readable, Generic[S]):
+class Model(Readable, Generic[S]):
     """The model of a `Projection`. See `Runtime.model`."""
 
     def __init__(self, projection: Projection[S, Any], cell: Cell, sources: Sources) -> None:
@@ -289,7 +289,7 @@ class AsOf(Generic[S]):
     examined: int
 
 
-class KeyedModel(_Readable, Generic[S]):
+class KeyedModel(Readable, Generic[S]):
     """The model of a `Keyed`: its states are read where they are durable. See `Runtime.model`."""
 
     def __init__(self, projection: Keyed[S, Any], cell: Cell, sources: Sources) -> None:

@@ -18,7 +18,7 @@ import trio
 
 from perdure.actors import snapshots
 from perdure.actors.cursor import Checkpoint, Progress
-from perdure.actors.fold import AnyProjection, Projection, Stopped, bytes_of, fingerprint, fold_page, step_print
+from perdure.actors.fold import Definition, Projection, Stopped, bytes_of, fingerprint, fold_page, step_print
 from perdure.actors.follower import Follower
 from perdure.actors.lease import Claim, Leases
 from perdure.actors.mailbox import Mailbox, current_actor
@@ -30,6 +30,7 @@ from perdure.actors.status import What
 from perdure.actors.subscription import Place
 from perdure.backends.codec import Codec, check_stable
 from perdure.backends.commit import Committed, SaveSnapshot, Stored, Write
+from perdure.backends.environment import Threads, TrioThreads
 from perdure.backends.errors import (
     Closed,
     Conflict,
@@ -51,7 +52,7 @@ from perdure.backends.event import START, Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, State
 
-P = TypeVar("P", bound=AnyProjection)
+P = TypeVar("P", bound=Definition)
 
 log = logging.getLogger("perdure.projection")
 
@@ -77,6 +78,8 @@ class Services:
     leases: Leases | None = None
     """Where other processes may run the same projections."""
     tell: Callable[[str, What, str], None] = lambda name, what, text: log.info("%s: %s", name, text)
+    threads: Threads = attrs.field(factory=TrioThreads)
+    """For databases of read models."""
 
 
 class ProjectionActor(Generic[P]):
@@ -115,6 +118,9 @@ class ProjectionActor(Generic[P]):
         self._troubles = 0
         """Of the store, in a row."""
 
+    _delay_max_s = float("inf")
+    """What was in trouble is tried again so soon at least."""
+
     # -- its life ----------------------------------------------------------------------------
 
     def ask(self) -> None:
@@ -144,7 +150,7 @@ class ProjectionActor(Generic[P]):
         token = current_actor.set(f"projection {self.name}")
         self.cell.running = True
         self._stopping = self._outrun = False
-        started = _Once(task_status.started)
+        started = Once(task_status.started)
         try:
             self.ask()
             while not self._stopping:
@@ -156,7 +162,7 @@ class ProjectionActor(Generic[P]):
                     started()
                     while await self._follow_on(follower):
                         pass
-                except (Unavailable, InDoubt, Full, _Stale) as error:
+                except (Unavailable, InDoubt, Full, Stale) as error:
                     await self._wait_out(error)
             if not started.done:
                 raise Closed("the runtime")
@@ -193,7 +199,7 @@ class ProjectionActor(Generic[P]):
             services.warn(self.name, f"what it had folded since its last save is folded again next time: {error}")
             return
         services.warn(self.name, f"it waits for the store: {error}")
-        delay = delay_s(self._troubles, 0.5)
+        delay = min(delay_s(self._troubles, 0.5), self._delay_max_s)
         self._troubles += 1
         with trio.CancelScope() as self._waiting:
             if services.backend.state is State.OPEN:
@@ -345,7 +351,7 @@ class ProjectionActor(Generic[P]):
                 return False
             doubted, self._doubted = self._doubted, None
             if self.claim is not None or (doubted is not None and await self._place.read() == doubted):
-                raise _Stale
+                raise Stale
             self._outrun = True
             return False
         stored = answer.parts[0]
@@ -426,7 +432,7 @@ class ProjectionActor(Generic[P]):
         raise NotImplementedError
 
 
-class _Once:
+class Once:
     """Calls something the first time only."""
 
     def __init__(self, call: Callable[[], None]) -> None:
@@ -439,7 +445,7 @@ class _Once:
             self._call()
 
 
-class _Stale(Exception):
+class Stale(Exception):
     """The checkpoint was moved, though nobody else may: a save in doubt was kept after all. Begin again from it."""
 
     def __str__(self) -> str:

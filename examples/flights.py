@@ -1,7 +1,7 @@
 """A year of flights through perdure, checked value by value: `make demo`, or `python examples/flights.py`.
 
 Every flight that left New York City in 2013 becomes an event in the stream of its aircraft, appended by many concurrent
-writers while four supervised projections keep their models. At one third an actor fails, at two thirds the whole process
+writers while four supervised projections keep their models, and a fifth one a table in SQLite. At one third an actor fails, at two thirds the whole process
 is killed; at the end every event and every model is compared with what the file says, counted without perdure.
 """
 
@@ -27,11 +27,14 @@ import trio
 from flights_csv import ROWS, NoData, Row, Values, compare, expected_event, find_csv, read_rows, recompute, tail_of
 from flights_domain import AIRCRAFT, BOARDS, CARRIERS, FLIGHTS, HOURS, FlightCancelled, FlightDeparted, app
 from flights_show import Bar, show_table
+from flights_sql import DATABASE, Answer, ask, compare_table, count_answers
 
 from perdure.runtime import PerdureError, Runtime, open_runtime
 
 FOLDER = Path(__file__).resolve().parent
-STORE_FILES = frozenset({"data.mdb", "data.mdb-lock", "data.mdb.new", "data.mdb.new-lock", "writer.lock", "users.lock", "opening.lock", "clean"})
+TABLE_FILES = frozenset(f"{DATABASE}{suffix}" for suffix in ("", "-wal", "-shm"))
+LOCKS = frozenset(f"{name}.lock" for name in ("users", "opening", "next", "gate", "writer"))
+STORE_FILES = TABLE_FILES | LOCKS | {"data.mdb", "data.mdb-lock", "data.mdb.new", "data.mdb.new-lock", "data.mdb.compact", "clean", "news", "turn"}
 LEAST_ROWS = 100
 DIFFERENCES_SHOWN = 20
 
@@ -50,14 +53,15 @@ class Story:
     actor_restarts: int = 0
     kills: int = 0
     problems: list[str] = attrs.field(factory=list)
+    answers: dict[str, Answer] = attrs.field(factory=dict)
 
 
 # -- the workers ---------------------------------------------------------------------------------
 
 
-def feed(url: str, story: Story, bar: Bar, *, crash_at: int = 0, kill_at: int = 0) -> int:
+def feed(url: str, folder: Path, story: Story, bar: Bar, *, crash_at: int = 0, kill_at: int = 0) -> int:
     """Run a worker to its end, which may be a violent one; its exit code."""
-    command = [sys.executable, str(FOLDER / "flights_feed.py"), url, f"--rows={story.rows}", f"--crash-at={crash_at}", f"--kill-at={kill_at}"]
+    command = [sys.executable, str(FOLDER / "flights_feed.py"), url, str(folder), f"--rows={story.rows}", f"--crash-at={crash_at}", f"--kill-at={kill_at}"]
     started_from, seconds = 0, 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
         try:
@@ -109,18 +113,18 @@ def note(said: dict[str, Any], story: Story, bar: Bar) -> None:
             bar.say(f"log: {text}")
 
 
-def run_workers(url: str, story: Story, *, resume: bool) -> None:
+def run_workers(url: str, folder: Path, story: Story, *, resume: bool) -> None:
     """Feed the store: with a fault at one third and a kill at two, unless what was there is gone on with."""
     with Bar(story.rows, "flights stored") as bar:
         if not resume:
-            code = feed(url, story, bar, crash_at=story.rows // 3, kill_at=2 * story.rows // 3)
+            code = feed(url, folder, story, bar, crash_at=story.rows // 3, kill_at=2 * story.rows // 3)
             if code != -signal.SIGKILL:
                 story.problems.append(f"the first worker was to be killed, but ended with exit code {code}")
                 return
             story.kills += 1
             if not story.actor_restarts:
                 story.problems.append("the supervisor did not restart the actor that failed")
-        code = feed(url, story, bar)
+        code = feed(url, folder, story, bar)
         if code != 0:
             story.problems.append(f"the worker ended with exit code {code}")
         if story.found < story.acknowledged:
@@ -163,7 +167,7 @@ async def compare_events(rt: Runtime, rows: Iterable[Row]) -> tuple[int, list[st
     return events, differences
 
 
-async def check(url: str, story: Story) -> tuple[int, int, Values]:
+async def check(url: str, folder: Path, story: Story) -> tuple[int, int, Values]:
     """Compare events and models with the file; what differs becomes a problem. Events, values, and the models."""
     gc.disable()  # all that is read here is kept to the end: to look through it again and again would take longer than to read it
     rows = list(read_rows(story.rows))
@@ -171,7 +175,11 @@ async def check(url: str, story: Story) -> tuple[int, int, Values]:
         models = await read_models(rt)
         events, differences = await compare_events(rt, rows)
     values, more = compare(models, recompute(rows))
-    story.problems += differences + more
+    story.problems += differences + more + compare_table(folder, rows)
+    story.answers, counted = ask(folder), count_answers(rows)
+    for question, answer in story.answers.items():
+        if answer != counted[question]:
+            story.problems.append(f"{question}: {answer} by SQL, {counted[question]} by the file")
     if events != story.rows:
         story.problems.append(f"{events:,} events in the store, {story.rows:,} rows in the file")
     return events, values, models
@@ -191,6 +199,14 @@ def show_models(models: Values) -> None:
     show_table(f"aircraft: 8 of {len(used)}, by miles", "tail", ["carrier", "departed", "cancelled", "miles", "air_min", "longest_miles"], used[:8])
 
 
+def show_answers(story: Story) -> None:
+    """What was asked in SQL."""
+    print("\nasked in SQL, of a table that was filled meanwhile:")
+    for question, answer in story.answers.items():
+        print(f"  {question}: " + ", ".join(f"{name} {number:,}" for name, number in answer))
+    print()
+
+
 def show_rates(story: Story, found_before: int, took_s: float, checked_s: float) -> None:
     """How fast it was, and what happened on the way."""
     stored = story.rows - found_before
@@ -207,14 +223,14 @@ def show_next(folder: Path, story: Story) -> None:
     """What to type next."""
     perdure = Path(sys.executable).with_name("perdure")
     here, there = os.path.relpath(folder), os.path.relpath(folder, FOLDER)
-    ask = f"{os.path.relpath(perdure, FOLDER)} model"
+    question = f"{os.path.relpath(perdure, FOLDER)} model"
     print("\nnext, read a stream, and ask for a model as it was at a position or at a moment of this run:")
     print(f"  {os.path.relpath(perdure)} read lmdb:{here} aircraft-N14228")
     print(f"  cd {os.path.relpath(FOLDER)}")
-    print(f"  {ask} show lmdb:{there} boards LAX --app flights_domain:app")
+    print(f"  {question} show lmdb:{there} boards LAX --app flights_domain:app")
     if story.moment:
-        print(f"  {ask} at lmdb:{there} carriers --app flights_domain:app --position {story.moment['position']}")
-        print(f"  {ask} at lmdb:{there} aircraft N14228 --app flights_domain:app --time {story.moment['time']}")
+        print(f"  {question} at lmdb:{there} carriers --app flights_domain:app --position {story.moment['position']}")
+        print(f"  {question} at lmdb:{there} aircraft N14228 --app flights_domain:app --time {story.moment['time']}")
 
 
 # -- the command ---------------------------------------------------------------------------------
@@ -273,15 +289,16 @@ def main() -> int:
     resume = prepare(options.dir, keep=options.keep)
     story, url = Story(options.rows), f"lmdb:{options.dir}"
     events = values = 0
-    run_workers(url, story, resume=resume)
+    run_workers(url, options.dir, story, resume=resume)
     if not story.problems:
         fed = time.perf_counter()
         try:
-            events, values, models = trio.run(check, url, story)
+            events, values, models = trio.run(check, url, options.dir, story)
         except PerdureError as error:
             story.problems.append(f"{type(error).__name__}: {error}")
         else:
             show_models(models)
+            show_answers(story)
             show_rates(story, story.found if resume else 0, time.perf_counter() - began, time.perf_counter() - fed)
     for problem in story.problems[:DIFFERENCES_SHOWN]:
         print(f"different: {problem}", file=sys.stderr)

@@ -18,13 +18,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import attrs
 import trio
 from flights_csv import MISSING, Row, moment, read_rows, tail_of
-from flights_domain import CARRIERS, CATEGORY, FlightCancelled, FlightDeparted, app
+from flights_domain import CARRIERS, CATEGORY, FlightCancelled, FlightDeparted
+from flights_sql import in_sql
 
 from perdure.runtime import NewEvent, Runtime, What, lifecycle, open_runtime
 from perdure.runtime.testing import crash
@@ -209,11 +211,12 @@ def restored_from(rt: Runtime, name: str) -> int:
     return next(running.actor.restored_from for running in rt._models.all() if running.projection.name == name)
 
 
-async def main(url: str, rows: int, crash_at: int, kill_at: int) -> None:
+async def main(url: str, folder: Path, rows: int, crash_at: int, kill_at: int) -> None:
     """Feed, wait until every model is up to date, and say how it went."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     began = trio.current_time()
+    app, table = in_sql(folder)
     async with open_runtime(url, app) as rt:
         stored = await stored_seqs(rt)
         events = sum(stored.values())
@@ -226,6 +229,7 @@ async def main(url: str, rows: int, crash_at: int, kill_at: int) -> None:
             head = await rt.head()
             for projection in app.projections:
                 await rt.model(projection).wait_for(head)
+            await rt.model(table).wait_for(head)
             nursery.cancel_scope.cancel()
         status = rt.status()
         restarts = {actor.name: actor.restarts for _, actor in status.root.walk() if actor.restarts}
@@ -236,6 +240,7 @@ async def main(url: str, rows: int, crash_at: int, kill_at: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
+    parser.add_argument("folder", type=Path, help="of the read model in SQL")
     for option in ("--rows", "--crash-at", "--kill-at"):
         parser.add_argument(option, type=int, default=0)
     logging.getLogger("perdure").addHandler(Saying())

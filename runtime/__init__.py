@@ -3,6 +3,7 @@
 from perdure.actors.fold import Fold, Keyed, Projection
 from perdure.actors.model import AsOf, KeyedEntry, KeyedModel, Model
 from perdure.actors.restart import Restart, Strategy
+from perdure.actors.sql import SqlModel, SqlProjection
 from perdure.actors.status import ActorStatus, Lifecycle, What
 from perdure.actors.subscription import Subscription
 from perdure.actors.supervisor import Child, Supervisor
@@ -44,6 +45,7 @@ from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.recovery import Cut, Recovery
 from perdure.backends.schema import NewEvent, event
 from perdure.backends.selector import EVERYTHING, Selector, of
+from perdure.backends.sql import Transaction
 from perdure.backends.urls import open_backend
 from perdure.runtime.app import App
 from perdure.runtime.encode import traceparent
@@ -116,6 +118,8 @@ __all__ = [
     "RuntimeView",
     "Scan",
     "Selector",
+    "SqlModel",
+    "SqlProjection",
     "StateTooLarge",
     "Status",
     "Stored",
@@ -125,6 +129,7 @@ __all__ = [
     "TooLarge",
     "TooManyRestarts",
     "TooNew",
+    "Transaction",
     "TrioThreads",
     "Truncated",
     "Unavailable",

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from perdure.actors.fold import AnyProjection, Keyed, Projection
+from perdure.actors.sql import SqlProjection
 from perdure.backends.errors import Misuse
 from perdure.backends.selector import Selector
 
@@ -17,22 +18,30 @@ def _projections(values: Iterable[AnyProjection]) -> tuple[AnyProjection, ...]:
     return tuple(values)
 
 
+def _read_models(values: Iterable[SqlProjection[Any]]) -> tuple[SqlProjection[Any], ...]:
+    return tuple(values)
+
+
 @attrs.frozen(kw_only=True)
 class App:
-    """The projections that run while a runtime is open, and events whose classes no projection names.
+    """The projections that run while a runtime is open, those into SQL, and events whose classes no projection names.
 
     Raises:
       Misuse: two projections of one name, or something that is none.
     """
 
     projections: tuple[AnyProjection, ...] = attrs.field(default=(), converter=_projections)
+    sql: tuple[SqlProjection[Any], ...] = attrs.field(default=(), converter=_read_models)
     events: Selector[Any] | None = None
 
     def __attrs_post_init__(self) -> None:
         for projection in self.projections:
             if not isinstance(projection, Projection | Keyed):
-                raise Misuse(f"{projection!r} is no Projection and no Keyed")
-        for name, count in Counter(projection.name for projection in self.projections).items():
+                raise Misuse(f"{projection!r} is no Projection and no Keyed" + (": give it as sql=" if isinstance(projection, SqlProjection) else ""))
+        for read_model in self.sql:
+            if not isinstance(read_model, SqlProjection):
+                raise Misuse(f"{read_model!r} is no SqlProjection")
+        for name, count in Counter(projection.name for projection in (*self.projections, *self.sql)).items():
             if count > 1:
                 raise Misuse(f"two projections are named {name!r}: rename one")
 
@@ -50,7 +59,7 @@ class App:
 
     def classes(self) -> tuple[type, ...]:
         """All event classes it names."""
-        selectors = [projection.events for projection in self.projections]
+        selectors = [projection.events for projection in (*self.projections, *self.sql)]
         if self.events is not None:
             selectors.append(self.events)
         return tuple(dict.fromkeys(cls for selector in selectors for cls in selector.classes))

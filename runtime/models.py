@@ -13,17 +13,20 @@ from perdure.actors.keyed import KeyedActor
 from perdure.actors.model import AnyModel, Cell, KeyedModel, Model, Sources
 from perdure.actors.projection import ProjectionActor, Services, SingleActor, final
 from perdure.actors.restart import Restart
+from perdure.actors.sql import SqlActor, SqlModel, SqlProjection
 from perdure.actors.supervisor import Child
 from perdure.backends.errors import AlreadyRunning, Misuse
 
 AnyActor = ProjectionActor[Any]
+Runnable = AnyProjection | SqlProjection[Any]
+Handle = AnyModel | SqlModel
 
 
 @attrs.define
 class Running:
     """A projection that this runtime runs."""
 
-    projection: AnyProjection
+    projection: Runnable
     actor: AnyActor
     cell: Cell
     ended: trio.Event = attrs.field(factory=trio.Event)
@@ -39,7 +42,7 @@ class Models:
         self._running: dict[str, Running] = {}
         self._cells: dict[str, Cell] = {}
 
-    def make(self, projection: AnyProjection) -> Running:
+    def make(self, projection: Runnable) -> Running:
         """An actor for *projection*, not started.
 
         Raises:
@@ -50,7 +53,9 @@ class Models:
             raise AlreadyRunning(projection.name)
         cell = self._cells.setdefault(projection.name, Cell(projection.name, projection.initial))
         actor: AnyActor
-        if isinstance(projection, Keyed):
+        if isinstance(projection, SqlProjection):
+            actor = SqlActor(projection, self._services, cell)
+        elif isinstance(projection, Keyed):
             actor = KeyedActor(projection, self._services, cell)
         else:
             actor = SingleActor(projection, self._services, cell)
@@ -65,28 +70,30 @@ class Models:
         running.cell.stopped()
         running.ended.set()
 
-    def handle(self, projection: AnyProjection) -> AnyModel:
+    def handle(self, projection: Runnable) -> Handle:
         """A typed handle that reads the model, wherever it runs."""
         self._register(projection)
         running = self._running.get(projection.name)
         if running is not None:
             self._check_same(running.projection, projection)
         cell = self._cells.setdefault(projection.name, Cell(projection.name, projection.initial))
+        if isinstance(projection, SqlProjection):
+            return SqlModel(projection, cell, self._sources, self._services.threads)
         if isinstance(projection, Keyed):
             return KeyedModel(projection, cell, self._sources)
         return Model(projection, cell, self._sources)
 
-    def _check_same(self, running: AnyProjection, asked: AnyProjection) -> None:
+    def _check_same(self, running: Runnable, asked: Runnable) -> None:
         if running is not asked and fingerprint(running, self._services.codec) != fingerprint(asked, self._services.codec):
             raise Misuse(f"projection {asked.name!r} runs here with another definition: use the one it was started with")
 
-    def _register(self, projection: AnyProjection) -> None:
-        if not isinstance(projection, Projection | Keyed):
-            raise Misuse(f"{projection!r} is no Projection and no Keyed")
+    def _register(self, projection: Runnable) -> None:
+        if not isinstance(projection, Projection | Keyed | SqlProjection):
+            raise Misuse(f"{projection!r} is no Projection, no Keyed and no SqlProjection")
         for cls in projection.events.classes:
             self._services.codec.registry.register(cls)
 
-    def child(self, projection: AnyProjection) -> Child:
+    def child(self, projection: Runnable) -> Child:
         """The supervised child that runs *projection*."""
         running = self.make(projection)
         running.supervised = True
@@ -115,7 +122,7 @@ class Models:
             final=final,
         )
 
-    async def project(self, projection: AnyProjection, task_status: trio.TaskStatus[AnyModel]) -> None:  # noqa: ASYNC128 - handed on to the actor
+    async def project(self, projection: Runnable, task_status: trio.TaskStatus[Handle]) -> None:  # noqa: ASYNC128 - handed on to the actor
         """See `Runtime.project`."""
         running = self.make(projection)
         try:
@@ -153,7 +160,7 @@ class Models:
 class _Handing:
     """A task status that hands on the model once the actor has started."""
 
-    def __init__(self, status: trio.TaskStatus[AnyModel], handle: Callable[[], AnyModel]) -> None:
+    def __init__(self, status: trio.TaskStatus[Handle], handle: Callable[[], Handle]) -> None:
         self._status = status
         self._handle = handle
 

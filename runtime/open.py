@@ -74,7 +74,7 @@ async def open_runtime(
 async def _run(
     backend: Backend, app: App, environment: Environment, limits: Limits, changed: Changed, converter: cattrs.Converter | None
 ) -> AsyncIterator[Runtime]:
-    if app.projections and not backend.capabilities.writes:
+    if (app.projections or app.sql) and not backend.capabilities.writes:
         raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
     codec = Codec(converter=converter)
     for cls in app.classes():
@@ -109,6 +109,7 @@ async def _run(
         lambda: keeper.reopenings,
         tree.leases if backend.capabilities.shared_writes else None,
         tell,
+        environment.threads,
     )
     models = Models(services, Sources(backend, codec, limits))
     rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
@@ -121,7 +122,7 @@ async def _run(
         try:
             with trio.CancelScope() as scope:
                 tree.on_failure = scope.cancel
-                await tree.start(nursery, models, app.projections)
+                await tree.start(nursery, models, (*app.projections, *app.sql))
                 yield rt
         except BaseException as error:  # noqa: ASYNC103 - raised below, outside the nursery, so that it leaves as it is
             body = error

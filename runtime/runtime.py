@@ -13,7 +13,8 @@ import trio
 from perdure.actors.fold import Fold, Keyed, Projection
 from perdure.actors.follower import Follower
 from perdure.actors.journal import Journal
-from perdure.actors.model import AnyModel, KeyedModel, Model
+from perdure.actors.model import KeyedModel, Model
+from perdure.actors.sql import SqlModel, SqlProjection
 from perdure.actors.status import Hub
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
@@ -30,7 +31,7 @@ from perdure.runtime.encode import AnyWrite, Encoder
 from perdure.runtime.kv import Bucket
 from perdure.runtime.lease import Lease, open_lease
 from perdure.runtime.log import LogReader, StreamReader, fold_stream
-from perdure.runtime.models import Models
+from perdure.runtime.models import Handle, Models
 from perdure.runtime.tree import Status, Tree
 from perdure.runtime.view import RuntimeView
 
@@ -248,15 +249,17 @@ class Runtime:
     def model(self, projection: Projection[S, Any]) -> Model[S]: ...
     @overload
     def model(self, projection: Keyed[S, Any]) -> KeyedModel[S]: ...
-    def model(self, projection: Projection[Any, Any] | Keyed[Any, Any]) -> AnyModel:
-        """A typed handle that reads the projection's model, wherever it runs.
+    @overload
+    def model(self, projection: SqlProjection[Any]) -> SqlModel: ...
+    def model(self, projection: Projection[Any, Any] | Keyed[Any, Any] | SqlProjection[Any]) -> Handle:
+        """A typed handle that reads the projection's model, wherever it runs; of a `SqlProjection` how far its tables are.
 
         One that nobody here runs answers from what is kept: `await model.refresh()` first.
         """
         return self._models.handle(projection)
 
     async def project(  # noqa: ASYNC128 - handed on to the actor
-        self, projection: Projection[Any, Any] | Keyed[Any, Any], *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
+        self, projection: Projection[Any, Any] | Keyed[Any, Any] | SqlProjection[Any], *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Run *projection* here, in the caller's own nursery: `model = await nursery.start(rt.project, P)`.
 

@@ -17,9 +17,9 @@ LAYERS = ("backends", "actors", "runtime")
 PURE = {
     "backends": (
         *("apply", "build", "codec", "commit", "cuts", "engine", "errors", "event", "faults", "filesystem", "frame", "image", "keys", "layered"),
-        *("limits", "loading", "nodes", "pages", "recovery", "redo", "schema", "segment", "selector", "tables", "upkeep"),
+        *("limits", "loading", "nodes", "pages", "recovery", "redo", "schema", "segment", "selector", "sql", "tables", "upkeep"),
     ),
-    "actors": ("batch", "claim", "cursor", "fold", "restart", "ring", "snapshots"),
+    "actors": ("batch", "claim", "cursor", "fold", "mark", "restart", "ring", "snapshots"),
 }
 """The pure halves: whoever reads only these knows what the system means."""
 

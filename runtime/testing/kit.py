@@ -24,6 +24,7 @@ import msgspec
 import trio
 
 from perdure.actors.fold import AnyProjection, Fold, Keyed, Projection, keys_of
+from perdure.actors.sql import SqlProjection
 from perdure.backends.codec import Codec, check_stable
 from perdure.backends.commit import Append, Draft, propose
 from perdure.backends.environment import Environment
@@ -116,7 +117,7 @@ class Crash(RuntimeError):
     """What `crash` lets an actor fail with."""
 
 
-def crash(rt: Runtime, projection: AnyProjection, error: Exception | None = None) -> None:
+def crash(rt: Runtime, projection: AnyProjection | SqlProjection[Any], error: Exception | None = None) -> None:
     """Let the actor that runs *projection* fail before its next page: a fault of the actor, not of its step.
 
     Raises:

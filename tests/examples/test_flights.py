@@ -41,6 +41,13 @@ def test_a_part_of_the_demo_ends_equal(finished):
     assert re.search(rf"^equal: {ROWS} events, \d{{5,}} values$", demo.stdout, re.MULTILINE)
 
 
+def test_questions_are_answered_by_sql(finished):
+    folder, demo = finished
+
+    assert (folder / "flights.sqlite").exists()
+    assert re.search(r"^  where United flew most often in January: \w{3} \d+, \w{3} \d+, \w{3} \d+$", demo.stdout, re.MULTILINE)
+
+
 def test_an_actor_was_restarted_and_the_process_killed_without_losing_what_was_acknowledged(finished):
     _, demo = finished
 

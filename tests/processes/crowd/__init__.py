@@ -5,6 +5,7 @@
     child    the program of a member of the crowd: one runtime, some jobs
     jobs     appending, putting, following, watching
     models   projecting, and reading models
+    tallies  the same tallies, as tables in SQL
     trouble  holding the lock files, forking
     options  what a member is told at its start
     driver   starts, kills, freezes and collects members

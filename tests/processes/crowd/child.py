@@ -15,6 +15,7 @@ import perdure.backends.lmdb  # noqa: F401 - now, and not in the loop while the 
 from crowd import jobs, models, trouble
 from crowd.notes import Notebook
 from crowd.options import Options, read_options
+from crowd.tallies import tallies
 from perdure.actors import snapshots
 from perdure.runtime import App, Limits, Runtime, open_runtime
 
@@ -31,6 +32,7 @@ JOBS: dict[str, Job] = {
     "project": models.project,
     "read": models.read,
     "host": models.host,
+    "tabulate": models.host,
     "fork": trouble.fork,
 }
 
@@ -38,7 +40,10 @@ JOBS: dict[str, Job] = {
 async def live(options: Options, notes: Notebook) -> None:
     """Open, work until asked to end, close."""
     snapshots.EVENTS, snapshots.IDLE_S = options.snapshot_events, 0.3  # type: ignore[misc]  # so that what is kept is soon the newest
-    app = App(projections=models.projections(options) if {"project", "host"} & set(options.jobs) else [])
+    app = App(
+        projections=models.projections(options) if {"project", "host"} & set(options.jobs) else [],
+        sql=[tallies(options.database, options.tables_version)] if "tabulate" in options.jobs else [],
+    )
     limits = Limits(gate_s=options.gate_s, close_s=options.close_s, lease_s=options.lease_s, ring_bytes=options.ring_bytes)
     async with trio.open_nursery() as watching:
         watching.start_soon(beat, options, notes)

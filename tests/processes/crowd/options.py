@@ -44,6 +44,10 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     """Of the projections' names."""
     pairs: int = 1
     """So many pairs of projections, one of each kind; the names of further ones end with their number."""
+    database: str = ""
+    """Where the read model in SQL is,"""
+    tables_version: int = 1
+    """and the version of its tables."""
     how: str = "os"
     """Forking: by `os` or by `multiprocessing`."""
 

@@ -21,9 +21,14 @@ __all__ = ["Options", "open_postgres"]
 
 
 async def open_postgres(
-    url: str, options: Options = Options(), *, environment: Environment | None = None, limits: Limits = LIMITS  # noqa: B008 - a frozen value
+    url: str,
+    options: Options = Options(),  # noqa: B008 - a frozen value
+    *,
+    environment: Environment | None = None,
+    limits: Limits = LIMITS,
+    wires: type[Wire] = Wire,
 ) -> Backend:
-    """Open the store in the database that *url* names; its tables are made if there are none.
+    """Open the store in the database that *url* names; its tables are made if there are none. *wires* makes its connections.
 
     Raises:
       Misuse: the URL, the role or the database is not fit for it; the message says what to do.
@@ -33,7 +38,7 @@ async def open_postgres(
     environment = environment or Environment()
     conninfo, shown = session.read_url(url)
     try:
-        wire = await session.connect(conninfo, environment)
+        wire = await session.connect(wires, conninfo, environment)
     except Lost as error:
         raise refused_connection(error, shown) from error
     try:
@@ -49,6 +54,6 @@ async def open_postgres(
         wire.close()
 
     async def connect() -> Wire:
-        return await session.connect_ready(conninfo, environment, server, limits)
+        return await session.connect_ready(wires, conninfo, environment, server, limits)
 
     return PostgresBackend(id, connect, server, options, url=shown, environment=environment, limits=limits, loading=loading)

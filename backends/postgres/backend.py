@@ -333,7 +333,10 @@ class PostgresBackend(PostgresReads):
             await self._wait_sure(deadline)
             try:
                 async with self._pool.wire() as wire:
-                    return await wire.ask(*questions, within_s=ASK_S)
+                    answers = await wire.ask(*questions, within_s=ASK_S)
+                if not self._doubts:
+                    return answers
+                continue
             except Lost as error:
                 lost = error
             except Refused as error:
@@ -454,7 +457,7 @@ class PostgresBackend(PostgresReads):
         if not self.capabilities.writes:
             return False
         async with self._step() as (_, ask):
-            return await upkeep.forget(ask, self.environment.clock(), self.limits)
+            return await upkeep.forget(ask, self.limits)
 
     async def shrink(self) -> str:
         """See `Backend.shrink`."""

@@ -18,7 +18,7 @@ class Pool:
 
     def __init__(self, connect: Callable[[], Awaitable[Wire]], most: int) -> None:
         self._connect = connect
-        self._limit = trio.CapacityLimiter(most)
+        self._room = trio.Semaphore(most)
         self._idle: list[Wire] = []
         self._used: set[Wire] = set()
         self._closed = False
@@ -30,7 +30,7 @@ class Pool:
         Raises:
           Lost: there is none to be had.
         """
-        async with self._limit:
+        async with self._room:
             wire = self._idle.pop() if self._idle else await self._connect()
             self._used.add(wire)
             try:

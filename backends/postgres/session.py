@@ -213,22 +213,22 @@ def configure(values: Mapping[str, str], *, local: bool = False) -> str:
     return "SELECT " + ", ".join(f"set_config('{name}', '{value}', {str(local).lower()})" for name, value in values.items())
 
 
-async def connect(conninfo: bytes, environment: Environment) -> Wire:
+async def connect(wires: type[Wire], conninfo: bytes, environment: Environment) -> Wire:
     """A new connection.
 
     Raises:
       Lost: there is none.
     """
-    return await Wire.connect(conninfo, environment.threads, within_s=CONNECT_S)
+    return await wires.connect(conninfo, environment.threads, within_s=CONNECT_S)
 
 
-async def connect_ready(conninfo: bytes, environment: Environment, server: Server, limits: Limits) -> Wire:
+async def connect_ready(wires: type[Wire], conninfo: bytes, environment: Environment, server: Server, limits: Limits) -> Wire:
     """A new connection, its session set as we need it; behind a pooler as it is, for there a session is everybody's.
 
     Raises:
       Lost: there is none.
     """
-    wire = await connect(conninfo, environment)
+    wire = await connect(wires, conninfo, environment)
     wire.keeps_statements = not server.pooled
     if not server.pooled:
         try:

@@ -153,6 +153,10 @@ class Wire:
         self.keeps_statements = True
         """Whether what was prepared is still there in the next transaction: not behind every pooler."""
         self.lost = False
+        self.pid = conn.backend_pid
+        """Of the process that serves us, as it said."""
+        self.version = conn.server_version
+        """The server's, as 180004."""
 
     @classmethod
     async def connect(cls, conninfo: bytes, threads: Threads, *, within_s: float) -> Wire:
@@ -193,16 +197,6 @@ class Wire:
                     await trio.lowlevel.wait_writable(conn.socket)
                 case _:
                     raise psycopg.OperationalError(conn.get_error_message())
-
-    @property
-    def pid(self) -> int:
-        """Of the process that serves us, as it said."""
-        return self._conn.backend_pid
-
-    @property
-    def version(self) -> int:
-        """The server's, as 180004."""
-        return self._conn.server_version
 
     async def ask(self, *questions: Question | str, within_s: float, hints: int = 0) -> list[list[Row]]:
         """The rows of each, all in one round trip. After a refusal the rest of it has not been done. *hints*: so many of the last may be refused.

@@ -101,6 +101,7 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
             from perdure.backends import postgres
 
             postgres_options = postgres.Options(
+                schema=query.get("schema", postgres.SCHEMA),
                 create=create,
                 readonly=_choice(query, "mode", ("rw", "ro")) == "ro",
                 insist=query.get("insist") == "1",

@@ -1,35 +1,32 @@
-"""Stores to hold the laws against in databases of a PostgreSQL server, also with COMMITs that fail when they are told to."""
+"""Stores to hold the laws against in a PostgreSQL database, also with COMMITs that fail when they are told to."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager, suppress
-from urllib.parse import urlsplit, urlunsplit
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
 
 import psycopg
 import trio
-
-from perdure.backends.conformance.stores import Later
-from perdure.backends.environment import Environment, Threads
-from perdure.backends.errors import MissingExtra, Misuse
-from perdure.backends.limits import Limits
-from perdure.backends.postgres import open_postgres
+from perdure.backends.postgres import Options, open_postgres, session
 from perdure.backends.postgres.faulty import CommitFaults
 from perdure.backends.postgres.wire import Wire
-from perdure.backends.protocol import Backend
 
-__all__ = ["DatabaseStores", "FaultyDatabaseStores", "MissingExtra", "scratch_databases"]
+from perdure.backends.environment import Environment, Threads
+from perdure.backends.errors import Misuse
+from perdure.backends.limits import Limits
+from perdure.backends.protocol import Backend
 
 
 class DatabaseStores:
-    """`postgresql://...`, each named store in a database of its own on that server."""
+    """`postgresql://...`, each named store in a schema of its own of that database."""
 
-    def __init__(self, url: str, clock: Later, limits: Limits, threads: Threads) -> None:
+    def __init__(self, url: str, limits: Limits, threads: Threads) -> None:
         self._url = url
-        self._environment = Environment(clock=clock, threads=threads)
+        self._conninfo = session.read_url(url)[0].decode()
+        self._environment = Environment(threads=threads)
         self._limits = limits
-        self._made: dict[str, str] = {}
+        self._schemas: dict[str, str] = {}
         self._open_now: list[str] = []
 
     def open(self, name: str) -> AbstractAsyncContextManager[Backend]:
@@ -37,58 +34,56 @@ class DatabaseStores:
 
     @asynccontextmanager
     async def _open(self, name: str, wires: type[Wire]) -> AsyncIterator[Backend]:
-        backend = await open_postgres(self.url_of(name), environment=self._environment, limits=self._limits, wires=wires)
-        self._open_now.append(name)
+        options = Options(schema=self.schema_of(name))
+        backend = await open_postgres(self._url, options, environment=self._environment, limits=self._limits, wires=wires)
+        self._open_now.append(options.schema)
         try:
             yield backend
         finally:
-            self._open_now.remove(name)
+            self._open_now.remove(options.schema)
             with trio.CancelScope(shield=True):
                 await backend.aclose()
 
     def advance(self, seconds: float) -> None:
         """Make what is to be forgotten one day in the stores that are open so much older: nobody moves the server's clock."""
-        for name in dict.fromkeys(self._open_now):
-            with closing(psycopg.connect(self.url_of(name), autocommit=True)) as connection:
+        with self._connected() as connection:
+            for schema in dict.fromkeys(self._open_now):
                 for column in ("kv SET deleted = deleted", "commits SET at = at"):
-                    connection.execute(f"UPDATE perdure.{column} - {seconds} * interval '1 s'".encode())
+                    connection.execute(f"UPDATE {schema}.{column} - {seconds} * interval '1 s'".encode())
 
     @contextmanager
     def hold_turn(self, name: str) -> Iterator[None]:
         """Keep the right to write to that store, as a frozen process would that the server does not part from it."""
-        with closing(psycopg.connect(self.url_of(name), application_name=f"perdure {os.getpid()}")) as connection:
-            connection.execute("SELECT FROM perdure.head FOR UPDATE")
+        with self._connected() as connection, connection.transaction():
+            connection.execute(f"SELECT FROM {self.schema_of(name)}.head FOR UPDATE".encode())
             yield
 
-    # -- databases ---------------------------------------------------------------------------
-
-    def url_of(self, name: str) -> str:
-        """The URL of the database of a store, made if there is none."""
-        if name not in self._made:
-            self._made[name] = f"perdure_law_{os.getpid()}_{os.urandom(4).hex()}"
-            self._run(f"CREATE DATABASE {self._made[name]} ENCODING 'UTF8' TEMPLATE template0")
-        parts = urlsplit(self._url)
-        return urlunsplit((parts.scheme, parts.netloc, f"/{self._made[name]}", parts.query, "")).replace(":/", "://", 1 if not parts.netloc else 0)
+    def schema_of(self, name: str) -> str:
+        """Where the tables of that store are."""
+        return self._schemas.setdefault(name, f"perdure_law_{os.getpid()}_{os.urandom(4).hex()}")
 
     def drop(self) -> None:
         """Drop them all."""
-        for database in self._made.values():
-            with suppress(Misuse):
-                self._run(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+        with self._connected() as connection, suppress(psycopg.Error):
+            connection.execute("SET client_min_messages = error")
+            for schema in self._schemas.values():
+                connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
 
-    def _run(self, statement: str) -> None:
+    @contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection]:
         try:
-            with closing(psycopg.connect(self._url, autocommit=True)) as connection:
-                connection.execute(statement.encode())
+            connection = psycopg.connect(self._conninfo, autocommit=True)
         except psycopg.Error as error:
-            raise Misuse(f"the laws need databases of their own on that server ({str(error).strip()}): name a role with CREATEDB") from error
+            raise Misuse(f"the laws cannot connect to that server ({str(error).strip()})") from error
+        with closing(connection):
+            yield connection
 
 
 class FaultyDatabaseStores(DatabaseStores):
     """The same, whose COMMITs fail when they are told to."""
 
-    def __init__(self, url: str, clock: Later, limits: Limits, threads: Threads) -> None:
-        super().__init__(url, clock, limits, threads)
+    def __init__(self, url: str, limits: Limits, threads: Threads) -> None:
+        super().__init__(url, limits, threads)
         self._faults: dict[Backend, CommitFaults] = {}
 
     @asynccontextmanager
@@ -104,9 +99,10 @@ class FaultyDatabaseStores(DatabaseStores):
 
 
 @contextmanager
-def scratch_databases(url: str, clock: Later, limits: Limits, threads: Threads, *, faults: bool) -> Iterator[DatabaseStores]:
+def scratch_databases(url: str, limits: Limits, threads: Threads, *, faults: bool) -> Iterator[DatabaseStores]:
     """Stores on the server of *url*, dropped at the end."""
-    with ExitStack() as stack:
-        stores = (FaultyDatabaseStores if faults else DatabaseStores)(url, clock, limits, threads)
-        stack.callback(stores.drop)
+    stores = (FaultyDatabaseStores if faults else DatabaseStores)(url, limits, threads)
+    try:
         yield stores
+    finally:
+        stores.drop()

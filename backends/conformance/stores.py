@@ -68,7 +68,7 @@ def stores_of(
 ) -> Iterator[Stores]:
     """Stores for `memory:`, `file:DIR` or `lmdb:DIR`, in folders of their own below *folder* (default: DIR), removed afterwards.
 
-    For `postgresql://...` each is a database of its own beside that one, dropped afterwards.
+    For `postgresql://...` each is a schema of its own in that database, dropped afterwards.
 
     Under a virtual clock give `InlineThreads()`: it does not wait for real threads. Without *faults* nothing
     stands between the laws and the store, and it cannot be told to fail.
@@ -94,7 +94,7 @@ def stores_of(
     if scheme in ("postgresql", "postgres"):
         from perdure.backends.conformance.databases import scratch_databases
 
-        with scratch_databases(url, Later(), limits, threads, faults=faults) as databases:
+        with scratch_databases(url, limits, threads, faults=faults) as databases:
             yield databases
         return
     if scheme != "lmdb":

@@ -15,9 +15,10 @@ except ImportError as error:
         raise
     raise MissingExtra("postgresql://", "postgres") from error
 from perdure.backends.postgres.session import Options, refusal, refused_connection
+from perdure.backends.postgres.schema import SCHEMA
 from perdure.backends.postgres.wire import Lost, Refused, Wire
 
-__all__ = ["Options", "open_postgres"]
+__all__ = ["SCHEMA", "Options", "open_postgres"]
 
 
 async def open_postgres(
@@ -38,13 +39,13 @@ async def open_postgres(
     environment = environment or Environment()
     conninfo, shown = session.read_url(url)
     try:
-        wire = await session.connect(wires, conninfo, environment)
+        wire = await session.connect(wires, conninfo, options, environment)
     except Lost as error:
         raise refused_connection(error, shown) from error
     try:
         server, there = await session.check_server(wire, options, shown)
         if not (there or options.readonly):
-            await session.make_schema(wire, environment.ids().hex())
+            await session.make_schema(wire, options.schema, environment.ids().hex())
         id, loading = await session.check_store(wire, options, shown)
     except Lost as error:
         raise refused_connection(error, shown) from error
@@ -54,6 +55,6 @@ async def open_postgres(
         wire.close()
 
     async def connect() -> Wire:
-        return await session.connect_ready(wires, conninfo, environment, server, limits)
+        return await session.connect_ready(wires, conninfo, options, environment, server, limits)
 
     return PostgresBackend(id, connect, server, options, url=shown, environment=environment, limits=limits, loading=loading)

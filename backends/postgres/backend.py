@@ -31,7 +31,7 @@ from perdure.backends.loading import refusal as loading_refusal
 from perdure.backends.news import Moved
 from perdure.backends.ordered import moved_by
 from perdure.backends.postgres import checking, facts, filling, session, upkeep, writing
-from perdure.backends.postgres.news import PostgresNews, tell
+from perdure.backends.postgres.news import CHANNEL, PostgresNews, tell
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import Asks, PostgresReads
 from perdure.backends.postgres.session import ASK_S, Options, Server
@@ -364,7 +364,7 @@ class PostgresBackend(PostgresReads):
     async def _listen(self) -> Wire:
         wire = await self._connect()
         try:
-            await wire.ask("LISTEN perdure", within_s=ASK_S)
+            await wire.ask(f'LISTEN "{CHANNEL}"', within_s=ASK_S)
         except BaseException:
             wire.close()
             raise
@@ -372,14 +372,18 @@ class PostgresBackend(PostgresReads):
 
     async def wait_beyond(self, position: Position) -> None:
         """See `Backend.wait_beyond`."""
-        while (await self._look())[0] <= position:
-            await self._news.wait(Moved.LOG)
-            self._check_open()
+        await self._wait(Moved.LOG, lambda head, _: head > position)
 
     async def wait_changed(self, revision: int) -> None:
         """See `Backend.wait_changed`."""
-        while (await self._look())[1] <= revision:
-            await self._news.wait(Moved.KV)
+        await self._wait(Moved.KV, lambda _, newest: newest > revision)
+
+    async def _wait(self, what: Moved, done: Callable[[int, int], bool]) -> None:
+        while True:
+            told = self._news.told(what)
+            if done(*await self._look()):
+                return
+            await self._news.wait(what, told)
             self._check_open()
 
     async def _look(self) -> tuple[int, int]:

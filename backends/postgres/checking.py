@@ -22,7 +22,7 @@ CLOCK: Final = Question(Statement("SELECT greatest(at, clock_timestamp()) FROM p
 SIZES: Final = Question(
     Statement(
         "SELECT position, revision, (SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::int8 FROM pg_class"
-        " WHERE relnamespace = 'perdure'::regnamespace AND relkind = 'r') FROM perdure.head"
+        " WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'perdure.head'::regclass) AND relkind = 'r') FROM perdure.head"
     )
 )
 _BLOCKERS: Final = Statement(

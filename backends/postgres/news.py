@@ -16,7 +16,8 @@ from perdure.backends.event import Position
 from perdure.backends.news import Moved
 from perdure.backends.postgres.wire import Lost, Question, Refused, Statement, Wire
 
-CHANNEL: Final = "perdure"
+CHANNEL: Final = "perdure."
+"""Named after the store's schema: see `Statement`."""
 POLL_S: Final = 0.5
 """How often a waiter looks for itself where it is told,"""
 POLL_UNTOLD_S: Final = 0.05
@@ -34,7 +35,7 @@ def tell(moved: Moved, head: int, revision: int) -> list[Question]:
 
 
 class PostgresNews:
-    """See `News`. Of those that wait one listens for all; when it leaves, the next one does."""
+    """Wakes waiters, as `News` does. Of those that wait one listens for all; when it leaves, the next one does."""
 
     def __init__(self, listen: Callable[[], Awaitable[Wire]] | None, numbers: Callable[[], Awaitable[tuple[int, int]]]) -> None:
         self._listen = listen
@@ -59,15 +60,19 @@ class PostgresNews:
 
     # -- waiting -----------------------------------------------------------------------------
 
-    async def wait(self, what: Moved) -> None:
-        """See `News.wait`."""
-        told = self._told[what]
-        while self._leader is not None and not self._closed:
+    def told(self, what: Moved) -> int:
+        """How often it was news: to be asked before looking, for a look takes its time."""
+        return self._told[what]
+
+    async def wait(self, what: Moved, told: int) -> None:
+        """Return when there may be news of *what* since `told` said *told*; also for nothing."""
+        while self._leader is not None and not self._closed and self._told[what] == told:
             await self._lots[what].park()
-            if self._told[what] != told:
-                if self._leader is None:
-                    self._hand_over()
-                return
+        if self._told[what] != told:
+            if self._leader is None:
+                self._hand_over()
+            await trio.lowlevel.checkpoint()
+            return
         if self._closed:
             await trio.lowlevel.checkpoint()
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 SCHEMA: Final = "perdure"
+COMMENT: Final = "A perdure store. Read as you like: it is written by perdure alone."
 LOCK: Final = 0x7065726475726521
 """The advisory lock under which the schema is made and migrated."""
 
@@ -94,7 +95,6 @@ CREATE TABLE perdure.writers (
     drawn bytea NOT NULL
 );
 
-COMMENT ON SCHEMA perdure IS 'A perdure store. Read as you like: it is written by perdure alone.';
 COMMENT ON TABLE perdure.head IS 'One row: the store as a whole. Who writes locks it.';
 COMMENT ON TABLE perdure.events IS 'The log, in order of position. data: the payload as JSON, where there is such a form (perdure reads payload).';
 COMMENT ON TABLE perdure.tags IS 'Which events have a tag.';

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Final, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -24,18 +25,28 @@ ASK_S: Final = 10.0
 """A read that has no answer by then is asked again on another connection."""
 IDLE_S: Final = 2.0
 """Who holds the right to write and says nothing for so long loses it."""
-OPTIONS: Final = ("mode", "insist", "json")
+OPTIONS: Final = ("mode", "schema", "insist", "json")
 """Those of the URL's parameters that are ours."""
 
 
 @attrs.frozen
 class Options:
-    """How a store is opened. *json*: payloads have their form for people beside them; *insist*: also where the server does not flush."""
+    """How a store is opened.
 
+    *schema*: where its tables are, so that several stores may share a database; *json*: payloads have their form
+    for people beside them; *insist*: also where the server does not flush.
+    """
+
+    schema: str = attrs.field(default=schema.SCHEMA)
     create: bool = True
     readonly: bool = False
     insist: bool = False
     json: bool = True
+
+    @schema.validator
+    def _check_schema(self, _: object, value: str) -> None:
+        if not re.fullmatch("[a-z_][a-z0-9_]{0,62}", value) or value.startswith("pg_"):
+            raise Misuse(f"schema={value}: it is a name of small letters, digits and _, not pg_...")
 
 
 @attrs.frozen
@@ -121,7 +132,7 @@ async def check_server(wire: Wire, options: Options, shown: str) -> tuple[Server
     return Server(wire.version, pid != wire.pid, checksums == "on", synchronous), there
 
 
-async def make_schema(wire: Wire, id: str) -> None:
+async def make_schema(wire: Wire, name: str, id: str) -> None:
     """Make the tables, or bring them up to date; whoever else does it at the same time waits.
 
     Raises:
@@ -134,7 +145,7 @@ async def make_schema(wire: Wire, id: str) -> None:
         (((format,),),) = await wire.ask("SELECT format FROM perdure.head", within_s=ASK_S)
     steps = schema.steps_from(format)
     if not format:
-        steps = ["CREATE SCHEMA IF NOT EXISTS perdure", *steps, f"INSERT INTO perdure.head (store, format) VALUES ('{id}', {schema.FORMAT})"]
+        steps = [f"CREATE SCHEMA IF NOT EXISTS {name}", f"COMMENT ON SCHEMA {name} IS '{schema.COMMENT}'", *steps, f"INSERT INTO perdure.head (store, format) VALUES ('{id}', {schema.FORMAT})"]
     elif steps:
         steps.append(f"UPDATE perdure.head SET format = {schema.FORMAT}")
     for step in steps:
@@ -161,14 +172,14 @@ async def check_store(wire: Wire, options: Options, shown: str) -> tuple[str, bo
     except Refused as error:
         raise refusal(error, shown) from error
     if not rows:
-        raise Corrupt(f"the store {shown}", "its table perdure.head has no row")
+        raise Corrupt(f"the store {shown}", "its table head has no row")
     id, format, loading = rows[0]
     if format > schema.FORMAT:
         raise TooNew(shown, format, schema.FORMAT)
     rights = "SELECT" if options.readonly else "SELECT,INSERT,UPDATE,DELETE"
     (missing,) = await wire.ask(Question(_RIGHTS, (texts(schema.TABLES), rights.encode())), within_s=ASK_S)
     if missing:
-        raise Misuse(f"this role may not use the table perdure.{missing[0][0]} of {shown}: GRANT {rights.replace(',', ', ')} ON ALL TABLES IN SCHEMA perdure TO it")
+        raise Misuse(f"this role may not use the table {options.schema}.{missing[0][0]} of {shown}: GRANT {rights.replace(',', ', ')} ON ALL TABLES IN SCHEMA {options.schema} TO it")
     return str(id), bool(loading)
 
 
@@ -213,22 +224,22 @@ def configure(values: Mapping[str, str], *, local: bool = False) -> str:
     return "SELECT " + ", ".join(f"set_config('{name}', '{value}', {str(local).lower()})" for name, value in values.items())
 
 
-async def connect(wires: type[Wire], conninfo: bytes, environment: Environment) -> Wire:
+async def connect(wires: type[Wire], conninfo: bytes, options: Options, environment: Environment) -> Wire:
     """A new connection.
 
     Raises:
       Lost: there is none.
     """
-    return await wires.connect(conninfo, environment.threads, within_s=CONNECT_S)
+    return await wires.connect(conninfo, environment.threads, schema=options.schema, within_s=CONNECT_S)
 
 
-async def connect_ready(wires: type[Wire], conninfo: bytes, environment: Environment, server: Server, limits: Limits) -> Wire:
+async def connect_ready(wires: type[Wire], conninfo: bytes, options: Options, environment: Environment, server: Server, limits: Limits) -> Wire:
     """A new connection, its session set as we need it; behind a pooler as it is, for there a session is everybody's.
 
     Raises:
       Lost: there is none.
     """
-    wire = await connect(wires, conninfo, environment)
+    wire = await connect(wires, conninfo, options, environment)
     wire.keeps_statements = not server.pooled
     if not server.pooled:
         try:

@@ -52,7 +52,10 @@ Row = tuple[Any, ...]
 
 @attrs.frozen
 class Statement:
-    """What is asked, with the types of its parameters (`int8`, `text[]`), prepared once for each connection."""
+    """What is asked, with the types of its parameters (`int8`, `text[]`), prepared once for each connection.
+
+    In its text `perdure.` stands for the schema of the store.
+    """
 
     sql: str
     types: tuple[str, ...] = ()
@@ -147,8 +150,9 @@ _context: AdaptContext = _Context()
 class Wire:
     """See the module. One round trip at a time: its user sees to that."""
 
-    def __init__(self, conn: pq.abc.PGconn) -> None:
+    def __init__(self, conn: pq.abc.PGconn, schema: str) -> None:
         self._conn = conn
+        self._schema = f"{schema}."
         self._known: set[bytes] = set()
         self.keeps_statements = True
         """Whether what was prepared is still there in the next transaction: not behind every pooler."""
@@ -159,8 +163,8 @@ class Wire:
         """The server's, as 180004."""
 
     @classmethod
-    async def connect(cls, conninfo: bytes, threads: Threads, *, within_s: float) -> Wire:
-        """A new connection.
+    async def connect(cls, conninfo: bytes, threads: Threads, *, schema: str, within_s: float) -> Wire:
+        """A new connection, to the store in *schema*.
 
         Raises:
           Lost: there is none; the message is the server's, or libpq's.
@@ -172,7 +176,7 @@ class Wire:
                 await cls._greet(conn)
                 conn.nonblocking = 1
                 conn.enter_pipeline_mode()
-                return cls(conn)
+                return cls(conn, schema)
         except BaseException as error:
             if conn is not None:
                 conn.finish()
@@ -246,7 +250,7 @@ class Wire:
             statement = one.statement
             name = statement.name if self.keeps_statements else b""
             if not (name and (name in self._known or name in expected)):
-                conn.send_prepare(name, statement.sql.encode(), statement.oids)
+                conn.send_prepare(name, statement.sql.replace("perdure.", self._schema).encode(), statement.oids)
                 expected.append(name)
             conn.send_query_prepared(name, one.values, [1] * len(one.values), result_format=1)
             expected.append(None)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urlsplit
 
 WHEEL_FOLDERS = {18: "pginstall18", 16: "pginstall"}
 _HBA = "local all guarded scram-sha-256\nlocal all all trust\nhost all all 127.0.0.1/32 trust\n"
@@ -40,16 +40,43 @@ def programs(version: int = 18) -> Path:
     return Path(os.path.realpath(installed)).parent
 
 
-class Server:
-    """A server in *folder*. `url(database)` names its databases."""
+class Given:
+    """A server that somebody else runs, at *url*."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._made = 0
+
+    def url(self, database: str = "", user: str = "", **parameters: str) -> str:
+        """The URL of a database; without a name that of the first one."""
+        parts = urlsplit(self._url)
+        netloc = f"{user}@{parts.netloc.rpartition('@')[2]}" if user else parts.netloc
+        query = "&".join(filter(None, [parts.query, urlencode(parameters)]))
+        path = f"/{database}" if database else parts.path
+        return f"postgresql://{netloc}{path}" + (f"?{query}" if query else "")
+
+    def run(self, sql: str, database: str = "") -> list[tuple[object, ...]]:
+        """Do one statement; the rows."""
+        return run(self.url(database), sql)
+
+    def new_database(self, options: str = "") -> str:
+        """Make an empty database; its URL."""
+        self._made += 1
+        name = f"perdure_test_{os.getpid()}_{self._made}"
+        self.run(f"CREATE DATABASE {name} {options}")
+        return self.url(name)
+
+
+class Server(Given):
+    """A server in *folder*, of our own: it can be stopped and killed."""
 
     def __init__(self, folder: Path, *, version: int = 18, settings: Sequence[str] = ()) -> None:
+        super().__init__(f"postgresql://postgres@/postgres?host={quote(str(folder), safe='')}")
         self.folder = folder
         self.data = folder / "data"
         self._settings = settings
         self._user = "nobody" if os.getuid() == 0 else None
         self._bin = self._reachable(programs(version))
-        self._made = 0
         if not self.data.exists():
             self._init()
 
@@ -106,22 +133,6 @@ class Server:
     def socket(self) -> Path:
         """The socket it listens on."""
         return self.folder / ".s.PGSQL.5432"
-
-    def url(self, database: str = "postgres", user: str = "postgres", **parameters: str) -> str:
-        """The URL of a database."""
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in {"host": str(self.folder), **parameters}.items())
-        return f"postgresql://{user}@/{database}?{query}"
-
-    def run(self, sql: str, database: str = "postgres") -> list[tuple[object, ...]]:
-        """Do one statement as its superuser; the rows."""
-        return run(self.url(database), sql)
-
-    def new_database(self, options: str = "") -> str:
-        """Make an empty database; its URL."""
-        self._made += 1
-        name = f"test_{os.getpid()}_{self._made}"
-        self.run(f"CREATE DATABASE {name} {options}")
-        return self.url(name)
 
 
 def run(url: str, sql: str) -> list[tuple[object, ...]]:

@@ -66,19 +66,25 @@ def read_url(url: str) -> tuple[bytes, str]:
     Raises:
       Misuse: it is none.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise Misuse(f"{url!r} is no URL ({error}): {_HOW}") from error
     rest = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in OPTIONS]
     rest += [(name, value) for name, value in _DEFAULTS.items() if name not in dict(rest)]
     conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest), "")).encode()
     if not parts.netloc:
         conninfo = conninfo.replace(b"postgresql:", b"postgresql://", 1) if not conninfo.startswith(b"postgresql://") else conninfo
     try:
-        pq.Conninfo.parse(conninfo)
+        ports = next((option.val for option in pq.Conninfo.parse(conninfo) if option.keyword == b"port"), None) or b""
     except psycopg.Error as error:
-        raise Misuse(f"{_shown(url)!r} names no PostgreSQL database ({str(error).strip()}): write postgresql://USER@HOST/DATABASE") from error
+        raise Misuse(f"{_shown(url)!r} names no PostgreSQL database ({str(error).strip()}): {_HOW}") from error
+    if any(port and not port.isdigit() for port in ports.split(b",")):
+        raise Misuse(f"{_shown(url)!r}: {ports.decode()!r} is no port: {_HOW}")
     return conninfo, _shown(url)
 
 
+_HOW: Final = "write postgresql://USER@HOST/DATABASE"
 _DEFAULTS: Final = {
     "client_encoding": "UTF8",
     "application_name": f"perdure {os.getpid()}",
@@ -132,6 +138,12 @@ async def check_server(wire: Wire, options: Options, shown: str) -> tuple[Server
     return Server(wire.version, pid != wire.pid, checksums == "on", synchronous), there
 
 
+_THERE = Statement(
+    "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'head')", ("text",)
+)
+"""Not by `to_regclass`: that one may remember what it did not find before the wait for the lock."""
+
+
 async def make_schema(wire: Wire, name: str, id: str) -> None:
     """Make the tables, or bring them up to date; whoever else does it at the same time waits.
 
@@ -140,7 +152,7 @@ async def make_schema(wire: Wire, name: str, id: str) -> None:
     """
     lock = f"SELECT pg_advisory_xact_lock({schema.LOCK})"
     await wire.ask("BEGIN", lock, within_s=ASK_S)
-    format, (((there,),),) = 0, await wire.ask("SELECT to_regclass('perdure.head') IS NOT NULL", within_s=ASK_S)
+    format, (((there,),),) = 0, await wire.ask(Question(_THERE, (name.encode(),)), within_s=ASK_S)
     if there:
         (((format,),),) = await wire.ask("SELECT format FROM perdure.head", within_s=ASK_S)
     steps = schema.steps_from(format)

@@ -57,6 +57,17 @@ async def test_a_commit_log_keeps_the_laws(part, url, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("part", PARTS)
+async def test_postgresql_keeps_the_laws(part, postgres):
+    with stores_of(postgres.url()) as stores:
+        board = await run_checks(stores, only=[part])
+
+    assert complaints(board) == []
+    assert not [score.law.name for score in board.scores if score.missing not in (None, "open_small")]
+    assert board.undeclared == ("images",)
+    assert not postgres.run("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'perdure_law_%'")
+
+
 @pytest.mark.parametrize("url", ["lmdb:{}?flush=thread", "file:{}?flush=thread"])
 async def test_the_laws_are_kept_with_flushes_in_a_thread(url, tmp_path):
     with stores_of(url.format(tmp_path)) as stores:
@@ -190,8 +201,8 @@ async def test_what_has_no_views_must_say_so(autojump_clock):
     assert honest.undeclared == ("durable", "views", "shared_reads", "shared_writes", "loads", "images")
 
 
-def test_stores_are_of_memory_or_lmdb(tmp_path):
-    with pytest.raises(Misuse), stores_of("postgresql:x"):
+def test_stores_are_of_what_comes_with_perdure(tmp_path):
+    with pytest.raises(Misuse), stores_of("jetstream:x"):
         pass
     with pytest.raises(Misuse), stores_of(f"lmdb:{tmp_path}/no/such"):
         pass

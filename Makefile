@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak-processes torture bench matrix lint types clean
+.PHONY: help setup demo test test-faults soak-processes torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -25,6 +25,9 @@ demo: setup  ## a year of New York's flights through the embedded store, checked
 
 test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's contents
 	$(VENV)/bin/pytest $(ARGS)
+
+test-faults: setup  ## PostgreSQL: connections cut and delayed, the server killed, 100 times (ARGS='--cycles 10 --seed 7' for other)
+	@exec $(VENV)/bin/python tests/postgres/faults.py $(ARGS)
 
 soak-processes: setup  ## processes on one store, killed and frozen for 20 minutes (ARGS='--seconds 60 --seed 7' for other); Ctrl-C ends it with the verdict
 	@exec $(VENV)/bin/python tests/processes/soak.py $(ARGS)

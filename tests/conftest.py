@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 from hypothesis import settings
+
 from postgres_server import Given, NoServer, Server, running
 
 ROOT = Path(__file__).resolve().parent.parent

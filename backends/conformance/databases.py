@@ -8,13 +8,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 
 import psycopg
 import trio
-from perdure.backends.postgres import Options, open_postgres, session
-from perdure.backends.postgres.faulty import CommitFaults
-from perdure.backends.postgres.wire import Wire
 
 from perdure.backends.environment import Environment, Threads
 from perdure.backends.errors import Misuse
 from perdure.backends.limits import Limits
+from perdure.backends.postgres import Options, open_postgres, session
+from perdure.backends.postgres.faulty import CommitFaults
+from perdure.backends.postgres.wire import Wire
 from perdure.backends.protocol import Backend
 
 

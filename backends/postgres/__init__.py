@@ -14,8 +14,8 @@ except ImportError as error:
     if (error.name or "").partition(".")[0] not in ("psycopg", "psycopg_binary", "psycopg_c") and "libpq" not in str(error):
         raise
     raise MissingExtra("postgresql://", "postgres") from error
-from perdure.backends.postgres.session import Options, refusal, refused_connection
 from perdure.backends.postgres.schema import SCHEMA
+from perdure.backends.postgres.session import Options, refusal, refused_connection
 from perdure.backends.postgres.wire import Lost, Refused, Wire
 
 __all__ = ["SCHEMA", "Options", "open_postgres"]

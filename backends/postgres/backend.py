@@ -206,7 +206,7 @@ class PostgresBackend(PostgresReads):
         try:
             await self._finish(writing.write(done, self._owner, people=people), *tell(moved, done.head, done.revision))
         except Refused as error:
-            await self._leave()
+            await self._leave()  # noqa: ASYNC120 - shielded
             if people and error.state[:2] in ("22", "54"):
                 raise _Unfit from error
             session.raise_refusal(error, self.url)
@@ -260,7 +260,7 @@ class PostgresBackend(PostgresReads):
             finally:
                 self._flushing = False
                 if not ended:
-                    await self._leave()
+                    await self._leave()  # noqa: ASYNC102 - shielded, and it has a limit
 
     # -- doubt -------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class PostgresBackend(PostgresReads):
         except (Lost, Refused) as error:
             raise Unavailable(f"{self.url} went away again ({error})") from error
         finally:
-            await self._leave()
+            await self._leave()  # noqa: ASYNC102 - shielded, and it has a limit
 
     async def answer(self, id: bytes) -> Committed | None:
         """See `Backend.answer`: of a commit that was in doubt, what was found when the server was back."""
@@ -411,7 +411,7 @@ class PostgresBackend(PostgresReads):
                         yield PostgresReads(held.ask)
                 finally:
                     self._open_views.discard(scope)
-                    await held.end()
+                    await held.end()  # noqa: ASYNC102 - shielded, and it has a limit
         except Lost as error:
             self._check_open()
             raise Unavailable(f"{self.url} cannot be reached ({error})") from error

@@ -51,7 +51,7 @@ async def load(head: Row, ask: Ask, url: str, records: Sequence[Record]) -> None
     last_seqs, last = await ask(Question(_LAST_SEQS, (texts(streams),)), Question(_LAST_COMMIT))
     if last and last[0][0] == records[0].commit:
         raise Misuse(f"{told(records[0])}: its commit has been loaded in part before; load commits whole")
-    known = dict(last_seqs)
+    known: dict[str, int] = dict(last_seqs)
     check_order(records, position, at + EPOCH_US, lambda stream: known.get(stream, 0))
     for record in records:
         if with_checksum(record) != record:

@@ -70,7 +70,8 @@ _STREAMS_TO = Statement(_STREAMS.format(stop=" AND name < $3"), ("text", "int8",
 _KEPT = Statement("SELECT id, kept FROM perdure.commits WHERE id = ANY($1)", ("bytea[]",))
 _DRAWN = Statement("SELECT drawn FROM perdure.writers")
 _OF_COMMITS = Statement(
-    f"SELECT {COLUMNS} FROM perdure.events WHERE commit = ANY($1) AND position > coalesce($2, (SELECT position FROM perdure.head) - {RECENT}) ORDER BY position",
+    f"SELECT {COLUMNS} FROM perdure.events WHERE commit = ANY($1)"
+    f" AND position > coalesce($2, (SELECT position FROM perdure.head) - {RECENT}) ORDER BY position",
     ("bytea[]", "int8"),
 )
 

@@ -124,7 +124,8 @@ async def check_server(wire: Wire, options: Options, shown: str) -> tuple[Server
     ((asked,),) = await wire.ask(Question(_ASKED), within_s=ASK_S)
     encoding, replica, pid, synchronous, fsync, checksums, readonly, user, database, there, may_create = asked
     if encoding != "UTF8":
-        raise Misuse(f"the database {database!r} has the encoding {encoding}: a store needs one with UTF8 (CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0)")
+        how = "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        raise Misuse(f"the database {database!r} has the encoding {encoding}: a store needs one with UTF8 ({how})")
     if not options.readonly and (replica or readonly == "on"):
         why = "a read-only replica" if replica else "read-only for this role"
         raise Misuse(f"{shown} is {why}: name the primary, or open it with ?mode=ro")
@@ -157,7 +158,8 @@ async def make_schema(wire: Wire, name: str, id: str) -> None:
         (((format,),),) = await wire.ask("SELECT format FROM perdure.head", within_s=ASK_S)
     steps = schema.steps_from(format)
     if not format:
-        steps = [f"CREATE SCHEMA IF NOT EXISTS {name}", f"COMMENT ON SCHEMA {name} IS '{schema.COMMENT}'", *steps, f"INSERT INTO perdure.head (store, format) VALUES ('{id}', {schema.FORMAT})"]
+        head = f"INSERT INTO perdure.head (store, format) VALUES ('{id}', {schema.FORMAT})"
+        steps = [f"CREATE SCHEMA IF NOT EXISTS {name}", f"COMMENT ON SCHEMA {name} IS '{schema.COMMENT}'", *steps, head]
     elif steps:
         steps.append(f"UPDATE perdure.head SET format = {schema.FORMAT}")
     for step in steps:
@@ -191,13 +193,14 @@ async def check_store(wire: Wire, options: Options, shown: str) -> tuple[str, bo
     rights = "SELECT" if options.readonly else "SELECT,INSERT,UPDATE,DELETE"
     (missing,) = await wire.ask(Question(_RIGHTS, (texts(schema.TABLES), rights.encode())), within_s=ASK_S)
     if missing:
-        raise Misuse(f"this role may not use the table {options.schema}.{missing[0][0]} of {shown}: GRANT {rights.replace(',', ', ')} ON ALL TABLES IN SCHEMA {options.schema} TO it")
+        grant = f"GRANT {rights.replace(',', ', ')} ON ALL TABLES IN SCHEMA {options.schema} TO it"
+        raise Misuse(f"this role may not use the table {options.schema}.{missing[0][0]} of {shown}: {grant}")
     return str(id), bool(loading)
 
 
 def settings(server: Server, limits: Limits) -> dict[str, str]:
     """What a session of ours is told. Every question of ours is made for an index, and no statistics shall talk the planner out of it."""
-    told = {
+    return {
         "search_path": "pg_catalog",
         "default_transaction_isolation": "read committed",
         "enable_seqscan": "off",
@@ -214,7 +217,6 @@ def settings(server: Server, limits: Limits) -> dict[str, str]:
         "tcp_user_timeout": "10s",
         "client_connection_check_interval": "1s",
     }
-    return told
 
 
 def guards(server: Server, limits: Limits) -> dict[str, str]:

@@ -169,22 +169,20 @@ class Wire:
         Raises:
           Lost: there is none; the message is the server's, or libpq's.
         """
-        conn = None
+        conn, made = None, False
         try:
             with trio.move_on_after(within_s):
                 conn = await threads.run_sync(pq.PGconn.connect_start, conninfo)  # it may look up a name
                 await cls._greet(conn)
                 conn.nonblocking = 1
                 conn.enter_pipeline_mode()
+                made = True
                 return cls(conn, schema)
-        except BaseException as error:
-            if conn is not None:
+        except (psycopg.Error, OSError) as error:
+            raise Lost(str(error).strip()) from error
+        finally:
+            if conn is not None and not made:
                 conn.finish()
-            if isinstance(error, psycopg.Error | OSError):
-                raise Lost(str(error).strip()) from error
-            raise
-        if conn is not None:
-            conn.finish()
         raise Lost(f"the server did not answer within {within_s:g} s")
 
     @staticmethod

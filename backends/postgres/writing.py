@@ -15,17 +15,22 @@ from perdure.backends.postgres.packing import json_of, pack_drawn, pack_kept
 from perdure.backends.postgres.wire import EPOCH_US, Question, Statement, Value, bodies, int8, int8s, texts, times
 
 
+def _part(sql: str, types: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """What writes to one table, and the types of its values."""
+    return sql, types
+
+
 _PARTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "head": (
+    "head": _part(
         "UPDATE perdure.head SET position = {0}, revision = {1}, at = {2}",
         ("int8", "int8", "timestamptz"),
     ),
-    "events": (
+    "events": _part(
         "INSERT INTO perdure.events (position, commit_end, stream, seq, type, version, at, commit, ordinal, extra, payload, data, crc)"
         " SELECT * FROM unnest({0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12})",
         ("int8[]", "int8[]", "text[]", "int8[]", "text[]", "int8[]", "timestamptz[]", "bytea[]", "int8[]", "bytea[]", "bytea[]", "jsonb[]", "int8[]"),
     ),
-    "tagged": (
+    "tagged": _part(
         "INSERT INTO perdure.events (position, commit_end, stream, seq, type, version, at, commit, ordinal, extra, payload, data, crc, tags)"
         " SELECT p, e, s, q, t, v, a, c, o, x, b, d, k, g::text[]"
         " FROM unnest({0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12}, {13}) AS r (p, e, s, q, t, v, a, c, o, x, b, d, k, g)",
@@ -34,36 +39,36 @@ _PARTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
             *("bytea[]", "int8[]", "bytea[]", "bytea[]", "jsonb[]", "int8[]", "text[]"),
         ),
     ),
-    "tags": ("INSERT INTO perdure.tags (tag, position) SELECT DISTINCT * FROM unnest({0}, {1})", ("text[]", "int8[]")),
-    "streams": (
+    "tags": _part("INSERT INTO perdure.tags (tag, position) SELECT DISTINCT * FROM unnest({0}, {1})", ("text[]", "int8[]")),
+    "streams": _part(
         "INSERT INTO perdure.streams (name, first, last, position) SELECT * FROM unnest({0}, {1}, {2}, {3})"
         " ON CONFLICT (name) DO UPDATE SET last = excluded.last, position = excluded.position",
         ("text[]", "int8[]", "int8[]", "int8[]"),
     ),
-    "put": (
+    "put": _part(
         "INSERT INTO perdure.kv (bucket, key, revision, value, watched, deleted)"
         " SELECT b, k, r, v, w = 1, CASE WHEN v IS NULL THEN {5} END FROM unnest({0}, {1}, {2}, {3}, {4}) AS n (b, k, r, v, w)"
         " ON CONFLICT (bucket, key) DO UPDATE SET revision = excluded.revision, value = excluded.value, deleted = excluded.deleted",
         ("text[]", "bytea[]", "int8[]", "bytea[]", "int8[]", "timestamptz"),
     ),
-    "delete": (
+    "delete": _part(
         "DELETE FROM perdure.kv USING unnest({0}, {1}) AS gone (bucket, key) WHERE kv.bucket = gone.bucket AND kv.key = gone.key",
         ("text[]", "bytea[]"),
     ),
-    "snapshots": (
+    "snapshots": _part(
         "INSERT INTO perdure.snapshots (name, position, fingerprint, at, state) SELECT * FROM unnest({0}, {1}, {2}, {3}, {4})"
         " ON CONFLICT (name, position) DO UPDATE SET fingerprint = excluded.fingerprint, at = excluded.at, state = excluded.state",
         ("text[]", "int8[]", "text[]", "timestamptz[]", "bytea[]"),
     ),
-    "dropped": (
+    "dropped": _part(
         "DELETE FROM perdure.snapshots s USING unnest({0}, {1}) AS gone (name, position) WHERE s.name = gone.name AND s.position = gone.position",
         ("text[]", "int8[]"),
     ),
-    "kept": (
+    "kept": _part(
         "INSERT INTO perdure.commits (id, at, kept) SELECT * FROM unnest({0}, {1}, {2})",
         ("bytea[]", "timestamptz[]", "bytea[]"),
     ),
-    "drawn": (
+    "drawn": _part(
         "INSERT INTO perdure.writers (owner, at, drawn) VALUES ({0}, {1}, {2}) ON CONFLICT (owner) DO UPDATE SET at = excluded.at, drawn = excluded.drawn",
         ("bytea", "timestamptz", "bytea"),
     ),

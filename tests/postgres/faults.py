@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[1:1] = [str(Path(__file__).parent), str(ROOT / "tools")]
 
 from pgfaults.cycles import run_cycles  # noqa: E402 - the path comes first
-
 from postgres_server import running  # noqa: E402 - likewise
 
 

@@ -107,16 +107,17 @@ class Program:
 
     async def judge(self, rt: Runtime) -> None:
         """Compare what was told with what is there."""
-        stored = [event async for event in rt.read_all(of(Noted))]
-        numbers = [event.data.number for event in stored]
+        stored = [one async for one in rt.read_all(of(Noted))]
+        numbers = [one.data.number for one in stored]
+        streams = sorted({one.stream for one in stored})
         counts = Counter(numbers)
         self._expect([n for n, times in counts.items() if times > 1], "stored more than once")
         self._expect([n for n in self.told if n not in counts], "acknowledged and lost")
         self._expect([n for n in self.refused if n in counts], "refused or cancelled, and yet stored")
-        by_number = {event.data.number: event for event in stored}
+        by_number = {one.data.number: one for one in stored}
         self._expect([n for n, answer in self.told.items() if n in by_number and by_number[n].position != answer.position], "told another position")
-        for name in {event.stream for event in stored}:
-            seqs = [event.seq for event in stored if event.stream == name]
+        for name in streams:
+            seqs = [one.seq for one in stored if one.stream == name]
             if seqs != list(range(1, len(seqs) + 1)):
                 self.problems.append(f"the seqs of {name} are {seqs}")
         last = stored[-1].position
@@ -133,8 +134,8 @@ class Program:
             self.problems.append(f"a model stands at {min(total.position, by_stream.position)}, the log ends at {last}")
         if total.state != sum(numbers):
             self.problems.append(f"the model says {total.state}, the fold is {sum(numbers)}")
-        for name in {event.stream for event in stored}:
-            found, true = await by_stream.get(name), sum(event.data.number for event in stored if event.stream == name)
+        for name in streams:
+            found, true = await by_stream.get(name), sum(one.data.number for one in stored if one.stream == name)
             if found != true:
                 self.problems.append(f"the model says {found} of {name}, the fold is {true}")
 

@@ -9,7 +9,7 @@ from benchmarks.harness import refuse_volatile
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 
-from postgres_server import Server, running  # noqa: E402 - the path comes first
+from postgres_server import Server, running
 
 SETTINGS = ("max_connections=400", "shared_buffers=256MB", "max_wal_size=4GB", "autovacuum_naptime=10s")
 """Beside what a server is made with: so that no checkpoint of one side falls into the time of another."""

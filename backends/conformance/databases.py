@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager, suppress
 
 import psycopg
 import trio
@@ -56,6 +56,22 @@ class DatabaseStores:
         """Keep the right to write to that store, as a frozen process would that the server does not part from it."""
         with self._connected() as connection, connection.transaction():
             connection.execute(f"SELECT FROM {self.schema_of(name)}.head FOR UPDATE".encode())
+            yield
+
+    @contextmanager
+    def hold_open(self, name: str) -> Iterator[None]:
+        """Keep transactions open: some with a snapshot, some that have an id, of this database and of another one of the cluster."""
+        begun = ("SELECT pg_current_xact_id()", f"SELECT count(*) FROM {self.schema_of(name)}.events", "CREATE TEMP TABLE theirs ON COMMIT DROP AS SELECT 1")
+        with ExitStack() as stack:
+            for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
+                for statement in begun:
+                    connection = stack.enter_context(self._connected())
+                    connection.execute(f"BEGIN ISOLATION LEVEL {level}".encode())
+                    connection.execute(statement.encode())
+            with suppress(psycopg.Error):  # not every role may connect to it
+                elsewhere = stack.enter_context(closing(psycopg.connect(self._conninfo, dbname="template1", autocommit=True)))
+                elsewhere.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                elsewhere.execute("SELECT pg_current_xact_id()")
             yield
 
     def schema_of(self, name: str) -> str:

@@ -179,7 +179,7 @@ def replay(folder: Path, sizes: Sizes, opens: Opens = open_ledger) -> Iterator[W
     count = sizes.replay_slow
 
     with opens(folder) as app:
-        app.save(*app.events_of(uuid4(), payments(count)))
+        fill(app, count, sizes.bulk_commit)
 
         def work() -> float:
             total = 0
@@ -191,6 +191,13 @@ def replay(folder: Path, sizes: Sizes, opens: Opens = open_ledger) -> Iterator[W
             return rate
 
         yield work
+
+
+def fill(app: JsonLedger, count: int, commit: int) -> None:
+    """A log to read, in commits as of `bulk`: on PostgreSQL a `save` of some thousands never ends (its pipeline is only read at the end)."""
+    stream = uuid4()
+    for start in range(0, count, commit):
+        app.save(*app.events_of(stream, payments(min(commit, count - start), start=start), start + 1))
 
 
 def _log(app: JsonLedger) -> Iterator[tuple[PaymentMade, int]]:

@@ -113,7 +113,7 @@ def ledger_catch_up(folder: Path, sizes: Sizes) -> Iterator[Work]:
     count = sizes.catch_up_slow
 
     with open_ledger(folder) as app, open_view(folder) as view:
-        app.save(*app.events_of(uuid4(), payments(count)))
+        eventsourcing.fill(app, count, sizes.bulk_commit)
 
         def work() -> float:
             begun = perf_counter()

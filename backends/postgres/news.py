@@ -24,7 +24,8 @@ POLL_UNTOLD_S: Final = 0.05
 """and where nothing tells."""
 _AGAIN_S: Final = 1.0
 
-_TELL = Statement(f"SELECT pg_notify('{CHANNEL}', $1)", ("text",))
+_TELL = Statement(f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', $1)", ("text",))
+"""A transaction of its own that need not be flushed: a notification has an id, and would cost a flush as long as the commit's."""
 
 
 def tell(moved: Moved, head: int, revision: int) -> list[Question]:

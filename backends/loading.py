@@ -10,7 +10,7 @@ beyond 1. Rows, in place of records, are those of an image: they are taken as th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -123,9 +123,9 @@ def load_records(writer: Writer, cache: Cache, records: Sequence[Record]) -> Non
         cache.streams.clear()
     last_commit = _last_commit(writer)
     if records and records[0].commit == last_commit:
-        raise Misuse(f"{_told(records[0])}: its commit has been loaded in part before; load commits whole")
+        raise Misuse(f"{told(records[0])}: its commit has been loaded in part before; load commits whole")
     for part in _frames_of(records):
-        _check_order(writer, cache, part)
+        check_order(part, cache.head, tables.read_head(writer)[1], lambda stream: tables.last_seq(writer, cache, stream))
         _write(writer, cache, part)
 
 
@@ -151,25 +151,30 @@ def _frames_of(records: Sequence[Record]) -> Iterator[list[Record]]:
         yield part
 
 
-def _check_order(reader: Reader, cache: Cache, records: Sequence[Record]) -> None:
-    position, (_, at_us), seqs = cache.head, tables.read_head(reader), dict[str, int]()
+def check_order(records: Sequence[Record], position: int, at_us: int, last_seq: Callable[[str], int]) -> None:
+    """Look whether *records* follow a log that ends at *position* and *at_us*; *last_seq* tells that of a stream, 0 if there is none.
+
+    Raises:
+      Misuse: they are out of order, or a seq is missing; a name is none.
+    """
+    seqs: dict[str, int] = {}
     commit, ordinal = b"", -1
     for record in records:
         if record.position <= position:
-            raise Misuse(f"{_told(record)}: it follows position {position}; load records in order of position")
+            raise Misuse(f"{told(record)}: it follows position {position}; load records in order of position")
         if record.at_us < at_us:
-            raise Misuse(f"{_told(record)}: its time is before that of the record before")
+            raise Misuse(f"{told(record)}: its time is before that of the record before")
         if record.stream not in seqs:
             _check_names(record)
-            seqs[record.stream] = tables.last_seq(reader, cache, record.stream) or record.seq - 1
+            seqs[record.stream] = last_seq(record.stream) or record.seq - 1
         if record.seq != seqs[record.stream] + 1:
-            raise Misuse(f"{_told(record)}: it follows seq {seqs[record.stream]} of its stream; load every event of a stream")
+            raise Misuse(f"{told(record)}: it follows seq {seqs[record.stream]} of its stream; load every event of a stream")
         if record.commit != commit:
             commit, ordinal = record.commit, -1
         elif record.at_us != at_us:
-            raise Misuse(f"{_told(record)}: it has another time than the rest of its commit")
+            raise Misuse(f"{told(record)}: it has another time than the rest of its commit")
         if not ordinal < record.ordinal < 1 << 16 or len(commit) != 16:
-            raise Misuse(f"{_told(record)}: a commit has 16 bytes and its events are in order, this is number {record.ordinal} of {commit.hex()}")
+            raise Misuse(f"{told(record)}: a commit has 16 bytes and its events are in order, this is number {record.ordinal} of {commit.hex()}")
         position, at_us, ordinal = record.position, record.at_us, record.ordinal
         seqs[record.stream] = record.seq
 
@@ -177,7 +182,7 @@ def _check_order(reader: Reader, cache: Cache, records: Sequence[Record]) -> Non
 def _check_names(record: Record) -> None:
     check_name("stream name", record.stream, LIMITS.stream_name_bytes)
     if record.seq < 1:
-        raise Misuse(f"{_told(record)}: seqs begin at 1")
+        raise Misuse(f"{told(record)}: seqs begin at 1")
 
 
 def _write(writer: Writer, cache: Cache, records: list[Record]) -> None:
@@ -237,9 +242,9 @@ def _piece(records: Sequence[Record], commit: int) -> Piece:
 def _not_as_written(built: Built, cache: Cache, records: Sequence[Record]) -> PerdureError:
     for record, made in zip(records, frame.read_frame(built.value, cache.types), strict=True):
         if record != made:
-            return Corrupt(_told(record), "its checksum does not fit")
+            return Corrupt(told(record), "its checksum does not fit")
     raise AssertionError("equal after all")
 
 
-def _told(record: Record) -> str:
+def told(record: Record) -> str:
     return f"the record at position {record.position} (stream {record.stream!r}, seq {record.seq})"

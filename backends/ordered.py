@@ -161,7 +161,7 @@ class OrderedBackend(OrderedReads):
             self._forget()
             raise
         done = runs[-1]
-        self._moved |= _moved_by(done)
+        self._moved |= moved_by(done)
         self._moved_to = (done.head, done.revision)
         return Group(done.follows, done.answers, partial(build.records_of, done.commits, done.pieces))
 
@@ -583,7 +583,7 @@ def _told(commit: Commit, error: PerdureError) -> Any:
     return answer
 
 
-def _moved_by(done: Decisions) -> Moved:
+def moved_by(done: Decisions) -> Moved:
     moved = Moved.LOG if done.pieces else Moved.NOTHING
     if done.states or done.snapshots or any(change.bucket not in (CHECKPOINTS, BEATS) for change in done.changes):
         return moved | Moved.KV

@@ -17,7 +17,7 @@ from perdure.backends.loading import refusal
 from perdure.backends.protocol import Backend, State
 
 SEGMENT_BYTES_MAX = 1 << 30
-LATER = {"postgresql": "postgres", "jetstream": "jetstream"}
+LATER = {"jetstream": "jetstream"}
 """Schemes that have their place and no backend yet."""
 
 
@@ -25,7 +25,7 @@ LATER = {"postgresql": "postgres", "jetstream": "jetstream"}
 async def open_backend(
     url: str, *, environment: Environment | None = None, limits: Limits = LIMITS, create: bool = True, loading: bool = False
 ) -> AsyncIterator[Backend]:
-    """Open the store that *url* names: `memory:`, `file:DIR` or `lmdb:DIR`; it is made if there is none, unless *create* is false.
+    """Open the store that *url* names: `memory:`, `file:DIR`, `lmdb:DIR` or `postgresql://...`; it is made if there is none, unless *create* is false.
 
     *loading*: also one that is being loaded, or whose loading was cut off.
 
@@ -98,21 +98,32 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 environment=environment,
                 limits=limits,
             )
+        case "postgresql" | "postgres":
+            from perdure.backends import postgres
+
+            postgres_options = postgres.Options(
+                schema=query.get("schema", postgres.SCHEMA),
+                create=create,
+                readonly=_choice(query, "mode", ("rw", "ro")) == "ro",
+                insist=query.get("insist") == "1",
+                json=_choice(query, "json", ("1", "0")) == "1",
+            )
+            return await postgres.open_postgres(url, postgres_options, environment=environment, limits=limits)
         case _:
             raise Misuse(f"{url!r} names no store: {_why(scheme)}")
 
 
 def _why(scheme: str) -> str:
     if scheme in LATER:
-        return f"the {scheme}: backend is not part of this version; memory:, file:DIR and lmdb:DIR are"
-    return "a store is memory:, file:DIR or lmdb:DIR"
+        return f"the {scheme}: backend is not part of this version; memory:, file:DIR, lmdb:DIR and postgresql://USER@HOST/DATABASE are"
+    return "a store is memory:, file:DIR, lmdb:DIR or postgresql://USER@HOST/DATABASE"
 
 
 def split_url(url: str) -> tuple[str, str, dict[str, str]]:
     """Scheme, what follows it, and the query."""
     scheme, colon, rest = url.partition(":")
     if not colon:
-        raise Misuse(f"{url!r} is no URL of a store: write memory:, file:DIR or lmdb:DIR")
+        raise Misuse(f"{url!r} is no URL of a store: write memory:, file:DIR, lmdb:DIR or postgresql://USER@HOST/DATABASE")
     rest, _, query = rest.partition("?")
     return scheme, rest.removeprefix("//") if scheme in ("lmdb", "file") else rest, dict(parse_qsl(query, keep_blank_values=True))
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from benchmarks import ours, ours_backend, ours_latency, ours_memory, ours_processes, ours_segments
+from benchmarks import ours, ours_backend, ours_latency, ours_memory, ours_postgres, ours_processes, ours_segments
 from benchmarks.harness import BEST, Case, Row, constant
-from benchmarks.peers import bare_trio, eventsource, eventsourcing, eventsourcing_visible, raw_lmdb, raw_sqlite, umadb
+from benchmarks.peers import bare_trio, eventsource, eventsourcing, eventsourcing_visible, postgres, raw_lmdb, raw_sqlite, umadb
 
 
 def growth(name: str) -> Row:
@@ -136,4 +136,16 @@ ROWS: Sequence[Row] = [
     disk("bulk", ours.DISK_BULK, 1.6),
     disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),
     disk("interleaved-before-merging", ours.DISK_INTERLEAVED, 3.2),
+    Row("postgres-64-writers", ours_postgres.WRITERS, [postgres.LEDGER_WRITERS, postgres.STORE_WRITERS], {BEST: 20}),
+    Row(
+        "postgres-8x8-writers",
+        ours_postgres.EIGHT_PROCESSES,
+        [postgres.LEDGER_PROCESSES, postgres.STORE_PROCESSES, ours_postgres.ONE_PROCESS],
+        {eventsourcing.NAME: 5, eventsource.NAME: 5, ours_postgres.ONE_PROCESS.name: 1},
+    ),
+    Row("postgres-bulk-1000", ours_postgres.BULK, [postgres.LEDGER_BULK, postgres.STORE_BULK], {BEST: 5}),
+    Row("postgres-replay", ours_postgres.REPLAY, [postgres.LEDGER_REPLAY, postgres.STORE_REPLAY], {BEST: 5}),
+    Row("postgres-catch-up-single", ours_postgres.CATCH_UP_SINGLE, [postgres.LEDGER_CATCH_UP, postgres.STORE_CATCH_UP], {BEST: 50}),
+    Row("postgres-catch-up-keyed", ours_postgres.CATCH_UP_KEYED, [postgres.LEDGER_CATCH_UP, postgres.STORE_CATCH_UP], {}),
+    Row("postgres-visible", ours_postgres.VISIBLE, [postgres.LEDGER_VISIBLE, postgres.STORE_VISIBLE], {BEST: 1 / 3}, at_most=True, unit="ms"),
 ]

@@ -139,7 +139,27 @@ async def receive(fd: str, count: str) -> None:
     say(json.dumps(held))
 
 
-ROLES: dict[str, Callable[..., Awaitable[Any]]] = {"write": write, "follow": follow, "receive": receive}
+async def write_eventsourcing(*arguments: str) -> None:
+    """As `write`, by eventsourcing on PostgreSQL."""
+    from benchmarks.peers import postgres  # late: the other roles need no peer
+
+    await postgres.write_ledger(*arguments)
+
+
+async def write_eventsource(*arguments: str) -> None:
+    """As `write`, by eventsource-py on PostgreSQL."""
+    from benchmarks.peers import postgres
+
+    await postgres.write_store(*arguments)
+
+
+ROLES: dict[str, Callable[..., Awaitable[Any]]] = {
+    "write": write,
+    "follow": follow,
+    "receive": receive,
+    "write-eventsourcing": write_eventsourcing,
+    "write-eventsource": write_eventsource,
+}
 
 if __name__ == "__main__":
     trio.run(ROLES[sys.argv[1]], *sys.argv[2:])

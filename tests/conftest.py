@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import settings
+
+from postgres_server import Given, NoServer, Server, running
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +41,39 @@ def root() -> Path:
 def load() -> Callable[[str], ModuleType]:
     """`load("examples/flights.py")` or `load("benchmarks")`: a script or folder outside the packages, as a module."""
     return load_module
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Given]:
+    """A PostgreSQL server: that of the URL in PERDURE_TEST_POSTGRES, else one of our own, started for this run."""
+    if given := os.environ.get("PERDURE_TEST_POSTGRES"):
+        yield Given(given)
+        return
+    with _started() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Given) -> str:
+    """The URL of an empty database."""
+    return postgres.new_database()
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[Server]:
+    """A server of our own for one module, to be stopped and killed."""
+    with _started() as server:
+        yield server
+
+
+@contextmanager
+def _started() -> Iterator[Server]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running())
+        except NoServer as error:
+            pytest.skip(str(error))
+        yield server
 
 
 def load_module(path: str) -> ModuleType:

@@ -8,7 +8,7 @@ Its durable projection is a `DatabaseProjection` (SQLAlchemy, one transaction fo
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
@@ -73,11 +73,14 @@ async def _answer(cursor: Any) -> Any:
     return (await cursor.fetchone())[0]
 
 
-def _in_store(folder: Path, body: Callable[[SQLiteEventStore], Awaitable[float]]) -> Work:
+Opens = Callable[[Path], AbstractAsyncContextManager[Any]]
+
+
+def _in_store(folder: Path, body: Callable[[Any], Awaitable[float]], opens: Opens = open_store) -> Work:
     """*body* with an open store in an event loop of its own; it times itself, so that neither is counted."""
 
     async def run() -> float:
-        async with open_store(folder) as store:
+        async with opens(folder) as store:
             return await body(store)
 
     return lambda: asyncio.run(run())
@@ -88,7 +91,7 @@ def one_writer(folder: Path, sizes: Sizes) -> Iterator[Work]:
     """One event for each `append`."""
     data = list(payments(sizes.one_writer))
 
-    async def body(store: SQLiteEventStore) -> float:
+    async def body(store: Any) -> float:
         begun = perf_counter()
         await _append_each(store, new_stream(), data)
         return len(data) / (perf_counter() - begun)
@@ -96,53 +99,53 @@ def one_writer(folder: Path, sizes: Sizes) -> Iterator[Work]:
     yield _in_store(folder, body)
 
 
-async def _append_each(store: SQLiteEventStore, stream: StreamId, data: Sequence[Payment]) -> None:
+async def _append_each(store: Any, stream: StreamId, data: Sequence[Payment]) -> None:
     for each in data:
         await store.append(stream, [event_of(stream, each)], ExpectedVersion.any_())
 
 
 @contextmanager
-def writers(folder: Path, sizes: Sizes) -> Iterator[Work]:
+def writers(folder: Path, sizes: Sizes, opens: Opens = open_store) -> Iterator[Work]:
     """Sixty-four tasks, each appending single events to a stream of its own."""
     count, tasks = sizes.writers_slow, sizes.writers
     data = [list(payments(count // tasks)) for _ in range(tasks)]
 
-    async def body(store: SQLiteEventStore) -> float:
+    async def body(store: Any) -> float:
         begun = perf_counter()
         await asyncio.gather(*(_append_each(store, new_stream(), each) for each in data))
         return count / (perf_counter() - begun)
 
-    yield _in_store(folder, body)
+    yield _in_store(folder, body, opens)
 
 
 @contextmanager
-def bulk(folder: Path, sizes: Sizes) -> Iterator[Work]:
+def bulk(folder: Path, sizes: Sizes, opens: Opens = open_store) -> Iterator[Work]:
     """A thousand events for each `append`."""
     data = list(payments(sizes.bulk_slow))
 
-    async def body(store: SQLiteEventStore) -> float:
+    async def body(store: Any) -> float:
         begun = perf_counter()
         await _append_all(store, new_stream(), data, sizes.bulk_commit)
         return len(data) / (perf_counter() - begun)
 
-    yield _in_store(folder, body)
+    yield _in_store(folder, body, opens)
 
 
-async def _append_all(store: SQLiteEventStore, stream: StreamId, data: Sequence[Payment], commit: int) -> None:
+async def _append_all(store: Any, stream: StreamId, data: Sequence[Payment], commit: int) -> None:
     for start in range(0, len(data), commit):
         await store.append(stream, [event_of(stream, each) for each in data[start : start + commit]], ExpectedVersion.any_())
 
 
 @contextmanager
-def replay(folder: Path, sizes: Sizes) -> Iterator[Work]:
+def replay(folder: Path, sizes: Sizes, opens: Opens = open_store) -> Iterator[Work]:
     """`read_all` in pages of 1,000, as its own catch-up reads, each event validated back to its class."""
     count = sizes.replay_slow
 
-    async def fill(store: SQLiteEventStore) -> float:
+    async def fill(store: Any) -> float:
         await _append_all(store, new_stream(), list(payments(count)), sizes.bulk_commit)
         return 0.0
 
-    async def body(store: SQLiteEventStore) -> float:
+    async def body(store: Any) -> float:
         total, position, more = 0, None, True
         begun = perf_counter()
         while more:
@@ -154,8 +157,8 @@ def replay(folder: Path, sizes: Sizes) -> Iterator[Work]:
         assert total == total_of(count)
         return rate
 
-    _in_store(folder, fill)()
-    yield _in_store(folder, body)
+    _in_store(folder, fill, opens)()
+    yield _in_store(folder, body, opens)
 
 
 class TotalProjection(DatabaseProjection):
@@ -199,7 +202,7 @@ def catch_up_keyed(folder: Path, sizes: Sizes) -> Iterator[Work]:
 def _catch_up(folder: Path, sizes: Sizes, projection_class: Any) -> Work:
     count = sizes.catch_up_slow // 5
 
-    async def body(store: SQLiteEventStore) -> float:
+    async def body(store: Any) -> float:
         await _append_all(store, new_stream(), list(payments(count)), sizes.bulk_commit)
         engine = create_async_engine(f"sqlite+aiosqlite:///{folder / 'events.db'}")
         try:
@@ -216,7 +219,7 @@ async def _make_table(engine: AsyncEngine, projection_class: Any) -> None:
         await connection.execute(text(projection_class.TABLE))
 
 
-async def _run_projection(store: SQLiteEventStore, engine: AsyncEngine, projection_class: Any, count: int) -> float:
+async def _run_projection(store: Any, engine: AsyncEngine, projection_class: Any, count: int) -> float:
     await _make_table(engine, projection_class)
     projection = projection_class(async_sessionmaker(engine))
     manager = SubscriptionManager(store, InMemoryEventBus(), SQLCheckpointRepository(engine, enable_tracing=False), enable_tracing=False)
@@ -236,7 +239,7 @@ def visible(folder: Path, sizes: Sizes) -> Iterator[Work]:
     """p50 from `append` until a read of the projection's table gives the new state. The event is published to the in-memory bus
     after the append, and the bus hands it to the projection, which keeps its checkpoint itself: the subscription does not while live."""
 
-    async def body(store: SQLiteEventStore) -> float:
+    async def body(store: Any) -> float:
         engine = create_async_engine(f"sqlite+aiosqlite:///{folder / 'events.db'}")
         try:
             await _make_table(engine, AccountsProjection)
@@ -254,7 +257,7 @@ def visible(folder: Path, sizes: Sizes) -> Iterator[Work]:
     yield _in_store(folder, body)
 
 
-async def _see(store: SQLiteEventStore, bus: InMemoryEventBus, engine: AsyncEngine, data: Payment) -> float:
+async def _see(store: Any, bus: InMemoryEventBus, engine: AsyncEngine, data: Payment) -> float:
     stream = new_stream()
     begun = perf_counter()
     event = event_of(stream, data)
@@ -273,13 +276,13 @@ def fold_streams(folder: Path, sizes: Sizes) -> Iterator[Work]:
     count, each_count = sizes.fold_streams_slow // 4, sizes.fold_stream_events
     streams = [new_stream() for _ in range(count)]
 
-    async def fill(store: SQLiteEventStore) -> float:
+    async def fill(store: Any) -> float:
         for version in range(each_count):
             for stream, each in zip(streams, payments(count, start=version * count), strict=True):
                 await _append_each(store, stream, [each])
         return 0.0
 
-    async def body(store: SQLiteEventStore) -> float:
+    async def body(store: Any) -> float:
         total = 0
         begun = perf_counter()
         for stream in streams:

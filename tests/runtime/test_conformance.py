@@ -37,6 +37,12 @@ async def test_a_commit_log_keeps_the_laws(part, url, tmp_path):
         assert complaints(await run_checks(stores, only=[part])) == []
 
 
+@pytest.mark.parametrize("part", PARTS)
+async def test_postgresql_keeps_the_laws(part, postgres):
+    with stores_of(postgres.url()) as stores:
+        assert complaints(await run_checks(stores, only=[part])) == []
+
+
 def test_laws_have_names_of_their_own():
     assert len({law.name for law in CHECKS}) == len(CHECKS) and len({law.sentence for law in CHECKS}) == len(CHECKS)
 

@@ -1,0 +1,124 @@
+"""Stores to hold the laws against in a PostgreSQL database, also with COMMITs that fail when they are told to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager, suppress
+
+import psycopg
+import trio
+
+from perdure.backends.environment import Environment, Threads
+from perdure.backends.errors import Misuse
+from perdure.backends.limits import Limits
+from perdure.backends.postgres import Options, open_postgres, session
+from perdure.backends.postgres.faulty import CommitFaults
+from perdure.backends.postgres.wire import Wire
+from perdure.backends.protocol import Backend
+
+
+class DatabaseStores:
+    """`postgresql://...`, each named store in a schema of its own of that database."""
+
+    def __init__(self, url: str, limits: Limits, threads: Threads) -> None:
+        self._url = url
+        self._conninfo = session.read_url(url)[0].decode()
+        self._environment = Environment(threads=threads)
+        self._limits = limits
+        self._schemas: dict[str, str] = {}
+        self._open_now: list[str] = []
+
+    def open(self, name: str) -> AbstractAsyncContextManager[Backend]:
+        return self._open(name, Wire)
+
+    @asynccontextmanager
+    async def _open(self, name: str, wires: type[Wire]) -> AsyncIterator[Backend]:
+        options = Options(schema=self.schema_of(name))
+        backend = await open_postgres(self._url, options, environment=self._environment, limits=self._limits, wires=wires)
+        self._open_now.append(options.schema)
+        try:
+            yield backend
+        finally:
+            self._open_now.remove(options.schema)
+            with trio.CancelScope(shield=True):
+                await backend.aclose()
+
+    def advance(self, seconds: float) -> None:
+        """Make what is to be forgotten one day in the stores that are open so much older: nobody moves the server's clock."""
+        with self._connected() as connection:
+            for schema in dict.fromkeys(self._open_now):
+                for column in ("kv SET deleted = deleted", "commits SET at = at"):
+                    connection.execute(f"UPDATE {schema}.{column} - {seconds} * interval '1 s'".encode())
+
+    @contextmanager
+    def hold_turn(self, name: str) -> Iterator[None]:
+        """Keep the right to write to that store, as a frozen process would that the server does not part from it."""
+        with self._connected() as connection, connection.transaction():
+            connection.execute(f"SELECT FROM {self.schema_of(name)}.head FOR UPDATE".encode())
+            yield
+
+    @contextmanager
+    def hold_open(self, name: str) -> Iterator[None]:
+        """Keep transactions open: some with a snapshot, some that have an id, of this database and of another one of the cluster."""
+        begun = ("SELECT pg_current_xact_id()", f"SELECT count(*) FROM {self.schema_of(name)}.events", "CREATE TEMP TABLE theirs ON COMMIT DROP AS SELECT 1")
+        with ExitStack() as stack:
+            for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
+                for statement in begun:
+                    connection = stack.enter_context(self._connected())
+                    connection.execute(f"BEGIN ISOLATION LEVEL {level}".encode())
+                    connection.execute(statement.encode())
+            with suppress(psycopg.Error):  # not every role may connect to it
+                elsewhere = stack.enter_context(closing(psycopg.connect(self._conninfo, dbname="template1", autocommit=True)))
+                elsewhere.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                elsewhere.execute("SELECT pg_current_xact_id()")
+            yield
+
+    def schema_of(self, name: str) -> str:
+        """Where the tables of that store are."""
+        return self._schemas.setdefault(name, f"perdure_law_{os.getpid()}_{os.urandom(4).hex()}")
+
+    def drop(self) -> None:
+        """Drop them all."""
+        with self._connected() as connection, suppress(psycopg.Error):
+            connection.execute("SET client_min_messages = error")
+            for schema in self._schemas.values():
+                connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
+
+    @contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection]:
+        try:
+            connection = psycopg.connect(self._conninfo, autocommit=True)
+        except psycopg.Error as error:
+            raise Misuse(f"the laws cannot connect to that server ({str(error).strip()})") from error
+        with closing(connection):
+            yield connection
+
+
+class FaultyDatabaseStores(DatabaseStores):
+    """The same, whose COMMITs fail when they are told to."""
+
+    def __init__(self, url: str, limits: Limits, threads: Threads) -> None:
+        super().__init__(url, limits, threads)
+        self._faults: dict[Backend, CommitFaults] = {}
+
+    @asynccontextmanager
+    async def open(self, name: str) -> AsyncIterator[Backend]:
+        faults = CommitFaults()
+        async with super()._open(name, faults.wires()) as backend:
+            self._faults[backend] = faults
+            yield backend
+
+    def fail_flush(self, backend: Backend, *, stored: bool) -> None:
+        """Let the next COMMIT of *backend* break its connection."""
+        self._faults[backend].next.append(stored)
+
+
+@contextmanager
+def scratch_databases(url: str, limits: Limits, threads: Threads, *, faults: bool) -> Iterator[DatabaseStores]:
+    """Stores on the server of *url*, dropped at the end."""
+    stores = (FaultyDatabaseStores if faults else DatabaseStores)(url, limits, threads)
+    try:
+        yield stores
+    finally:
+        stores.drop()

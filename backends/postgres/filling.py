@@ -1,0 +1,60 @@
+"""Loading a store: filling it with what another one held, everything under its own numbers. See `perdure.backends.loading`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from perdure.backends.errors import Corrupt, Misuse
+from perdure.backends.event import Record
+from perdure.backends.frame import with_checksum
+from perdure.backends.loading import check_order, told
+from perdure.backends.postgres import schema, writing
+from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, texts
+
+Ask = Callable[..., Awaitable[list[list[Row]]]]
+
+_EMPTY: Final = " AND ".join(f"NOT EXISTS (SELECT FROM perdure.{table})" for table in schema.TABLES if table not in ("writers", "compacted"))
+_LAST_SEQS: Final = Statement("SELECT name, last FROM perdure.streams WHERE name = ANY($1)", ("text[]",))
+_LAST_COMMIT: Final = Statement("SELECT commit FROM perdure.events ORDER BY position DESC LIMIT 1")
+
+
+async def begin(head: Row, ask: Ask, url: str, *, anew: bool) -> None:
+    """Say that the store is being loaded; *anew*: with nothing in it.
+
+    Raises:
+      Misuse: it holds something that was not loaded.
+    """
+    _, revision, _, loading = head
+    if not loading:
+        ((empty,),) = await ask(f"SELECT {_EMPTY}")
+        if revision or not empty[0]:
+            raise Misuse(f"{url} holds data already: load into a new store")
+        await ask("UPDATE perdure.head SET loading = true")
+    if anew:
+        await ask(*(f"DELETE FROM perdure.{table}" for table in schema.TABLES), "UPDATE perdure.head SET position = 0, revision = 0, at = 'epoch'")
+
+
+async def load(head: Row, ask: Ask, url: str, records: Sequence[Record]) -> None:
+    """Store *records*, whole commits in order of position, beyond what is there.
+
+    Raises:
+      Misuse: the store is not being loaded; they are out of order, a seq is missing, or a commit is not whole.
+      Corrupt: one does not fit its checksum.
+    """
+    position, revision, at, loading = head
+    if not loading:
+        raise Misuse(f"{url} is not being loaded: call begin_load first")
+    if not records:
+        return
+    streams = dict.fromkeys(record.stream for record in records)
+    last_seqs, last = await ask(Question(_LAST_SEQS, (texts(streams),)), Question(_LAST_COMMIT))
+    if last and last[0][0] == records[0].commit:
+        raise Misuse(f"{told(records[0])}: its commit has been loaded in part before; load commits whole")
+    known: dict[str, int] = dict(last_seqs)
+    check_order(records, position, at + EPOCH_US, lambda stream: known.get(stream, 0))
+    for record in records:
+        if with_checksum(record) != record:
+            raise Corrupt(told(record), "its checksum does not fit")
+    firsts = {record.stream: record.seq for record in reversed(records)}
+    await ask(writing.load(records, firsts, revision))

@@ -6,6 +6,7 @@ these in 4. It is written last when a store is made: without it there is none.
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Final
 from zlib import crc32
@@ -50,11 +51,13 @@ async def take_lock(disk: Disk, folder: str) -> Lock:
     """Be the one process that has the store open.
 
     Raises:
-      Unavailable: another one is.
+      Unavailable: another one is, or this one has it open already.
     """
     try:
         return await disk.lock(f"{folder}/lock")
     except Taken as taken:
+        if taken.pid == os.getpid():
+            raise Unavailable(f"this process ({taken.pid}) has {folder} open already, and it is opened once: share that runtime") from None
         raise Unavailable(f"process {taken.pid or 'unknown'} has {folder} open, and only one may: end it, or ask it") from None
 
 

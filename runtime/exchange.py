@@ -8,7 +8,7 @@ appended as new ones, each commit once, however often it is tried.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import attrs
@@ -109,6 +109,17 @@ async def import_new(backend: Backend, lines: Lines, *, anew: bool = False, prog
     return Imported(loading.events, loading.known, await backend.head())
 
 
+async def _each(lines: Lines, take: Callable[[int, bytes], Awaitable[None]], told: Callable[[], object]) -> None:
+    """Every line that says something is taken, with its number; after each piece of *lines* it is told how far that is."""
+    number = 0
+    async for some in lines:
+        for raw in some:
+            number += 1
+            if raw.strip():
+                await take(number, raw)
+        told()
+
+
 class _Loading:
     """Gathers whole commits, and loads them when they are many."""
 
@@ -125,13 +136,7 @@ class _Loading:
         self._bytes = 0
 
     async def run(self, lines: Lines) -> None:
-        number = 0
-        async for some in lines:
-            for raw in some:
-                number += 1
-                if raw.strip():
-                    await self._take(number, raw)
-            self._progress(Progress("events", self.events + self.known))
+        await _each(lines, self._take, lambda: self._progress(Progress("events", self.events + self.known)))
         await self._load()
 
     async def _take(self, number: int, raw: bytes) -> None:
@@ -222,13 +227,7 @@ class _Appending:
         self._drafts: list[_Draft] = []
 
     async def run(self, lines: Lines) -> None:
-        number = 0
-        async for some in lines:
-            for raw in some:
-                number += 1
-                if raw.strip():
-                    await self._take(number, raw)
-            self._progress(Progress("events", self.events + self.known))
+        await _each(lines, self._take, lambda: self._progress(Progress("events", self.events + self.known)))
         await self._commit(self._drafts)
 
     async def _take(self, number: int, raw: bytes) -> None:

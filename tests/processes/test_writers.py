@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 import trio
 
 from crowd.driver import Member, gather, wait_until
@@ -16,6 +17,8 @@ WINS, LEAST_WINS = 600 * SCALE, 10
 FAIR_S = 3.0 * SCALE
 WAIT_MS = 50.0
 LEAST_SHARE = 1 / 3
+STALLS = 2
+"""So often another measurement may be made: two stalls of a machine that is shared are p99.9 of three seconds."""
 
 
 async def test_of_two_appends_with_one_expectation_exactly_one_wins(tmp_path: Path) -> None:
@@ -46,7 +49,27 @@ async def both_of(members: list[Member]) -> None:
 
 async def test_two_writers_that_never_pause_both_get_their_turn(tmp_path: Path) -> None:
     """A wait is that of an append from its call to its answer, while both write; its own flush and that of the other are in it."""
-    async with gather(tmp_path) as crowd:
+    told = ""
+    for n in range(STALLS + 1):
+        waits = await waits_of_two(tmp_path / str(n))
+        told = "; ".join(map(told_of, waits))
+        print(told)
+        assert min(map(len, waits)) >= sum(map(len, waits)) * LEAST_SHARE, told
+        if max(quantile(own, 0.999) for own in waits) < WAIT_MS:
+            break
+    else:
+        pytest.fail(told)
+
+
+def told_of(own: list[float]) -> str:
+    """One writer's waits, for people."""
+    return f"{len(own):,} appends, p50 {quantile(own, 0.5):.2f} p99 {quantile(own, 0.99):.2f} p99.9 {quantile(own, 0.999):.2f} max {max(own, default=0):.1f} ms"
+
+
+async def waits_of_two(folder: Path) -> list[list[float]]:
+    """How long the appends of each took, in milliseconds, while both wrote."""
+    folder.mkdir()
+    async with gather(folder) as crowd:
         writers = [await crowd.start(name, "append", stream=f"own-{name}", expecting=False) for name in ("w1", "w2")]
         for writer in writers:
             await writer.noted("ack", 10)
@@ -58,13 +81,4 @@ async def test_two_writers_that_never_pause_both_get_their_turn(tmp_path: Path) 
 
     assert ordered(log) + acknowledged(log, crowd.of("try", "ack", "no")) == []
     assert not crowd.of("no")
-    waits = [[note.number(5) / 1e6 for note in writer.of("ack") if began_ns <= note.at_ns <= until_ns] for writer in writers]
-    total = sum(map(len, waits))
-    told = "; ".join(
-        f"{len(own):,} appends, p50 {quantile(own, 0.5):.2f} p99 {quantile(own, 0.99):.2f} p99.9 {quantile(own, 0.999):.2f} max {max(own, default=0):.1f} ms"
-        for own in waits
-    )
-    print(told)
-    assert min(map(len, waits)) >= total * LEAST_SHARE, told
-    # The longest wait is measured in the soak: here two stalls of the machine, which is shared, would judge the turnstile.
-    assert max(quantile(own, 0.99) for own in waits) < WAIT_MS, told
+    return [[note.number(5) / 1e6 for note in writer.of("ack") if began_ns <= note.at_ns <= until_ns] for writer in writers]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import queue
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,8 @@ from torment.lives.told import Told
 from torment.lives.work import Life
 
 WITHIN_S = 60.0
+_ENDED = ""
+"""In the place of a line: there are no more."""
 TORTURE = Path(__file__).resolve().parents[2]
 
 
@@ -33,7 +35,7 @@ class Mother:
     def __init__(self, told: Told, errors: Path) -> None:
         self.told = told
         self.errors = errors
-        self._raw = b""
+        self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
         with errors.open("ab") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "torment.lives.child"],
@@ -45,6 +47,8 @@ class Mother:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._asks, self._answers = self._process.stdin, self._process.stdout
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +60,7 @@ class Mother:
             self._process.kill()  # its life, if there is one, finds nobody to tell and ends
         self._asks.close()
         self._process.wait(WITHIN_S)
+        self._listener.join(WITHIN_S)
         self._answers.close()
 
     def begin(self, life: Life) -> None:
@@ -96,17 +101,20 @@ class Mother:
             if word == kind:
                 return 0
 
+    def _listen(self) -> None:
+        """All the time: a life that waits for room to tell may hold the turn to write meanwhile."""
+        for line in self._answers:
+            self._told.put(line.decode().rstrip("\n"))
+        self._told.put(_ENDED)
+
     def _line(self) -> str:
-        deadline = time.monotonic() + WITHIN_S
-        while b"\n" not in self._raw:
-            if not select.select([self._answers], [], [], max(0, deadline - time.monotonic()))[0]:
-                raise Hangs(f"it has told nothing for {WITHIN_S:g} s: {self.complaints()}")
-            read = os.read(self._answers.fileno(), 1 << 16)
-            if not read:
-                raise Hangs(f"it has ended: {self.complaints()}")
-            self._raw += read
-        line, _, self._raw = self._raw.partition(b"\n")
-        return line.decode()
+        try:
+            line = self._told.get(timeout=WITHIN_S)
+        except queue.Empty:
+            raise Hangs(f"it has told nothing for {WITHIN_S:g} s: {self.complaints()}") from None
+        if line == _ENDED:
+            raise Hangs(f"it has ended: {self.complaints()}")
+        return line
 
     def complaints(self) -> str:
         """What was written to standard error."""

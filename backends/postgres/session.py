@@ -66,12 +66,14 @@ def read_url(url: str) -> tuple[bytes, str]:
     Raises:
       Misuse: it is none.
     """
+    if not url.startswith("postgresql://"):
+        raise Misuse(f"{url!r} names no PostgreSQL database: {_HOW}")
     try:
         parts = urlsplit(url)
     except ValueError as error:
         raise Misuse(f"{url!r} is no URL ({error}): {_HOW}") from error
     rest = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in OPTIONS]
-    rest += [(name, value) for name, value in _DEFAULTS.items() if name not in dict(rest)]
+    rest += [(name, value) for name, value in {**_DEFAULTS, "application_name": f"perdure {os.getpid()}"}.items() if name not in dict(rest)]
     conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest), "")).encode()
     if not parts.netloc:
         conninfo = conninfo.replace(b"postgresql:", b"postgresql://", 1) if not conninfo.startswith(b"postgresql://") else conninfo
@@ -87,7 +89,6 @@ def read_url(url: str) -> tuple[bytes, str]:
 _HOW: Final = "write postgresql://USER@HOST/DATABASE"
 _DEFAULTS: Final = {
     "client_encoding": "UTF8",
-    "application_name": f"perdure {os.getpid()}",
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "3",

@@ -60,32 +60,34 @@ class Connection:
         with self._translated():
             return _fetch(self._raw.execute(sql.encode(), parameters or None))
 
-    def look(self, *statements: tuple[str, Sequence[Any]]) -> list[Rows]:
-        """The rows of each, in one round trip."""
-        with self._translated():
-            with self._raw.pipeline():
-                cursors = [self._raw.execute(sql.encode(), parameters or None) for sql, parameters in statements]
-            return [_fetch(cursor) for cursor in cursors]
-
     @contextmanager
     def whole(self, first: str, parameters: Sequence[Any] = (), **settings: str) -> Iterator[Rows]:
         """One transaction, with *settings* of its own; the rows that *first* gives. Nothing is done if the body raises."""
         try:
-            *_, rows = self.look(("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ()), _setting({**_TIMEOUTS, **settings}), (first, parameters))
-            yield rows
+            yield self._begin(first, parameters, {**_TIMEOUTS, **settings})
             with self._translated():
-                done = self._raw.execute("COMMIT").statusmessage
+                done = self._raw.execute("COMMIT", prepare=False).statusmessage  # one message, so that a late one commits or does not
             if done != "COMMIT":
                 raise Misuse(f"{self.where}: a statement of the handler has failed, and it went on: PostgreSQL gives the whole transaction up then, so raise")
         except BaseException:
             with suppress(psycopg.Error):
                 if self._raw.info.transaction_status is not TransactionStatus.IDLE:
-                    self._raw.execute("ROLLBACK")
+                    self._raw.execute("ROLLBACK", prepare=False)
             raise
+
+    def _begin(self, first: str, parameters: Sequence[Any], settings: Mapping[str, str]) -> Rows:
+        setting, values = _setting(settings)
+        with self._translated():
+            # In one round trip, by the simple protocol: see `_settle` for why not by a pipeline.
+            cursor = psycopg.ClientCursor(self._raw)
+            cursor.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {setting}; {first}".encode(), [*values, *parameters])
+            while cursor.nextset():
+                pass
+            return _fetch(cursor)
 
     def configure(self, **settings: str) -> None:
         """For the rest of the transaction."""
-        self.look(_setting(settings))
+        self.execute(*_setting(settings))
 
     def let(self, work: Work) -> None:
         """Let a handler work in the transaction. Trouble with the database is raised as such, whatever the handler made of it."""
@@ -160,6 +162,7 @@ class _Transaction:
             else:
                 with self._raw.pipeline():  # which takes one statement at a time: no second one hides behind it
                     self._cursor.execute(sql.encode())
+                self._settle()
             return _fetch(self._cursor)
         except psycopg.Error as error:
             self._note(error)
@@ -170,9 +173,14 @@ class _Transaction:
         self._check(sql)
         try:
             self._cursor.executemany(sql.encode(), rows)
+            self._settle()
         except psycopg.Error as error:
             self._note(error)
             raise
+
+    def _settle(self) -> None:
+        """Ask nothing. A pipeline of psycopg ends with a flush, and who is frozen behind that the server never takes for idle (measured)."""
+        self._raw.execute(b"", prepare=False)
 
     def _check(self, sql: str) -> None:
         if not self.open:

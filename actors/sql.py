@@ -23,7 +23,7 @@ from perdure.actors.mark import Start, Step
 from perdure.actors.model import Cell, Readable, Sources, failed
 from perdure.actors.projection import ProjectionActor, Services, Stale
 from perdure.actors.status import What
-from perdure.backends.databases import check_database, open_database
+from perdure.backends.databases import check_database, open_database, shown
 from perdure.backends.environment import Threads
 from perdure.backends.errors import Corrupt, Misuse, ModelFaulted, PerdureError, Unreadable, WrongStore
 from perdure.backends.event import START, Event, Position, Record
@@ -53,8 +53,9 @@ class SqlProjection(Generic[D]):
 
     *tables* makes them, in the transaction that it gets; *handle* changes them by one event, in the transaction that also says how far
     they are: so each event is applied exactly once. Both run in a thread, and do nothing outside of that transaction: it may have to be
-    done again. *database* is a URL, `sqlite:PATH` or `postgresql://USER@HOST/DATABASE`, or what opens a database of another kind. Raise *version* when the same events shall
-    give other tables: those are built beside the old ones, which people read until the new ones have caught up.
+    done again. *database* is a URL, `sqlite:PATH` or `postgresql://USER@HOST/DATABASE` (whose placeholders are `?` and `%s`), or what
+    opens a database of another kind. Raise *version* when the same events shall give other tables: those are built beside the old ones,
+    which people read until the new ones have caught up.
     """
 
     name: str = attrs.field(validator=check_projection_name)
@@ -63,6 +64,11 @@ class SqlProjection(Generic[D]):
     tables: Callable[[Transaction], None] = attrs.field(kw_only=True)
     handle: Callable[[Event[D], Transaction], None] = attrs.field(kw_only=True)
     events: Selector[D] = attrs.field(kw_only=True, default=EVERYTHING)
+
+    @property
+    def where(self) -> str:
+        """Its database, for people: without a password."""
+        return shown(self.database)
 
     @property
     def step(self) -> Callable[..., Any]:
@@ -396,6 +402,15 @@ def take(database: SqlDatabase, mark: Mark, fence: int | None, *, building: bool
     return taken if database.move(mark, taken, lambda tx: None, building=building) else None
 
 
+def why_not(mark: Mark, print_: str, store: str) -> str:
+    """Why the tables at *mark* are not those that a program with that fingerprint and store would fill; '' if they are."""
+    if mark.store != store:
+        return str(WrongStore(mark.store, store))
+    if mark.fingerprint != print_:
+        return f"its tables are of version {mark.version} (at position {mark.position}), and were made by another definition"
+    return ""
+
+
 def show_mark(cell: Cell, mark: Mark | None, wanted: Mark) -> None:
     """Publish what another process keeps; *wanted* is what this program would."""
     if mark is not None and mark.store != wanted.store:
@@ -421,7 +436,7 @@ class SqlModel(Readable):
         self._threads = threads
 
     def __repr__(self) -> str:
-        return f"<model {self.name} in {self._projection.database} at position {self.position}>"
+        return f"<model {self.name} in {self._projection.where} at position {self.position}>"
 
     async def _wait_kept(self, revision: int) -> None:
         await trio.sleep(LOOK_ELSEWHERE_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from perdure.backends.errors import Misuse
 from perdure.backends.sql import OpenDatabase, SqlDatabase
 
@@ -15,6 +17,15 @@ def check_database(url: str) -> None:
         return
     if scheme != "sqlite" or not rest or rest.startswith(":"):
         raise Misuse(f"{url!r} is no URL of a database: write sqlite:PATH, with the path of a file, or postgresql://USER@HOST/DATABASE")
+
+
+def shown(url: str | OpenDatabase) -> str:
+    """The database, for people: without a password."""
+    if not isinstance(url, str):
+        return repr(url)
+    if url.partition(":")[0] not in POSTGRES:
+        return url
+    return re.sub(r"(?<=password=)[^&]*", "***", re.sub(r"^(\w+://[^/@:]*):[^/@]*@", r"\1@", url))
 
 
 def open_database(url: str | OpenDatabase, projection: str, *, create: bool = True) -> SqlDatabase | None:

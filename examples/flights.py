@@ -59,7 +59,8 @@ class Story:
 
 def feed(place: Place, story: Story, bar: Bar, *, crash_at: int = 0, kill_at: int = 0) -> int:
     """Run a worker to its end, which may be a violent one; its exit code."""
-    command = [sys.executable, str(FOLDER / "flights_feed.py"), place.url, place.table, f"--rows={story.rows}", f"--crash-at={crash_at}", f"--kill-at={kill_at}"]
+    numbers = [f"--rows={story.rows}", f"--crash-at={crash_at}", f"--kill-at={kill_at}"]
+    command = [sys.executable, str(FOLDER / "flights_feed.py"), place.url, place.table, *numbers]
     started_from, seconds = 0, 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
         try:

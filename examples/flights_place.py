@@ -26,10 +26,15 @@ class NoPlace(Exception):
 class Place(Protocol):
     """Made by `place_of`."""
 
-    url: str
-    """Of the store."""
-    table: str
-    """Of the database with the table."""
+    @property
+    def url(self) -> str:
+        """Of the store."""
+        ...
+
+    @property
+    def table(self) -> str:
+        """Of the database with the table."""
+        ...
 
     def prepare(self, *, keep: bool) -> bool:
         """Make it ready, and empty unless *keep*; whether a store is left in it."""

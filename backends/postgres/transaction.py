@@ -125,7 +125,7 @@ class Connection:
 class _Bounded(psycopg.Connection[tuple[Any, ...]]):
     """Does not wait for ever: behind a proxy that swallows everything no keep-alive finds that the server is gone."""
 
-    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **more: Any) -> Any:  # type: ignore[override]  # its parameters, whatever they are
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **more: Any) -> Any:
         """See `psycopg.Connection.wait`."""
         return super().wait(self._until(gen, time.monotonic() + ANSWER_S), *args, **more)
 

@@ -18,7 +18,7 @@ from perdure.backends.databases import open_database
 from perdure.backends.errors import Misuse, Unavailable
 from perdure.backends.memory import open_memory
 from perdure.backends.postgres import database as postgres_database
-from perdure.backends.postgres import session, transaction
+from perdure.backends.postgres import transaction
 from perdure.backends.postgres.database import PostgresDatabase
 from perdure.backends.selector import EVERYTHING
 from perdure.backends.sql import Mark
@@ -196,7 +196,7 @@ async def test_a_view_of_somebody_on_the_old_tables_stops_the_swap_and_is_named(
     backend = open_memory()
     for version in (1, 2):
         async with open_runtime(backend, App(sql=[sums(database)])) as rt:
-            await rt.model(rt and sums(database)).wait_for((await rt.append("a", [Added(version)])).position)
+            await rt.model(sums(database)).wait_for((await rt.append("a", [Added(version)])).position)
     run(database, "CREATE VIEW public.mine AS SELECT number FROM models.sums")
 
     async with open_runtime(backend) as rt:
@@ -333,7 +333,3 @@ async def test_text_with_nul_stops_the_model_for_postgresql_has_no_such_text(dat
 
 def say(event, tx):
     tx.execute("INSERT INTO said VALUES (%s)", (event.data.value["text"],))
-
-
-def test_the_oldest_server_is_that_of_the_store():
-    assert session.OLDEST == postgres_database.OLDEST

@@ -56,7 +56,9 @@ async def judge(crowd: Crowd, tables: Tables) -> None:
 
 
 @pytest.mark.timeout(60 + 12 * HANDOVERS)
-async def test_its_rows_are_an_independent_count_whatever_happens_to_its_owner(tmp_path: Path, where: tuple[str, Tables], capsys: pytest.CaptureFixture[str]) -> None:
+async def test_its_rows_are_an_independent_count_whatever_happens_to_its_owner(
+    tmp_path: Path, where: tuple[str, Tables], capsys: pytest.CaptureFixture[str]
+) -> None:
     url, tables = where
     draw, in_transaction = random.Random(7), 0
     async with gather(tmp_path, url) as crowd:

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="arg-type,union-attr,var-annotated,possibly-undefined,list-item"
+# mypy: disable-error-code="attr-defined,arg-type,union-attr,var-annotated,possibly-undefined,list-item"
 """SQL read models: rows equal to an independent count whatever fails, versions built beside, and what is refused."""
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def test_a_database_that_moves_the_row_in_another_transaction_is_caught(shop):
 
     clock = trio.testing.MockClock(autojump_threshold=0)
 
-    with pytest.raises(ModelFaulted, match="(?i)unique constraint"):  # the first event comes twice
+    with pytest.raises(ModelFaulted, match=r"(?i)unique constraint"):  # the first event comes twice
         trio.run(play, TwoTransactions, cents, 1, ["before"], shop, clock=clock)
 
 
@@ -608,7 +608,7 @@ async def test_tables_whose_names_are_taken_stop_the_swap_and_the_old_ones_stay(
     await projected(backend, payments(shop))
     shop.rows("CREATE TABLE notes (mine TEXT)")
 
-    with pytest.raises(ModelFaulted, match='notes"? already exists'):
+    with pytest.raises(ModelFaulted, match=r'notes"? already exists'):
         await projected(backend, payments(shop, version=2, tables=more_tables(shop)))
 
     assert totals(shop) == {"ada": 1}
@@ -709,7 +709,10 @@ async def test_a_missing_folder_is_named(backend, tmp_path):
             await rt.project(payments(SqliteShop(tmp_path / "nowhere" / "x.sqlite")))
 
 
-@pytest.mark.parametrize("wrong", [partial(App, projections=[payments(SqliteShop(Path("x")))]), partial(App, sql=[Projection("x", version=1, initial=0, step=min)])])
+MISPLACED = [partial(App, projections=[payments(SqliteShop(Path("x")))]), partial(App, sql=[Projection("x", version=1, initial=0, step=min)])]
+
+
+@pytest.mark.parametrize("wrong", MISPLACED)
 def test_an_app_takes_each_kind_in_its_place(wrong):
     with pytest.raises(Misuse):
         wrong()

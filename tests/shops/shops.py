@@ -86,7 +86,11 @@ class SqliteShop(Shop):
     def copy(self) -> Callable[[], None]:
         copied = self.path.with_name("copy")
         shutil.copy(self.path, copied)
-        return lambda: shutil.copy(copied, self.path) and None
+
+        def restore() -> None:
+            shutil.copy(copied, self.path)
+
+        return restore
 
 
 class PostgresShop(Shop):

@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+STORE ?=
 SCALE ?= 1
 
 # The environment is made anew for another place or Python, and completed when dependencies or folders change:
@@ -20,8 +21,8 @@ help:  ## this list
 
 setup: $(READY)  ## make .venv with all that development needs, or bring it up to date
 
-demo: setup  ## a year of New York's flights through the embedded store, checked value by value
-	$(VENV)/bin/python examples/flights.py $(ARGS)
+demo: setup  ## a year of New York's flights through the embedded store, checked value by value (STORE=postgresql://... for a server)
+	$(VENV)/bin/python examples/flights.py $(if $(STORE),--store '$(STORE)') $(ARGS)
 
 test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's contents
 	$(VENV)/bin/pytest $(ARGS)

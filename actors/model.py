@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from perdure.actors import cursor
+from perdure.actors.beyond import Beyond
 from perdure.actors.cursor import Checkpoint
 from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of
 from perdure.actors.lease import Owner
@@ -57,6 +58,8 @@ class Cell:
         self.hurry: Callable[[], None] = _nothing
         """Tells the actor that someone waits for what it may be holding back."""
         self.loaded = False
+        self.kept = START
+        """How far what another process keeps was, when it was shown last."""
         self.listeners: weakref.WeakSet[Any] = weakref.WeakSet()
         """Iterators over touched keys; one that nobody holds any more is forgotten."""
         self._lot = trio.lowlevel.ParkingLot()
@@ -70,6 +73,11 @@ class Cell:
                 listener.note(touched)
         if self._lot:
             self._lot.unpark_all()
+
+    def reach(self, position: Position) -> None:
+        """It stands at *position* too: no event before it was wanted."""
+        if position > self.position:
+            self.publish(self.state, position)
 
     @property
     def awaited(self) -> bool:
@@ -120,9 +128,10 @@ class Sources:
 class Readable:
     """What both kinds of model share."""
 
-    def __init__(self, cell: Cell, sources: Sources) -> None:
+    def __init__(self, cell: Cell, sources: Sources, where: Selector[Any]) -> None:
         self._cell = cell
         self._sources = sources
+        self._where = where
 
     @property
     def name(self) -> str:
@@ -174,15 +183,21 @@ class Readable:
     async def _wait_elsewhere(self, position: Position) -> None:
         """Return when it has been reached, when it is run here, or when nobody runs it."""
         backend = self._sources.backend
-        owner = Owner(backend, lease_of(self.name))
+        owner, beyond = Owner(backend, lease_of(self.name)), Beyond(backend, self._where)
         while not self._cell.running:
             revision = await backend.revision()
             await self.refresh()
+            if self.fault is None and self.position < position:
+                self._cell.reach(await beyond.reach(self.position))
             if self.position >= position or self.fault is not None or not await owner.lives():
                 return
-            await trio.sleep(LOOK_EVERY_S)
-            with trio.move_on_after(OWNER_EVERY_S):
-                await backend.wait_changed(revision)
+            await self._wait_kept(revision)
+
+    async def _wait_kept(self, revision: int) -> None:
+        """Return when something may have been kept since."""
+        await trio.sleep(LOOK_EVERY_S)
+        with trio.move_on_after(OWNER_EVERY_S):
+            await self._sources.backend.wait_changed(revision)
 
     async def refresh(self) -> Any:
         raise NotImplementedError
@@ -192,7 +207,7 @@ class Model(Readable, Generic[S]):
     """The model of a `Projection`. See `Runtime.model`."""
 
     def __init__(self, projection: Projection[S, Any], cell: Cell, sources: Sources) -> None:
-        super().__init__(cell, sources)
+        super().__init__(cell, sources, projection.events)
         self._projection = projection
 
     def __repr__(self) -> str:
@@ -293,7 +308,7 @@ class KeyedModel(Readable, Generic[S]):
     """The model of a `Keyed`: its states are read where they are durable. See `Runtime.model`."""
 
     def __init__(self, projection: Keyed[S, Any], cell: Cell, sources: Sources) -> None:
-        super().__init__(cell, sources)
+        super().__init__(cell, sources, projection.events)
         self._projection = projection
         self._bucket = bucket_of(projection.name)
         self._decode = sources.codec.decoder(projection.state_type)

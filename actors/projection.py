@@ -17,6 +17,7 @@ import outcome
 import trio
 
 from perdure.actors import snapshots
+from perdure.actors.beyond import Beyond
 from perdure.actors.cursor import Checkpoint, Progress
 from perdure.actors.fold import Definition, Projection, Stopped, bytes_of, fingerprint, fold_page, step_print
 from perdure.actors.follower import Follower
@@ -36,6 +37,7 @@ from perdure.backends.errors import (
     Conflict,
     Full,
     InDoubt,
+    MissingExtra,
     Misuse,
     ModelFaulted,
     PerdureError,
@@ -120,6 +122,8 @@ class ProjectionActor(Generic[P]):
 
     _delay_max_s = float("inf")
     """What was in trouble is tried again so soon at least."""
+    _starts_in_trouble = False
+    """Whether it counts as started though it cannot be reached where its state is kept."""
 
     # -- its life ----------------------------------------------------------------------------
 
@@ -163,6 +167,8 @@ class ProjectionActor(Generic[P]):
                     while await self._follow_on(follower):
                         pass
                 except (Unavailable, InDoubt, Full, Stale) as error:
+                    if self._starts_in_trouble:
+                        started()
                     await self._wait_out(error)
             if not started.done:
                 raise Closed("the runtime")
@@ -396,25 +402,29 @@ class ProjectionActor(Generic[P]):
     async def _stand_by(self, started: Callable[[], None]) -> None:
         """Drop what is in memory and show what the owner keeps, until it is ours, or stopped."""
         self._services.tell(self.name, What.STANDING_BY, "it is run elsewhere: this one shows what is kept there")
-        self.cell.hurry = lambda: None  # nothing is held back here
         self._drop()
         backend, shown = self._services.backend, -1
+        beyond = Beyond(backend, self.projection.events)
+        self.cell.hurry = self._interrupt
         while not self._stopping and not self.owns:
             self._fail_if_told()
-            revision = await backend.revision()
+            revision, head, awaited = await backend.revision(), await backend.head(), self.cell.awaited
             kept = await self._place.read()
             if kept is not None and self._place.revision != shown:
                 await self._show_others(kept)
                 shown = self._place.revision
             if not self.cell.loaded:
                 self.cell.publish(self.projection.initial, START)  # nothing was kept yet
+            if awaited and self.cell.fault is None and (kept is None or kept.fingerprint == self._fingerprint):
+                self.cell.reach(await beyond.reach(self.cell.position))
             started()
             for question in self.mailbox.waiting():
                 question.slot.answer(outcome.Value(START if kept is None else Position(kept.position)))
             with trio.CancelScope() as self._waiting:
-                if not (self._stopping or self.owns or self._failure or self.mailbox.depth):
+                if not (self._stopping or self.owns or self._failure or self.mailbox.depth or self.cell.awaited > awaited):
                     await trio.sleep(LOOK_EVERY_S)
-                    await backend.wait_changed(revision)
+                    await (_wait_either(backend, revision, head) if awaited else backend.wait_changed(revision))
+        self.cell.hurry = lambda: None  # nothing is held back here
 
     async def _show_others(self, kept: Checkpoint) -> None:
         """What another process keeps, if it can be shown; it may be of another version."""
@@ -430,6 +440,18 @@ class ProjectionActor(Generic[P]):
     def _drop(self) -> None:
         """Forget what is in memory."""
         raise NotImplementedError
+
+
+async def _wait_either(backend: Backend, revision: int, head: Position) -> None:
+    """Until kv has changed, or the log has grown."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(change: Callable[[], Awaitable[None]]) -> None:
+            await change()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait, lambda: backend.wait_changed(revision))
+        nursery.start_soon(wait, lambda: backend.wait_beyond(head))
 
 
 class Once:
@@ -454,7 +476,7 @@ class Stale(Exception):
 
 def final(error: BaseException) -> bool:
     """Whether restarting cannot help: the projection's own decision, or a fault of the program."""
-    return isinstance(error, ProjectionFailed | ModelFaulted | StateTooLarge | TooLarge | UnstableState | Misuse | WrongStore | Rewound)
+    return isinstance(error, ProjectionFailed | ModelFaulted | StateTooLarge | TooLarge | UnstableState | Misuse | MissingExtra | WrongStore | Rewound)
 
 
 class SingleActor(ProjectionActor[Projection[Any, Any]]):

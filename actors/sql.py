@@ -16,13 +16,14 @@ import outcome
 import trio
 
 from perdure.actors import mark as marks
+from perdure.actors.beyond import Beyond
 from perdure.actors.fold import Stopped, bytes_of, check_projection_name, check_version, fingerprint
 from perdure.actors.follower import Follower
 from perdure.actors.mark import Start, Step
 from perdure.actors.model import Cell, Readable, Sources, failed
 from perdure.actors.projection import ProjectionActor, Services, Stale
 from perdure.actors.status import What
-from perdure.backends.databases import check_database, open_database
+from perdure.backends.databases import check_database, open_database, shown
 from perdure.backends.environment import Threads
 from perdure.backends.errors import Corrupt, Misuse, ModelFaulted, PerdureError, Unreadable, WrongStore
 from perdure.backends.event import START, Event, Position, Record
@@ -34,14 +35,16 @@ D = TypeVar("D")
 KEEP_EVERY_S: Final = 1.0
 """A cursor moved only by events that were not wanted is written so often; so often it is looked whether the database is still there."""
 LOOK_S: Final = 0.05
-"""Who waits here for tables that another process keeps is told so soon."""
+"""Who waits here for tables that another process keeps is told so soon;"""
+LOOK_ELSEWHERE_S: Final = 0.2
+"""and so soon where the projection is not even standing by, for each look is a connection of its own."""
 
 
 def _check_database(_: object, __: object, database: str | OpenDatabase) -> None:
     if isinstance(database, str):
         check_database(database)
     elif not callable(database):
-        raise Misuse(f"a read model's database is a URL, sqlite:PATH, not {database!r}")
+        raise Misuse(f"a read model's database is a URL, sqlite:PATH or postgresql://..., not {database!r}")
 
 
 @attrs.frozen
@@ -50,8 +53,9 @@ class SqlProjection(Generic[D]):
 
     *tables* makes them, in the transaction that it gets; *handle* changes them by one event, in the transaction that also says how far
     they are: so each event is applied exactly once. Both run in a thread, and do nothing outside of that transaction: it may have to be
-    done again. *database* is a URL, `sqlite:PATH`, or what opens a database of another kind. Raise *version* when the same events shall
-    give other tables: those are built beside the old ones, which people read until the new ones have caught up.
+    done again. *database* is a URL, `sqlite:PATH` or `postgresql://USER@HOST/DATABASE` (whose placeholders are `?` and `%s`), or what
+    opens a database of another kind. Raise *version* when the same events shall give other tables: those are built beside the old ones,
+    which people read until the new ones have caught up.
     """
 
     name: str = attrs.field(validator=check_projection_name)
@@ -60,6 +64,11 @@ class SqlProjection(Generic[D]):
     tables: Callable[[Transaction], None] = attrs.field(kw_only=True)
     handle: Callable[[Event[D], Transaction], None] = attrs.field(kw_only=True)
     events: Selector[D] = attrs.field(kw_only=True, default=EVERYTHING)
+
+    @property
+    def where(self) -> str:
+        """Its database, for people: without a password."""
+        return shown(self.database)
 
     @property
     def step(self) -> Callable[..., Any]:
@@ -101,6 +110,7 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
             with trio.CancelScope(shield=True):
                 await self._close()
 
+    _starts_in_trouble = True  # its database may be on another machine, and the rest of the program can do without it
     _delay_max_s = KEEP_EVERY_S  # a database is locked by who is frozen, and free as soon as that one is killed
 
     @property
@@ -255,18 +265,25 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
     async def _stand_by(self, started: Callable[[], None]) -> None:
         self._services.tell(self.name, What.STANDING_BY, "it is run elsewhere: this one shows how far its tables are")
         await self._close()
-        self.cell.hurry = self._interrupt
-        while not self._stopping and not self.owns:
-            self._fail_if_told()
-            mark = await self._in_thread(read_mark, self.projection)
-            show_mark(self.cell, mark, self._new_mark())
-            started()
-            for question in self.mailbox.waiting():
-                question.slot.answer(outcome.Value(self.cell.position))
-            with trio.move_on_after(LOOK_S if self.cell.awaited else KEEP_EVERY_S) as self._waiting:
-                if not (self._stopping or self.owns or self._failure or self.mailbox.depth):
-                    await trio.sleep_forever()
-        self.cell.hurry = lambda: None
+        look, beyond = Look(self.projection), Beyond(self._services.backend, self.projection.events)
+        self.cell.hurry, self.cell.kept = self._interrupt, self.cell.position
+        try:
+            while not self._stopping and not self.owns:
+                self._fail_if_told()
+                awaited = self.cell.awaited
+                show_mark(self.cell, await self._in_thread(look.mark), self._new_mark())
+                if awaited and self.cell.fault is None:
+                    self.cell.reach(await beyond.reach(self.cell.position))
+                started()
+                for question in self.mailbox.waiting():
+                    question.slot.answer(outcome.Value(self.cell.position))
+                with trio.move_on_after(LOOK_S if awaited else KEEP_EVERY_S) as self._waiting:
+                    if not (self._stopping or self.owns or self._failure or self.mailbox.depth or self.cell.awaited > awaited):
+                        await trio.sleep_forever()
+        finally:
+            self.cell.hurry = lambda: None
+            with trio.CancelScope(shield=True):
+                await self._in_thread(look.close)
 
     # -- its database ------------------------------------------------------------------------
 
@@ -337,15 +354,42 @@ class _Gone(Stale):
 # -- reading how far it is -----------------------------------------------------------------------
 
 
+class Look:
+    """Reads the row of the tables that people read, with the database left open in between. Blocks."""
+
+    def __init__(self, projection: SqlProjection[Any]) -> None:
+        self._projection = projection
+        self._database: SqlDatabase | None = None
+
+    def mark(self) -> Mark | None:
+        """The row; None while there is none."""
+        mark = None
+        try:
+            if self._database is not None and self._database.gone():
+                self.close()
+            if self._database is None:
+                self._database = open_database(self._projection.database, self._projection.name, create=False)
+            if self._database is not None:
+                mark = self._database.mark()
+        finally:
+            if mark is None:
+                self.close()
+        return mark
+
+    def close(self) -> None:
+        """Idempotent."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+
 def read_mark(projection: SqlProjection[Any]) -> Mark | None:
-    """The row of the tables that people read; None while there is none. Blocks."""
-    database = open_database(projection.database, projection.name, create=False)
-    if database is None:
-        return None
+    """The same, once."""
+    look = Look(projection)
     try:
-        return database.mark()
+        return look.mark()
     finally:
-        database.close()
+        look.close()
 
 
 def take(database: SqlDatabase, mark: Mark, fence: int | None, *, building: bool) -> Mark | None:
@@ -358,6 +402,15 @@ def take(database: SqlDatabase, mark: Mark, fence: int | None, *, building: bool
     return taken if database.move(mark, taken, lambda tx: None, building=building) else None
 
 
+def why_not(mark: Mark, print_: str, store: str) -> str:
+    """Why the tables at *mark* are not those that a program with that fingerprint and store would fill; '' if they are."""
+    if mark.store != store:
+        return str(WrongStore(mark.store, store))
+    if mark.fingerprint != print_:
+        return f"its tables are of version {mark.version} (at position {mark.position}), and were made by another definition"
+    return ""
+
+
 def show_mark(cell: Cell, mark: Mark | None, wanted: Mark) -> None:
     """Publish what another process keeps; *wanted* is what this program would."""
     if mark is not None and mark.store != wanted.store:
@@ -367,8 +420,9 @@ def show_mark(cell: Cell, mark: Mark | None, wanted: Mark) -> None:
         return
     position = START if mark is None else Position(mark.position)
     cell.fault = None
-    if not cell.loaded or position != cell.position:
-        cell.publish(None, position)
+    if not cell.loaded or position != cell.kept:
+        cell.publish(None, position if position < cell.kept else max(position, cell.position))
+        cell.kept = position
     if mark is not None and mark.fault:
         cell.stand_still(mark.fault)
 
@@ -377,12 +431,15 @@ class SqlModel(Readable):
     """How far the tables of a `SqlProjection` are; their rows are read in the database. See `Runtime.model`."""
 
     def __init__(self, projection: SqlProjection[Any], cell: Cell, sources: Sources, threads: Threads) -> None:
-        super().__init__(cell, sources)
+        super().__init__(cell, sources, projection.events)
         self._projection = projection
         self._threads = threads
 
     def __repr__(self) -> str:
-        return f"<model {self.name} in {self._projection.database} at position {self.position}>"
+        return f"<model {self.name} in {self._projection.where} at position {self.position}>"
+
+    async def _wait_kept(self, revision: int) -> None:
+        await trio.sleep(LOOK_ELSEWHERE_S)
 
     async def refresh(self) -> SqlModel:
         """Read the position, where nobody here runs the projection; else nothing. The model itself.

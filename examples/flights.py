@@ -1,17 +1,17 @@
-"""A year of flights through perdure, checked value by value: `make demo`, or `python examples/flights.py`.
+"""A year of flights through perdure, checked value by value: `make demo`, on a server `make demo STORE=postgresql://...`.
 
 Every flight that left New York City in 2013 becomes an event in the stream of its aircraft, appended by many concurrent
-writers while four supervised projections keep their models, and a fifth one a table in SQLite. At one third an actor fails, at two thirds the whole process
+writers while four supervised projections keep their models, and a fifth one a table in SQL. At one third an actor fails, at two thirds the whole process
 is killed; at the end every event and every model is compared with what the file says, counted without perdure.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import gc
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,15 +26,13 @@ import attrs
 import trio
 from flights_csv import ROWS, NoData, Row, Values, compare, expected_event, find_csv, read_rows, recompute, tail_of
 from flights_domain import AIRCRAFT, BOARDS, CARRIERS, FLIGHTS, HOURS, FlightCancelled, FlightDeparted, app
+from flights_place import NoPlace, Place, place_of
 from flights_show import Bar, show_table
-from flights_sql import DATABASE, Answer, ask, compare_table, count_answers
+from flights_sql import Answer, ask, compare_table, count_answers
 
 from perdure.runtime import PerdureError, Runtime, open_runtime
 
 FOLDER = Path(__file__).resolve().parent
-TABLE_FILES = frozenset(f"{DATABASE}{suffix}" for suffix in ("", "-wal", "-shm"))
-LOCKS = frozenset(f"{name}.lock" for name in ("users", "opening", "next", "gate", "writer"))
-STORE_FILES = TABLE_FILES | LOCKS | {"data.mdb", "data.mdb-lock", "data.mdb.new", "data.mdb.new-lock", "data.mdb.compact", "clean", "news", "turn"}
 LEAST_ROWS = 100
 DIFFERENCES_SHOWN = 20
 
@@ -59,9 +57,10 @@ class Story:
 # -- the workers ---------------------------------------------------------------------------------
 
 
-def feed(url: str, folder: Path, story: Story, bar: Bar, *, crash_at: int = 0, kill_at: int = 0) -> int:
+def feed(place: Place, story: Story, bar: Bar, *, crash_at: int = 0, kill_at: int = 0) -> int:
     """Run a worker to its end, which may be a violent one; its exit code."""
-    command = [sys.executable, str(FOLDER / "flights_feed.py"), url, str(folder), f"--rows={story.rows}", f"--crash-at={crash_at}", f"--kill-at={kill_at}"]
+    numbers = [f"--rows={story.rows}", f"--crash-at={crash_at}", f"--kill-at={kill_at}"]
+    command = [sys.executable, str(FOLDER / "flights_feed.py"), place.url, place.table, *numbers]
     started_from, seconds = 0, 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
         try:
@@ -113,18 +112,18 @@ def note(said: dict[str, Any], story: Story, bar: Bar) -> None:
             bar.say(f"log: {text}")
 
 
-def run_workers(url: str, folder: Path, story: Story, *, resume: bool) -> None:
+def run_workers(place: Place, story: Story, *, resume: bool) -> None:
     """Feed the store: with a fault at one third and a kill at two, unless what was there is gone on with."""
     with Bar(story.rows, "flights stored") as bar:
         if not resume:
-            code = feed(url, folder, story, bar, crash_at=story.rows // 3, kill_at=2 * story.rows // 3)
+            code = feed(place, story, bar, crash_at=story.rows // 3, kill_at=2 * story.rows // 3)
             if code != -signal.SIGKILL:
                 story.problems.append(f"the first worker was to be killed, but ended with exit code {code}")
                 return
             story.kills += 1
             if not story.actor_restarts:
                 story.problems.append("the supervisor did not restart the actor that failed")
-        code = feed(url, folder, story, bar)
+        code = feed(place, story, bar)
         if code != 0:
             story.problems.append(f"the worker ended with exit code {code}")
         if story.found < story.acknowledged:
@@ -167,16 +166,16 @@ async def compare_events(rt: Runtime, rows: Iterable[Row]) -> tuple[int, list[st
     return events, differences
 
 
-async def check(url: str, folder: Path, story: Story) -> tuple[int, int, Values]:
+async def check(place: Place, story: Story) -> tuple[int, int, Values]:
     """Compare events and models with the file; what differs becomes a problem. Events, values, and the models."""
     gc.disable()  # all that is read here is kept to the end: to look through it again and again would take longer than to read it
     rows = list(read_rows(story.rows))
-    async with open_runtime(url, app, create=False) as rt:
+    async with open_runtime(place.url, app, create=False) as rt:
         models = await read_models(rt)
         events, differences = await compare_events(rt, rows)
     values, more = compare(models, recompute(rows))
-    story.problems += differences + more + compare_table(folder, rows)
-    story.answers, counted = ask(folder), count_answers(rows)
+    story.problems += differences + more + compare_table(place.table, rows)
+    story.answers, counted = ask(place.table), count_answers(rows)
     for question, answer in story.answers.items():
         if answer != counted[question]:
             story.problems.append(f"{question}: {answer} by SQL, {counted[question]} by the file")
@@ -219,45 +218,21 @@ def show_rates(story: Story, found_before: int, took_s: float, checked_s: float)
     print(f"time        {took_s:.1f} s in all, {checked_s:.1f} s of it comparing")
 
 
-def show_next(folder: Path, story: Story) -> None:
+def show_next(place: Place, story: Story) -> None:
     """What to type next."""
     perdure = Path(sys.executable).with_name("perdure")
-    here, there = os.path.relpath(folder), os.path.relpath(folder, FOLDER)
+    here, there = shlex.quote(place.below(Path.cwd())), shlex.quote(place.below(FOLDER))
     question = f"{os.path.relpath(perdure, FOLDER)} model"
     print("\nnext, read a stream, and ask for a model as it was at a position or at a moment of this run:")
-    print(f"  {os.path.relpath(perdure)} read lmdb:{here} aircraft-N14228")
+    print(f"  {os.path.relpath(perdure)} read {here} aircraft-N14228")
     print(f"  cd {os.path.relpath(FOLDER)}")
-    print(f"  {question} show lmdb:{there} boards LAX --app flights_domain:app")
+    print(f"  {question} show {there} boards LAX --app flights_domain:app")
     if story.moment:
-        print(f"  {question} at lmdb:{there} carriers --app flights_domain:app --position {story.moment['position']}")
-        print(f"  {question} at lmdb:{there} aircraft N14228 --app flights_domain:app --time {story.moment['time']}")
+        print(f"  {question} at {there} carriers --app flights_domain:app --position {story.moment['position']}")
+        print(f"  {question} at {there} aircraft N14228 --app flights_domain:app --time {story.moment['time']}")
 
 
 # -- the command ---------------------------------------------------------------------------------
-
-
-def prepare(folder: Path, *, keep: bool) -> bool:
-    """Make the folder, and empty it unless *keep*; whether a store is left in it.
-
-    Only a store's own files are removed, and only when no process has them open.
-    """
-    if folder.exists() and not folder.is_dir():
-        fail(f"{folder} is a file: name a folder with --dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    if keep:
-        return (folder / "data.mdb").exists()
-    present = {path.name for path in folder.iterdir()}
-    if foreign := sorted(present - STORE_FILES):
-        fail(f"{folder} is emptied before the demo, but holds {foreign[0]}, which is no file of a store: name another folder with --dir")
-    if "users.lock" in present:
-        with (folder / "users.lock").open("rb+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                fail(f"the store in {folder} is in use by another process: wait for it, or name another folder with --dir")
-    for name in present:
-        (folder / name).unlink()
-    return False
 
 
 def fail(text: str) -> NoReturn:
@@ -271,6 +246,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="flights.py", description="A year of New York's flights through perdure, checked value by value.")
     parser.add_argument("--rows", type=int, default=ROWS, help=f"take only the first ROWS rows, at least {LEAST_ROWS} (all: {ROWS})")
     parser.add_argument("--dir", type=Path, default=Path("build/flights"), help="where the store is made (default: build/flights)")
+    parser.add_argument("--store", default="", help="instead of --dir: lmdb:DIR, or postgresql://USER@HOST/DATABASE (in the schemas flights_demo*, made anew)")
     parser.add_argument("--keep", action="store_true", help="go on with the store that is there, without the faults")
     options = parser.parse_args()
     if not LEAST_ROWS <= options.rows <= ROWS:
@@ -286,14 +262,18 @@ def main() -> int:
     except NoData as error:
         fail(str(error))
     began = time.perf_counter()
-    resume = prepare(options.dir, keep=options.keep)
-    story, url = Story(options.rows), f"lmdb:{options.dir}"
+    try:
+        place = place_of(options.store, options.dir)
+        resume = place.prepare(keep=options.keep)
+    except NoPlace as error:
+        fail(str(error))
+    story = Story(options.rows)
     events = values = 0
-    run_workers(url, options.dir, story, resume=resume)
+    run_workers(place, story, resume=resume)
     if not story.problems:
         fed = time.perf_counter()
         try:
-            events, values, models = trio.run(check, url, options.dir, story)
+            events, values, models = trio.run(check, place, story)
         except PerdureError as error:
             story.problems.append(f"{type(error).__name__}: {error}")
         else:
@@ -306,7 +286,7 @@ def main() -> int:
         print(f"different: {len(story.problems)} in all", file=sys.stderr)
         return 1
     print(f"equal: {events} events, {values} values")
-    show_next(options.dir, story)
+    show_next(place, story)
     return 0
 
 

@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -211,12 +210,12 @@ def restored_from(rt: Runtime, name: str) -> int:
     return next(running.actor.restored_from for running in rt._models.all() if running.projection.name == name)
 
 
-async def main(url: str, folder: Path, rows: int, crash_at: int, kill_at: int) -> None:
+async def main(url: str, database: str, rows: int, crash_at: int, kill_at: int) -> None:
     """Feed, wait until every model is up to date, and say how it went."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     began = trio.current_time()
-    app, table = in_sql(folder)
+    app, table = in_sql(database)
     async with open_runtime(url, app) as rt:
         stored = await stored_seqs(rt)
         events = sum(stored.values())
@@ -240,7 +239,7 @@ async def main(url: str, folder: Path, rows: int, crash_at: int, kill_at: int) -
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
-    parser.add_argument("folder", type=Path, help="of the read model in SQL")
+    parser.add_argument("database", help="the URL of the read model in SQL")
     for option in ("--rows", "--crash-at", "--kill-at"):
         parser.add_argument(option, type=int, default=0)
     logging.getLogger("perdure").addHandler(Saying())

@@ -6,21 +6,17 @@ that fills it is killed on the way.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from contextlib import closing
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import attrs
 from flights_csv import MISSING, Row, moment, tail_of
 from flights_domain import FLIGHTS, Flight, FlightDeparted, aircraft_key, app
+from flights_place import query
 
 from perdure.runtime import App, Event, SqlProjection, Transaction
-
-DATABASE = "flights.sqlite"
 
 Answer = list[tuple[Any, ...]]
 
@@ -34,20 +30,25 @@ def make_table(tx: Transaction) -> None:
     tx.execute("CREATE INDEX flights_by_carrier ON flights (carrier, day)")
 
 
-def add_flight(event: Event[Flight], tx: Transaction) -> None:
-    """A row; one that was cancelled has no delays."""
+def add_flight(event: Event[Flight], tx: Transaction, mark: str = "?") -> None:
+    """A row; one that was cancelled has no delays. *mark* stands for a value in SQL."""
     flight, scheduled = event.data, event.occurred
     west = timedelta(hours=(scheduled.hour - flight.hour) % 24)
     delays = (flight.departure_delay_min, flight.arrival_delay_min) if isinstance(flight, FlightDeparted) else (None, None)
     where = (aircraft_key(event), flight.carrier, flight.flight, flight.origin, flight.dest, flight.miles)
-    tx.execute(
-        "INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (event.position, f"{scheduled - west:%Y-%m-%d}", flight.hour, *where, *delays)
-    )
+    row = (event.position, f"{scheduled - west:%Y-%m-%d}", flight.hour, *where, *delays)
+    tx.execute(f"INSERT INTO flights VALUES ({', '.join([mark] * len(row))})", row)
 
 
-def in_sql(folder: Path) -> tuple[App, SqlProjection[Flight]]:
-    """The app with its table, in a database in *folder*; and the table alone."""
-    table = SqlProjection("flights-table", version=1, database=f"sqlite:{folder / DATABASE}", tables=make_table, handle=add_flight, events=FLIGHTS)
+def add_flight_in_postgres(event: Event[Flight], tx: Transaction) -> None:
+    """The same, in PostgreSQL's way."""
+    add_flight(event, tx, "%s")
+
+
+def in_sql(database: str) -> tuple[App, SqlProjection[Flight]]:
+    """The app with its table, in the database at that URL; and the table alone."""
+    handle = add_flight if database.startswith("sqlite:") else add_flight_in_postgres
+    table = SqlProjection("flights-table", version=1, database=database, tables=make_table, handle=handle, events=FLIGHTS)
     return attrs.evolve(app, sql=[table]), table
 
 
@@ -67,10 +68,9 @@ QUESTIONS = {
 }
 
 
-def ask(folder: Path) -> dict[str, Answer]:
+def ask(database: str) -> dict[str, Answer]:
     """The answers, by plain SQL."""
-    with closing(sqlite3.connect(folder / DATABASE)) as database:
-        return {question: database.execute(sql).fetchall() for question, sql in QUESTIONS.items()}
+    return {question: query(database, sql) for question, sql in QUESTIONS.items()}
 
 
 def count_answers(rows: Iterable[Row]) -> dict[str, Answer]:
@@ -90,10 +90,10 @@ def count_answers(rows: Iterable[Row]) -> dict[str, Answer]:
     return dict(zip(QUESTIONS, map(_first_three, (united, cancelled, often)), strict=True))
 
 
-def compare_table(folder: Path, rows: Iterable[Row]) -> list[str]:
+def compare_table(database: str, rows: Iterable[Row]) -> list[str]:
     """One line if the table is not the file, row by row."""
-    with closing(sqlite3.connect(folder / DATABASE)) as database:
-        found = Counter(database.execute("SELECT day, hour, tail, carrier, flight, origin, dest, miles, departure_delay_min, arrival_delay_min FROM flights"))
+    columns = "day, hour, tail, carrier, flight, origin, dest, miles, departure_delay_min, arrival_delay_min"
+    found = Counter(query(database, f"SELECT {columns} FROM flights"))
     wanted = Counter(map(_line, rows))
     odd = (found - wanted) + (wanted - found)
     if not odd:

@@ -49,8 +49,11 @@ class App:
         """The projection of that name.
 
         Raises:
-          Misuse: there is none.
+          Misuse: there is none, or it is one into SQL.
         """
+        for read_model in self.sql:
+            if read_model.name == name:
+                raise Misuse(f"the model {name!r} is tables in {read_model.where}: ask there, in SQL")
         for projection in self.projections:
             if projection.name == name:
                 return projection

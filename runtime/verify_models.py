@@ -7,11 +7,13 @@ from typing import Any, Final
 
 import attrs
 import cattrs
+import trio
 
 from perdure.actors import cursor
 from perdure.actors.cursor import Checkpoint
 from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of
 from perdure.actors.model import LogPages, bucket_of
+from perdure.actors.sql import SqlProjection, read_mark, why_not
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS
 from perdure.backends.errors import PerdureError, Unavailable, Unreadable
@@ -50,7 +52,7 @@ async def verify_models(
     for cls in app.classes():
         codec.registry.register(cls)
     checker = _Checker(backend, codec, limits, progress)
-    return [await checker.check(projection) for projection in app.projections]
+    return [*[await checker.check(projection) for projection in app.projections], *[await checker.check_tables(projection) for projection in app.sql]]
 
 
 class _Checker:
@@ -74,6 +76,24 @@ class _Checker:
             raise
         except PerdureError as error:
             return ModelReport(projection.name, START, 0, (f"model {projection.name!r}: {error}",))
+
+    async def check_tables(self, projection: SqlProjection[Any]) -> ModelReport:
+        """What the database says of its tables; not their rows, which anybody may have changed there."""
+        name, where = projection.name, projection.where
+        try:
+            mark = await trio.to_thread.run_sync(read_mark, projection)
+        except PerdureError as error:
+            return ModelReport(name, START, 0, (f"model {name!r}: {error}",))
+        if mark is None:
+            return ModelReport(name, START, 0, left_out=f"there are no tables of it in {where}")
+        position, head = Position(mark.position), await self._backend.head()
+        if why := why_not(mark, fingerprint(projection, self._codec), self._backend.id):
+            return ModelReport(name, position, 0, left_out=why)
+        if position > head:
+            problem = f"model {name!r}: its tables in {where} stand at position {position}, and the log ends at {head}: drop them, and they are built again"
+            return ModelReport(name, position, 0, (problem,))
+        remedy = "if you doubt them raise its version, and they are built again beside"
+        return ModelReport(name, position, 0, left_out=f"its rows in {where} are not compared; {remedy}")
 
     async def _checkpoint(self, name: str) -> Checkpoint | None:
         entry = await self._backend.get(CHECKPOINTS, name.encode())

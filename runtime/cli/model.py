@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import attrs
+import trio
 from cyclopts import App as Commands
 from cyclopts import Parameter
 
 from perdure.actors.fold import AnyProjection, Keyed, fingerprint
 from perdure.actors.model import AnyModel, Cell, KeyedModel, Model, Sources, other_version, position_of
+from perdure.actors.sql import SqlProjection, read_mark, why_not
 from perdure.actors.subscription import Place
 from perdure.backends.codec import Codec
-from perdure.backends.errors import Misuse
+from perdure.backends.errors import Misuse, PerdureError
 from perdure.backends.event import START, Position
 from perdure.backends.limits import LIMITS
 from perdure.backends.protocol import Backend
@@ -35,7 +37,7 @@ Name = Annotated[str, Parameter(help="The projection's name.")]
 def list_(url: Url, /, *, app: AppName, json: AsJson = False) -> int:
     """List the app's projections.
 
-    Where each stands, how far that is behind the log, and why if it stands still.
+    Where each stands, how far that is behind the log, and why if it stands still. Of one into SQL that is what its database says.
     """
     loaded = load_app(app)
 
@@ -43,6 +45,7 @@ def list_(url: Url, /, *, app: AppName, json: AsJson = False) -> int:
         async with reading(url) as backend:
             head, shelf = await backend.head(), Shelf(backend, loaded)
             rows = [await shelf.row(projection, head) for projection in loaded.projections]
+            rows += [await shelf.table_row(projection, head) for projection in loaded.sql]
         if json:
             for row in rows:
                 out.document(attrs.asdict(row))
@@ -212,6 +215,18 @@ class Shelf:
         same = kept.fingerprint == fingerprint(projection, self._codec)
         position = Position(kept.position)
         return Row(projection.name, kind, projection.version, position, max(0, head - position), (kept.fault or None) if same else other_version(kept))
+
+    async def table_row(self, projection: SqlProjection[Any], head: Position) -> Row:
+        """Where the tables of *projection* stand."""
+        position, fault = START, None
+        try:
+            mark = await trio.to_thread.run_sync(read_mark, projection)
+            if mark is not None:
+                position = Position(mark.position)
+                fault = why_not(mark, fingerprint(projection, self._codec), self._sources.backend.id) or mark.fault or None
+        except PerdureError as error:
+            fault = str(error)
+        return Row(projection.name, "sql", projection.version, position, max(0, head - position), fault)
 
     async def take(self, projection: AnyProjection) -> AnyModel:
         """The model, with what is kept of it.

@@ -72,9 +72,12 @@ def simulate(
 
     Raises:
       Unsupported: this version of Trio cannot be told what to run.
-      Misuse: inside of Trio, another simulation runs, or there is no such store.
+      Misuse: inside of Trio, another simulation runs, there is no such store, or the app has SQL read models: theirs is a real database.
     """
     kind_of(url)
+    if app.sql:
+        names = ", ".join(projection.name for projection in app.sql)
+        raise Misuse(f"no SQL read model can be simulated ({names}), for its database has a disk and clocks of its own: simulate attrs.evolve(app, sql=())")
     subject = Subject(app, workload or RandomWorkload(app), check, beside, limits)
     plan = Plan(0, url=url, runtimes=runtimes, sessions=sessions, faults=faults or Faults())
     play = partial(run_once, subject)

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
@@ -28,10 +27,17 @@ def demo(root):
     return run
 
 
-@pytest.fixture(scope="module")
-def finished(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    folder = tmp_path_factory.mktemp("flights") / "store"
-    return folder, demo("--rows", str(ROWS), "--dir", str(folder))
+Finished = tuple[list[str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module", params=["lmdb", "postgresql"])
+def finished(request, demo, tmp_path_factory) -> Finished:
+    """Where it was run, as options, and what it said."""
+    if request.param == "lmdb":
+        where = ["--dir", str(tmp_path_factory.mktemp("flights") / "store")]
+    else:
+        where = ["--store", request.getfixturevalue("postgres").new_database()]
+    return where, demo("--rows", str(ROWS), *where)
 
 
 def test_a_part_of_the_demo_ends_equal(finished):
@@ -42,9 +48,8 @@ def test_a_part_of_the_demo_ends_equal(finished):
 
 
 def test_questions_are_answered_by_sql(finished):
-    folder, demo = finished
+    _, demo = finished
 
-    assert (folder / "flights.sqlite").exists()
     assert re.search(r"^  where United flew most often in January: \w{3} \d+, \w{3} \d+, \w{3} \d+$", demo.stdout, re.MULTILINE)
 
 
@@ -60,18 +65,18 @@ def test_an_actor_was_restarted_and_the_process_killed_without_losing_what_was_a
 
 
 def test_a_store_that_holds_everything_is_gone_on_with_and_nothing_is_doubled(demo, finished):
-    folder, _ = finished
+    where, _ = finished
 
-    again = demo("--rows", str(ROWS), "--dir", str(folder), "--keep")
+    again = demo("--rows", str(ROWS), *where, "--keep")
 
     assert again.returncode == 0, again.stderr
     assert f"equal: {ROWS} events" in again.stdout
 
 
 def test_a_store_that_does_not_hold_what_the_file_says_exits_1_and_says_where(demo, finished):
-    folder, _ = finished
+    where, _ = finished
 
-    fewer = demo("--rows", str(ROWS - 1), "--dir", str(folder), "--keep")
+    fewer = demo("--rows", str(ROWS - 1), *where, "--keep")
 
     assert fewer.returncode == 1
     assert re.search(r"^different: aircraft-\w+ seq \d+: ", fewer.stderr, re.MULTILINE)
@@ -86,6 +91,25 @@ def test_a_folder_that_holds_anything_but_a_store_is_not_emptied(demo, tmp_path)
     assert refused.returncode == 2
     assert "thesis.txt" in refused.stderr
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_schema_that_somebody_named_is_not_emptied(demo, postgres):
+    url = f"{postgres.new_database()}&schema=theirs"
+    opening = f"import trio; from perdure.runtime import open_runtime\nasync def main():\n    async with open_runtime({url!r}): pass\ntrio.run(main)"
+    subprocess.run([sys.executable, "-c", opening], check=True, timeout=60)
+
+    refused = demo("--rows", "100", "--store", url)
+
+    assert refused.returncode == 2
+    assert "--keep" in refused.stderr
+
+
+@pytest.mark.parametrize("store", ["jetstream:x", "postgresql://u@127.0.0.1:1/nowhere"])
+def test_a_place_where_it_cannot_run_is_said(demo, store):
+    refused = demo("--rows", "100", "--store", store)
+
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
 
 
 # -- the comparison can fail --------------------------------------------------------------------

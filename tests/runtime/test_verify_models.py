@@ -12,8 +12,11 @@ from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.event import Position
 from perdure.backends.memory import open_memory
 from perdure.backends.progress import Progress
-from perdure.runtime import App, Event, Keyed, Projection, event, of, open_runtime
+from perdure.runtime import App, Event, Keyed, Misuse, Projection, SqlProjection, event, of, open_runtime
+from perdure.runtime.cli.model import Shelf
+from perdure.runtime.simulation.simulate import simulate
 from perdure.runtime.verify_models import verify_models
+from shops import PostgresShop, SqliteShop
 
 
 @event("verify-paid")
@@ -134,3 +137,86 @@ async def test_its_progress_is_told(backend):
     await verify_models(backend, app_of(), progress=seen.append)
 
     assert {one.what for one in seen} == {"model sum", "model by-who"}
+
+
+# -- in SQL ----------------------------------------------------------------------------------
+
+
+def tables(tx):
+    tx.execute("CREATE TABLE paid (position INTEGER PRIMARY KEY)")
+
+
+def note(event, tx):
+    tx.execute(f"INSERT INTO paid VALUES ({event.position})")
+
+
+def sql_app(shop, version=1):
+    return App(sql=[SqlProjection("paid", version=version, database=shop.url, tables=tables, handle=note, events=of(Paid))])
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shop(request, tmp_path):
+    if request.param == "sqlite":
+        return SqliteShop(tmp_path / "x.sqlite")
+    return PostgresShop(request.getfixturevalue("postgres"), request.getfixturevalue("database"))
+
+
+@pytest.fixture
+async def filled(backend, shop):
+    async with open_runtime(backend, app := sql_app(shop)) as rt:
+        await rt.model(app.sql[0]).wait_for(await rt.head())
+    return backend
+
+
+async def test_rows_in_sql_are_said_not_to_be_compared(filled, shop):
+    (report,) = await verify_models(filled, sql_app(shop))
+
+    assert (report.position, report.problems) == (await filled.head(), ())
+    assert "not compared" in report.left_out
+
+
+async def test_tables_that_were_never_made_or_are_of_another_version_are_left_out(backend, filled, shop, tmp_path):
+    (other,) = await verify_models(filled, sql_app(shop, version=2))
+    (never,) = await verify_models(filled, sql_app(SqliteShop(tmp_path / "never.sqlite")))
+
+    assert "version 1" in other.left_out
+    assert "no tables" in never.left_out
+
+
+async def test_tables_beyond_the_end_of_the_log_are_a_problem(filled, shop):
+    shop.rows("UPDATE perdure_checkpoints SET position = 99")
+
+    (report,) = await verify_models(filled, sql_app(shop))
+
+    assert "stand at position 99" in report.problems[0]
+
+
+async def test_a_database_that_cannot_be_reached_is_a_problem_of_its_model_and_the_password_is_not_shown(backend):
+    url = "postgresql://u:secret@127.0.0.1:1/db"
+    app = App(sql=[SqlProjection("paid", version=1, database=url, tables=tables, handle=note, events=of(Paid))])
+
+    (report,) = await verify_models(backend, app)
+
+    assert "cannot be reached" in report.problems[0]
+    assert "secret" not in report.problems[0] + app.sql[0].where
+
+
+async def test_the_list_of_models_says_where_tables_stand(filled, shop):
+    projection = sql_app(shop).sql[0]
+    head = await filled.head()
+
+    row = await Shelf(filled, sql_app(shop)).table_row(projection, head)
+    away = await Shelf(filled, sql_app(shop)).table_row(attrs.evolve(projection, database="postgresql://u@127.0.0.1:1/db"), head)
+
+    assert (row.kind, row.position, row.lag, row.fault) == ("sql", head, 0, None)
+    assert "cannot be reached" in away.fault
+
+
+def test_a_model_in_sql_is_asked_for_in_sql(shop):
+    with pytest.raises(Misuse, match="ask there, in SQL"):
+        sql_app(shop).named("paid")
+
+
+def test_a_simulation_refuses_read_models_in_sql_and_says_what_to_do(shop):
+    with pytest.raises(Misuse, match=r"sql=\(\)"):
+        simulate(sql_app(shop), seeds=1)

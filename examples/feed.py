@@ -47,6 +47,8 @@ from perdure.runtime import (
 BACKFILL = 3
 FEED_MAX = 20
 FAN_OUT = 100
+FEEDS, FOLLOWERS, PLACE = "feeds", "feed-followers", "feed-place"
+"""The buckets."""
 
 
 # -- what happens ----------------------------------------------------------------------------
@@ -155,9 +157,9 @@ class Keeper:
     def __init__(self, rt: Runtime, lease: Lease) -> None:
         self._rt = rt
         self._lease = lease
-        self._feeds = rt.kv("feeds", Feed)
-        self._followers = rt.kv("feed-followers", int)
-        self._places = rt.kv("feed-place", Place)
+        self._feeds = rt.kv(FEEDS, Feed)
+        self._followers = rt.kv(FOLLOWERS, int)
+        self._places = rt.kv(PLACE, Place)
 
     async def run(self) -> None:
         """Go on from the kept place, for ever."""
@@ -170,11 +172,10 @@ class Keeper:
                         await self._hand_out(Item(happening.position, author, happening.seq), place)
                     case Followed(who=who, whom=whom):
                         feed = (await self._feed(who)).with_(await self._last_posts(whom, happening.position))
-                        put = Put(self._followers, _edge(whom, who), int(happening.position))
-                        await self._commit(Place(happening.position), put, Put(self._feeds, who, feed))
+                        await self._commit(Place(happening.position), Put(FOLLOWERS, _edge(whom, who), int(happening.position)), Put(FEEDS, who, feed))
                     case Unfollowed(who=who, whom=whom):
                         feed = (await self._feed(who)).without(whom)
-                        await self._commit(Place(happening.position), Delete(self._followers, _edge(whom, who)), Put(self._feeds, who, feed))
+                        await self._commit(Place(happening.position), Delete(FOLLOWERS, _edge(whom, who)), Put(FEEDS, who, feed))
                 place = Place(happening.position)
 
     async def _hand_out(self, item: Item, place: Place) -> None:
@@ -185,12 +186,12 @@ class Keeper:
             more = len(page) == FAN_OUT
             reached = page[-1].key if page else ""
             readers = [_reader(entry.key) for entry in page]
-            puts = [Put(self._feeds, reader, (await self._feed(reader)).with_([item])) for reader in readers]
+            puts: list[Put[Feed]] = [Put(FEEDS, reader, (await self._feed(reader)).with_([item])) for reader in readers]
             await self._commit(Place(place.done, item.position, reached) if more else Place(item.position), *puts)
 
     async def _commit(self, place: Place, *writes: Put[Feed] | Put[int] | Delete) -> None:
         """All of it or nothing; a `Conflict` leaves if another process carries on the feeds by now."""
-        (await self._rt.transact(*writes, Put(self._places, "place", place), self._lease.fence)).unwrap()
+        (await self._rt.transact(*writes, Put(PLACE, "place", place), self._lease.fence)).unwrap()
 
     async def _feed(self, reader: str) -> Feed:
         entry = await self._feeds.get(reader)
@@ -230,7 +231,7 @@ async def wait_kept(rt: Runtime, position: Position | None) -> None:
     """Return when the feeds know what is at *position* (None: nothing happened)."""
     if position is None:
         return
-    places = rt.kv("feed-place", Place)
+    places = rt.kv(PLACE, Place)
     async for change in places.watch():
         if change.entry is not None and change.entry.value.done >= position:
             return
@@ -238,7 +239,7 @@ async def wait_kept(rt: Runtime, position: Position | None) -> None:
 
 async def read_feed(rt: Runtime, reader: str, limit: int = FEED_MAX) -> list[Posted]:
     """What *reader* sees, newest first."""
-    entry = await rt.kv("feeds", Feed).get(reader)
+    entry = await rt.kv(FEEDS, Feed).get(reader)
     page: list[Posted] = []
     for item in entry.value.items[:limit] if entry is not None else ():
         async for posted in rt.read(f"posts-{item.author}", after=item.seq - 1, limit=1):

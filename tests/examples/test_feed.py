@@ -157,7 +157,7 @@ def test_a_keeper_that_keeps_its_place_before_the_feeds_is_found(monkeypatch):
     """The check can fail: place and feeds in two commits."""
 
     async def in_two(self, place, *writes):
-        await self._rt.transact(feed.Put(self._places, "place", place))
+        await self._rt.transact(feed.Put(feed.PLACE, "place", place))
         if writes:
             await self._rt.transact(*writes)
 

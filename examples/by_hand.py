@@ -19,7 +19,7 @@ def run(doc: str, main: Callable[..., Awaitable[None]]) -> NoReturn:
     """Do *main* with the words of the command line and exit: 1 for what perdure or the program refuses, 2 for words that say nothing."""
     try:
         trio.run(main, *sys.argv[1:])
-    except* (PerdureError, ValueError) as refused:
+    except* (PerdureError, ValueError, OSError) as refused:
         sys.exit("\n".join(str(error) for error in leaves(refused)))
     except* Unknown:
         print(doc.partition("\n\n")[2].partition("\n\n")[0], file=sys.stderr)

@@ -94,7 +94,7 @@ async def _do(rt, plain, doing):
                 return
             assert there
             what = Corrected(seq, moderator, action, "why")
-    at = [one.at async for one in rt.read(f"mod-{item}", backward=True, limit=1)][0]
+    at = (await anext(rt.read(f"mod-{item}", backward=True, limit=1))).at
     plain.said.append((at, item, what))
 
 

@@ -25,8 +25,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, assert_never, get_args
 
 import attrs
-import by_hand
 
+import by_hand
 from perdure.runtime import App, Appended, Event, Fold, Keyed, Runtime, event, of, open_runtime
 
 Role = Literal["viewer", "editor", "owner"]

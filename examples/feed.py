@@ -22,9 +22,9 @@ from contextlib import asynccontextmanager
 from urllib.parse import quote, unquote
 
 import attrs
-import by_hand
 import trio
 
+import by_hand
 from perdure.runtime import (
     App,
     Conflict,

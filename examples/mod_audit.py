@@ -29,8 +29,8 @@ from datetime import datetime
 from typing import Literal, get_args
 
 import attrs
-import by_hand
 
+import by_hand
 from perdure.runtime import App, Event, Fold, Keyed, Position, Projection, Runtime, event, of, open_runtime
 
 Action = Literal["keep", "hide", "remove"]

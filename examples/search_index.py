@@ -26,8 +26,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
-import by_hand
 
+import by_hand
 from perdure.runtime import START, App, Event, Fold, Keyed, Position, Projection, Runtime, event, of, open_runtime
 
 K1, B = 1.2, 0.75

@@ -26,8 +26,8 @@ from collections.abc import AsyncIterator, Callable
 from urllib.parse import quote
 
 import attrs
-import by_hand
 
+import by_hand
 from perdure.runtime import Bucket, Conflict, Delete, KvEntry, Runtime, Stored, open_runtime
 
 IDLE_S = 30 * 60.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-import acl
 import pytest
 import trio
-from acl import APP, ROLES, SPACES, Granted, Joined, Left, Placed, Refused, Revoked, Space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import acl
+from acl import APP, ROLES, SPACES, Granted, Joined, Left, Placed, Refused, Revoked, Space
 from perdure.runtime.testing import check_projection, simulate
 from perdure.runtime.testing import given as events_of
 

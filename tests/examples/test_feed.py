@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
-import feed
 import pytest
 import trio
-from feed import APP, Followed, Posted, follow, post, read_feed, unfollow, wait_kept
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import feed
+from feed import APP, Followed, Posted, follow, post, read_feed, unfollow, wait_kept
 from perdure.runtime.testing import simulate
 
 PEOPLE = ("ada", "bob", "a/b", "a")

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from random import Random
 
 import attrs
-import mod_audit
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mod_audit import APP, CASES, SEAL, Corrected, Decided, NoSuchDecision, Reported
 from msgspec.structs import replace
 
+import mod_audit
+from mod_audit import APP, CASES, SEAL, Corrected, Decided, NoSuchDecision, Reported
 from perdure.runtime import Position
 from perdure.runtime.testing import check_projection, simulate
 from perdure.runtime.testing import given as events_of

@@ -6,14 +6,14 @@ import math
 from random import Random
 
 import pytest
-import search_index
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_index import APP, COLLECTION, INDEX, K1, TITLE, B, Deleted, Written
 
+import search_index
 from perdure.runtime.testing import check_projection, simulate
 from perdure.runtime.testing import given as events_of
+from search_index import APP, COLLECTION, INDEX, K1, TITLE, B, Deleted, Written
 
 IDS, WORDS = ("a", "b", "c", "d"), ("on", "onion", "onions", "one", "two", "Éclair")
 
@@ -101,7 +101,7 @@ def test_it_equals_a_scan_of_all_documents(stores):
 
 
 def test_words_have_no_case_and_no_accents():
-    assert search_index.words_of("Crème-Brûlée, 2×STRASSE straße_x ﬁn") == ["creme", "brulee", "2", "strasse", "strasse", "x", "fin"]
+    assert search_index.words_of("Crème-Brûlée, 2/STRASSE straße_x ﬁn") == ["creme", "brulee", "2", "strasse", "strasse", "x", "fin"]
 
 
 async def test_the_projections_are_what_they_must_be():

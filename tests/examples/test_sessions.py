@@ -7,14 +7,14 @@ from urllib.parse import unquote
 
 import attrs
 import pytest
-import sessions as module
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sessions import IDLE_S, LIFE_S, RENEW_SHARE, Sessions
 
+import sessions as module
 from perdure.runtime import ANY, App
 from perdure.runtime.testing import simulate
+from sessions import IDLE_S, LIFE_S, RENEW_SHARE, Sessions
 
 APP = App()
 USERS = ("a", "a/b", "ab", "")

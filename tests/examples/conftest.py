@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -105,16 +106,16 @@ def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def survives(tmp_path: Path) -> Callable[[str], None]:
+def survives(tmp_path: Path, load: Callable[[str], ModuleType]) -> Callable[[str], None]:
     """`survives(__file__)`: the `work` of a test module on LMDB, in processes that are killed; each next state holds its `check`."""
-    return lambda file: _survive(file, f"lmdb:{tmp_path / 'store'}", seed=7)
+    return lambda file: _survive(load("tests/examples/consumer.py").judge, file, f"lmdb:{tmp_path / 'store'}", seed=7)
 
 
-def _survive(file: str, url: str, seed: int, lives: int = 4) -> None:
+def _survive(judge: Callable[[str, str, int], Any], file: str, url: str, seed: int, lives: int = 4) -> None:
     draw, told = Random(seed), 0
     for life in range(lives):
         told = max(told, _live_and_die(file, url, f"{seed}.{life}", draw.random() * 0.3))
-        trio.run(_judge, file, url, told)
+        trio.run(judge, file, url, told)
     assert told
 
 
@@ -129,9 +130,3 @@ def _live_and_die(file: str, url: str, seed: str, rest_s: float) -> int:
         process.kill()
         lines = [first, *process.stdout]
     return int([line for line in lines if line.endswith("\n")][-1])
-
-
-async def _judge(file: str, url: str, told: int) -> None:
-    from consumer import judge  # beside this file
-
-    await judge(file, url, told)

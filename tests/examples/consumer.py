@@ -14,7 +14,7 @@ from types import ModuleType
 
 import trio
 
-from perdure.runtime import open_runtime
+from perdure.runtime import Runtime, open_runtime
 
 
 def load(file: str) -> ModuleType:
@@ -39,9 +39,9 @@ async def live(file: str, url: str, seed: str) -> None:
             print(await marked(rt), flush=True)
 
 
-async def marked(rt: object) -> int:
+async def marked(rt: Runtime) -> int:
     """A number that only grows: of the log and of kv together."""
-    return int(await rt.head()) + await rt.backend.revision()  # type: ignore[attr-defined]
+    return int(await rt.head()) + await rt.backend.revision()
 
 
 async def judge(file: str, url: str, told: int) -> None:
@@ -58,4 +58,4 @@ async def judge(file: str, url: str, told: int) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(live, *sys.argv[1:])
+    trio.run(live, sys.argv[1], sys.argv[2], sys.argv[3])

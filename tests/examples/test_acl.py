@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,call-arg,var-annotated,assignment"
+# Positions, roles and words are drawn here, and plain ones kept in dictionaries of anything.
 """Checks answer as a plain list of grants does that is searched from end to end, now, later and in the past, whatever is killed."""
 
 from __future__ import annotations

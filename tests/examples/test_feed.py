@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,call-arg,var-annotated,assignment"
+# Positions, roles and words are drawn here, and plain ones kept in dictionaries of anything.
 """The feed gives what a plain one in memory gives, whenever it comes to it and whatever is killed."""
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 import feed
 from feed import APP, Followed, Posted, follow, post, read_feed, unfollow, wait_kept
+from perdure.runtime import Put
 from perdure.runtime.testing import simulate
 
 PEOPLE = ("ada", "bob", "a/b", "a")
@@ -157,7 +160,7 @@ def test_a_keeper_that_keeps_its_place_before_the_feeds_is_found(monkeypatch):
     """The check can fail: place and feeds in two commits."""
 
     async def in_two(self, place, *writes):
-        await self._rt.transact(feed.Put(feed.PLACE, "place", place))
+        await self._rt.transact(Put(feed.PLACE, "place", place))
         if writes:
             await self._rt.transact(*writes)
 

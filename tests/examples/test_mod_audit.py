@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,call-arg,var-annotated,assignment"
+# Positions, roles and words are drawn here, and plain ones kept in dictionaries of anything.
 """The audit answers of every moment what a plain list of all that was said answers, and nothing that was said ever changes."""
 
 from __future__ import annotations
@@ -78,24 +80,26 @@ async def play(store, doings):
 
 
 async def _do(rt, plain, doing):
+    item = doing[1]
     match doing:
-        case ("report", item, why):
+        case ("report", _, why):
             await mod_audit.report(rt, item, "bob", why)
-            what = Reported("bob", why)
-        case ("decide", item, moderator, action):
+            plain.said.append((await _newest(rt, item), item, Reported("bob", why)))
+        case ("decide", _, moderator, action):
             await mod_audit.decide(rt, item, moderator, action, "why")
-            what = Decided(moderator, action, "why")
-        case (_, item, seq, moderator, action):
-            there = any(one == seq and isinstance(said, Decided) for one, _, said in plain.of(item))
-            try:
-                await mod_audit.correct(rt, item, seq, moderator, action, "why")
-            except NoSuchDecision:
-                assert not there
+            plain.said.append((await _newest(rt, item), item, Decided(moderator, action, "why")))
+        case (_, _, seq, moderator, action):
+            if not any(one == seq and isinstance(said, Decided) for one, _, said in plain.of(item)):
+                with pytest.raises(NoSuchDecision):
+                    await mod_audit.correct(rt, item, seq, moderator, action, "why")
                 return
-            assert there
-            what = Corrected(seq, moderator, action, "why")
-    at = (await anext(rt.read(f"mod-{item}", backward=True, limit=1))).at
-    plain.said.append((at, item, what))
+            await mod_audit.correct(rt, item, seq, moderator, action, "why")
+            plain.said.append((await _newest(rt, item), item, Corrected(seq, moderator, action, "why")))
+
+
+async def _newest(rt, item):
+    """When the newest thing was said of it."""
+    return (await anext(rt.read(f"mod-{item}", backward=True, limit=1))).at
 
 
 async def _judge(rt, plain, seals):

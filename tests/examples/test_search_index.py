@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search_index
+from perdure.runtime import open_runtime
 from perdure.runtime.testing import check_projection, simulate
 from perdure.runtime.testing import given as events_of
 from search_index import APP, COLLECTION, INDEX, K1, TITLE, B, Deleted, Written
@@ -118,7 +119,7 @@ async def test_the_projections_are_what_they_must_be():
 
 
 async def test_two_writers_of_one_document_leave_one_of_both(autojump_clock):
-    async with search_index.open_runtime("memory:", APP) as rt:
+    async with open_runtime("memory:", APP) as rt:
         async with trio.open_nursery() as nursery:
             for number in range(10):
                 nursery.start_soon(search_index.write, rt, "a", "", f"version{number} text")
@@ -161,7 +162,7 @@ def test_simulated_crashes_change_no_search(url):
 
 async def test_words_that_stay_when_they_are_gone_are_found(autojump_clock):
     """The check can fail: an event that does not say what is gone."""
-    async with search_index.open_runtime("memory:", APP) as rt:
+    async with open_runtime("memory:", APP) as rt:
         await rt.append("doc-a", [Written("a", "", "onion", {"onion": 1}), Written("a", "", "two", {"two": 1}, (), 1)])
 
         with pytest.raises(AssertionError, match="and should find"):

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,call-arg,var-annotated,assignment"
+# Positions, roles and words are drawn here, and plain ones kept in dictionaries of anything.
 """Sessions are those of a plain dictionary with times, whoever asks at the same moment and whatever is killed."""
 
 from __future__ import annotations

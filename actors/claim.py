@@ -28,7 +28,8 @@ RETRY_SHARE: Final = 0.05
 """What the store did not take is tried again after so much of it."""
 LOOK_SHARE: Final = 0.1
 LOOK_MAX_S: Final = 1.0
-"""Beats of others are looked at so often: nobody is woken for them."""
+LOOK_MIN_S: Final = 0.001
+"""Beats of others are looked at so often: nobody is woken for them; and not sooner, since what is left of a lease time may be too little to move a clock."""
 
 
 @attrs.frozen
@@ -113,7 +114,7 @@ def plan(
             over[beat.owner] = beat
             take.append(name)
         else:
-            look_s = min(look_s, left_s, beat.lease_s * LOOK_SHARE)
+            look_s = min(look_s, max(left_s, LOOK_MIN_S), beat.lease_s * LOOK_SHARE)
     return Plan(tuple(take), tuple(over.values()), look_s)
 
 

@@ -71,12 +71,15 @@ class Projection(Generic[S, D]):
 
 @attrs.frozen
 class Keyed(Generic[S, D]):
-    """A named, versioned fold with one state per key; `key(event)` gives a key, several, or None."""
+    """A named, versioned fold with one state per key; `key(event)` gives a key, several, or None.
+
+    A *step* that has three parameters is told the key as well: `step(state, event, key)`.
+    """
 
     name: str = attrs.field(validator=check_projection_name)
     version: int = attrs.field(kw_only=True, validator=check_version)
     initial: S = attrs.field(kw_only=True)
-    step: Callable[[S, Event[D]], S] = attrs.field(kw_only=True)
+    step: Callable[[S, Event[D]], S] | Callable[[S, Event[D], str], S] = attrs.field(kw_only=True)
     key: Callable[[Event[D]], str | Iterable[str] | None] = attrs.field(kw_only=True)
     events: Selector[D] = attrs.field(kw_only=True, default=EVERYTHING)
     type: Any = attrs.field(kw_only=True, default=None)
@@ -105,6 +108,21 @@ class Definition(Protocol):
     def events(self) -> Selector[Any]: ...
     @property
     def state_type(self) -> Any: ...
+
+
+def takes_key(step: Callable[..., Any]) -> bool:
+    """Whether a keyed projection's *step* wants the key: it has three positional parameters that must be given."""
+    try:
+        parameters = inspect.signature(step).parameters.values()
+    except (TypeError, ValueError):  # a callable of C that does not tell
+        return False
+    return sum(one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters) == 3
+
+
+def stepper(projection: AnyProjection) -> Callable[[Any, Event[Any], str], Any]:
+    """The projection's step as one that is told the key, whether it wants it or not."""
+    step: Callable[..., Any] = projection.step
+    return step if isinstance(projection, Keyed) and takes_key(step) else lambda state, event, key: step(state, event)
 
 
 def keys_of(projection: Keyed[Any, Any], event: Event[Any]) -> tuple[str, ...]:

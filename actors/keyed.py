@@ -8,7 +8,7 @@ from typing import Any, Final
 import trio
 
 from perdure.actors.cursor import Checkpoint, Progress
-from perdure.actors.fold import Keyed, Stopped, keys_of
+from perdure.actors.fold import Keyed, Stopped, keys_of, takes_key
 from perdure.actors.follower import Follower
 from perdure.actors.model import Cell, bucket_of
 from perdure.actors.pace import SLICE
@@ -35,6 +35,9 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
     def __init__(self, projection: Keyed[Any, Any], services: Services, cell: Cell) -> None:
         super().__init__(projection, services, cell)
         self._bucket = bucket_of(projection.name)
+        self._step: Callable[..., Any] = projection.step
+        self._told = takes_key(projection.step)
+        """Whether the step is told the key."""
         self._dirty: dict[str, Any] = {}
         self._recent: dict[str, tuple[Any, int]] = {}
         self._recent_bytes = 0
@@ -131,16 +134,16 @@ class KeyedActor(ProjectionActor[Keyed[Any, Any]]):
                         self._remember(key, decode(entry.value), len(entry.value))
 
     def _fold(self, keyed: Sequence[tuple[Event[Any], tuple[str, ...]]]) -> Stopped | None:
-        step, dirty, recent, initial = self.projection.step, self._dirty, self._recent, self.projection.initial
+        step, told, dirty, recent, initial = self._step, self._told, self._dirty, self._recent, self.projection.initial
         for event, keys in keyed:
             try:
                 if len(keys) == 1:
                     key = keys[0]
                     state = dirty[key] if key in dirty else recent[key][0] if key in recent else initial
-                    dirty[key] = step(state, event)
+                    dirty[key] = step(state, event, key) if told else step(state, event)
                 else:
                     states = {key: dirty[key] if key in dirty else recent[key][0] if key in recent else initial for key in keys}
-                    dirty.update({key: step(state, event) for key, state in states.items()})
+                    dirty.update({key: step(state, event, key) if told else step(state, event) for key, state in states.items()})
             except Exception as error:
                 return Stopped(event.record, error)
         return None

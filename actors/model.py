@@ -18,7 +18,7 @@ import trio
 from perdure.actors import cursor
 from perdure.actors.beyond import Beyond
 from perdure.actors.cursor import Checkpoint
-from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of
+from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of, stepper
 from perdure.actors.lease import Owner
 from perdure.actors.mailbox import Mailbox, current_actor
 from perdure.backends.codec import Codec
@@ -366,7 +366,7 @@ class KeyedModel(Readable, Generic[S]):
         for event in self._sources.codec.events(records):
             try:
                 if key in keys_of(projection, event):
-                    state = projection.step(projection.initial if state is None else state, event)
+                    state = stepper(projection)(projection.initial if state is None else state, event, key)
             except Exception as error:
                 raise failed(self.name, Stopped(event.record, error)) from error
         return state

@@ -11,7 +11,7 @@ import trio
 
 from perdure.actors import cursor
 from perdure.actors.cursor import Checkpoint
-from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of
+from perdure.actors.fold import Keyed, Projection, Stopped, fingerprint, fold_page, keys_of, stepper
 from perdure.actors.model import LogPages, bucket_of
 from perdure.actors.sql import SqlProjection, read_mark, why_not
 from perdure.backends.codec import Codec
@@ -163,13 +163,14 @@ class _Checker:
 
     async def _fold_keyed(self, projection: Keyed[Any, Any], until: Position) -> tuple[dict[str, Any], Stopped | None]:
         states: dict[str, Any] = {}
+        step = stepper(projection)
         pages = LogPages(self._backend, self._limits, projection.events, START, until)
         while (records := await pages.next()) is not None:
             for record in records:
                 try:
                     event: Event[Any] = self._codec.event(record)
                     for key in keys_of(projection, event):
-                        states[key] = projection.step(states.get(key, projection.initial), event)
+                        states[key] = step(states.get(key, projection.initial), event, key)
                 except Exception as error:
                     return states, Stopped(record, error)
             self._tell(projection.name, records, until)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
-from perdure.actors.fold import AnyProjection, Keyed, keys_of
+from perdure.actors.fold import AnyProjection, Keyed, keys_of, stepper
 from perdure.backends.codec import Codec
 from perdure.backends.commit import Append, Appended, Committed, Delete, Put, Stored
 from perdure.backends.errors import Conflict
@@ -322,15 +322,16 @@ class Reference:
         projection = self.projection
         if not projection.events.matches(record.stream, record.type, record.tags):
             return
+        step = stepper(projection)
         try:
             event = self._codec.event(record)
             for key in keys_of(projection, event) if isinstance(projection, Keyed) else ("",):
                 before = self._states.get(key, self._initial)
                 state = self._decode(before)
-                after = self._encode(projection.step(state, event))
+                after = self._encode(step(state, event, key))
                 if self._encode(state) != before:
                     self.impure = self.impure or f"its step changes the state that it got, at {_told(record)}: return a new one (attrs.evolve)"
-                elif self._encode(projection.step(state, event)) != after:
+                elif self._encode(step(state, event, key)) != after:
                     self.impure = self.impure or f"its step gives another state when asked again, at {_told(record)}: it may depend on nothing else"
                 self._states[key] = after
         except Exception as error:

@@ -23,7 +23,7 @@ import attrs
 import msgspec
 import trio
 
-from perdure.actors.fold import AnyProjection, Fold, Keyed, Projection, keys_of
+from perdure.actors.fold import AnyProjection, Fold, Keyed, Projection, keys_of, stepper
 from perdure.actors.sql import SqlProjection
 from perdure.backends.codec import Codec, check_stable
 from perdure.backends.commit import Append, Draft, propose
@@ -99,9 +99,10 @@ def fold(what: Fold[Any, Any] | AnyProjection, events: Iterable[Event[Any]]) -> 
 
 def _fold_keyed(projection: Keyed[S, Any], events: Iterable[Event[Any]]) -> dict[str, S]:
     states: dict[str, S] = {}
+    step = stepper(projection)
     for event in events:
         if selects(projection, event):
-            states.update({key: projection.step(states.get(key, projection.initial), event) for key in keys_of(projection, event)})
+            states.update({key: step(states.get(key, projection.initial), event, key) for key in keys_of(projection, event)})
     return states
 
 
@@ -170,17 +171,18 @@ def _check_steps(codec: Codec, projection: AnyProjection, events: Sequence[Event
     encode = codec.form(projection.state_type).attempt
     check_stable(codec, projection.state_type, projection.initial, name=projection.name)
     states: dict[str, Any] = {}
+    step = stepper(projection)
     for event in events:
         if not selects(projection, event):
             continue
         for key in keys_of(projection, event) if isinstance(projection, Keyed) else ("",):
             state = states.get(key, projection.initial)
             before = encode(state)
-            after = projection.step(state, event)
+            after = step(state, event, key)
             if encode(state) != before:
                 raise Differs(f"the step of {projection.name!r} changes the state that it got, at {_told(event)}: return a new one (attrs.evolve)")
             raw = check_stable(codec, projection.state_type, after, name=projection.name)
-            if encode(projection.step(state, event)) != raw:
+            if encode(step(state, event, key)) != raw:
                 raise Differs(f"the step of {projection.name!r} gives another state when asked again, at {_told(event)}: it may depend on nothing else")
             states[key] = after
 

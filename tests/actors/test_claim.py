@@ -50,6 +50,17 @@ def test_an_owner_that_was_silent_for_the_lease_time_is_over():
     assert {one.owner for one in found.over} == {"x", "y"}
 
 
+def test_the_next_look_moves_the_clock():
+    """What is left may be so little that adding it to the time gives the same time: a virtual clock would stand still."""
+    at_s = 54.141
+    now_s = at_s + LEASE_S
+
+    found = planned(["a"], [lease("a", "x")], [Beat("x", 7, "", LEASE_S)], sightings=seen(Beat("x", 7, "", LEASE_S), at=at_s), now_s=now_s)
+
+    assert found.take == ()
+    assert now_s + found.look_s > now_s
+
+
 def test_a_beat_that_moved_begins_the_time_anew():
     sightings = seen(Beat("x", 7, "", LEASE_S))
     sightings.note([Beat("x", 8, "", LEASE_S)], 9.0)

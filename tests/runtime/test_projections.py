@@ -38,7 +38,8 @@ from perdure.runtime import (
     open_runtime,
 )
 from perdure.runtime import RuntimeFailed as Failed
-from perdure.runtime.testing import crash
+from perdure.runtime.testing import check_projection, crash, fold
+from perdure.runtime.verify_models import verify_models
 
 
 @event("projected")
@@ -407,6 +408,28 @@ async def test_keyed_states_are_right_within_any_budget(memory, page, backend, a
             assert await states(rt, rt.model(by)) == expected, round_
             actor = rt._models.all()[0].actor
             assert actor._recent_bytes <= max(memory, 300) and not actor._dirty
+
+
+def count_key(state, event, key):
+    return f"{state}{key}{event.data.number} "
+
+
+TOLD = Keyed("told", version=1, initial="", step=count_key, events=of(Happened), key=lambda event: [event.data.key, "all"])
+
+
+async def test_a_keyed_step_with_three_parameters_is_told_the_key(backend, autojump_clock):
+    """Wherever it is taken: when it runs, for a moment of the past, in the kit, and when the model is verified."""
+    expected = {"a": "a1 ", "b": "b2 ", "all": "all1 all2 "}
+    async with open_runtime(backend, App(projections=[TOLD])) as rt:
+        await rt.append("a-1", [Happened(1, "a"), Happened(2, "b")])
+        await rt.model(TOLD).wait_for(await rt.head())
+        assert await states(rt, rt.model(TOLD)) == expected
+        assert (await rt.model(TOLD).as_of("all", position=Position(1))).state == "all1 "
+        events = [found async for found in rt.read_all(of(Happened))]
+
+    assert fold(TOLD, events) == expected
+    await check_projection(TOLD, events)
+    assert [report.problems for report in await verify_models(backend, App(projections=[TOLD]))] == [()]
 
 
 # -- models ----------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ async def test_the_list_of_models_says_where_tables_stand(filled, shop):
     away = await Shelf(filled, sql_app(shop)).table_row(attrs.evolve(projection, database="postgresql://u@127.0.0.1:1/db"), head)
 
     assert (row.kind, row.position, row.lag, row.fault) == ("sql", head, 0, None)
-    assert "cannot be reached" in away.fault
+    assert "cannot be reached" in str(away.fault)
 
 
 def test_a_model_in_sql_is_asked_for_in_sql(shop):

@@ -25,24 +25,7 @@ import attrs
 import trio
 
 import by_hand
-from perdure.runtime import (
-    App,
-    Conflict,
-    Delete,
-    Event,
-    Fold,
-    Full,
-    InDoubt,
-    Lease,
-    LeaseLost,
-    Position,
-    Put,
-    Runtime,
-    Unavailable,
-    event,
-    of,
-    open_runtime,
-)
+from perdure.runtime import App, Conflict, Delete, Event, Fold, Full, InDoubt, Lease, LeaseLost, Position, Put, Runtime, Unavailable, event, of, open_runtime
 
 BACKFILL = 3
 FEED_MAX = 20

@@ -73,8 +73,8 @@ class Flow:
     async def step(self, name: str, action: Callable[[str], Awaitable[str]], *, timeout_s: float | None = None) -> str | None:
         """What `action(key)` gives, done once; tried again when it raises; None if its time was over before it was done."""
         value: str | None = None
-        if name not in self.state.done:
-            with trio.move_on_after(await self._left_s(name, timeout_s)):
+        if name not in self.state.done and (left_s := await self._left_s(name, timeout_s)) > 0:
+            with trio.move_on_after(left_s):
                 value = await self._insist(name, action)
         while name not in self.state.done:
             await self._note(Done(name, value))

@@ -170,6 +170,31 @@ def test_a_step_that_raises_is_tried_again_until_its_time_is_over():
     assert trio.run(main, clock=MockClock(autojump_threshold=0)) == ([0, 1, 3, 7], {"hard": None}, "None")
 
 
+def test_a_step_whose_time_was_over_while_nobody_was_there_is_not_done():
+    """Its time is what was kept, not what a new worker would give it."""
+
+    async def main():
+        tried = []
+
+        async def hangs(key):
+            tried.append(key)
+            await trio.sleep_forever()
+
+        async def kind(one):
+            return f"{await one.step('hard', hangs, timeout_s=10)}"
+
+        async with open_runtime("memory:", APP) as rt:
+            await start(rt, "1", "kind")
+            for away_s in (5, 20, 0):
+                with trio.move_on_after(2):
+                    await Worker(rt, {"kind": kind}, now=trio.current_time).run()
+                await trio.sleep(away_s)
+            state, _ = await rt.fold("flow-1", FLOW)
+            return tried, state.outcome
+
+    assert trio.run(main, clock=MockClock(autojump_threshold=0)) == (["1/hard", "1/hard"], "None")
+
+
 # -- killed ----------------------------------------------------------------------------------
 
 
@@ -246,9 +271,10 @@ def virtual(monkeypatch):
 
 
 @pytest.mark.usefixtures("virtual")
-@pytest.mark.parametrize("url", ["file:", "lmdb:"])
-def test_simulated_crashes_do_nothing_twice(url):
-    report = simulate(APP, work, check=check, beside=beside, seeds=10, url=url)
+@pytest.mark.parametrize(("url", "runtimes", "seeds"), [("file:", 1, range(6)), ("lmdb:", 1, range(6)), ("file:", 2, range(101, 104))])
+def test_simulated_crashes_do_nothing_twice(url, runtimes, seeds):
+    """The last: with seed 101 a step's time was over before the next worker began, and its flow broke off."""
+    report = simulate(APP, work, check=check, beside=beside, seeds=seeds, url=url, runtimes=runtimes)
 
     assert report.ok, report
 

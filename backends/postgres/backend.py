@@ -176,15 +176,15 @@ class PostgresBackend(PostgresReads):
             if not got:
                 wire.close()
         if not got:
-            raise Unavailable(f"another has had the right to write to {self.url} for {self.limits.gate_s:g} s: {await self._who_writes(wire.pid)}")
+            raise Unavailable(f"another has had the right to write to {self.url} for {self.limits.gate_s:g} s: {await self._who_writes()}")
         locked, *rest = answers[len(begin) :]
         return locked[0], rest
 
-    async def _who_writes(self, pid: int) -> str:
-        """Who stands in the way of the process *pid* of the server."""
+    async def _who_writes(self) -> str:
+        """Who stands in the way."""
         with suppress(Lost, Refused):
             async with self._pool.wire() as wire:
-                (rows,) = await wire.ask(checking.blockers(pid), within_s=_LEAVE_S)
+                (rows,) = await wire.ask(checking.WRITERS, within_s=_LEAVE_S)
                 if rows:
                     return ", ".join(f"{name or 'somebody'} at {address or 'this machine'} (server process {pid})" for name, address, pid in rows)
         return "nobody knows who"

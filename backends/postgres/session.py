@@ -239,12 +239,14 @@ def configure(values: Mapping[str, str], *, local: bool = False) -> str:
 
 
 async def connect(wires: type[Wire], conninfo: bytes, options: Options, environment: Environment) -> Wire:
-    """A new connection.
+    """A new connection. It leaves nothing behind in the server's session, which may be a pooler's.
 
     Raises:
       Lost: there is none.
     """
-    return await wires.connect(conninfo, environment.threads, schema=options.schema, within_s=CONNECT_S)
+    wire = await wires.connect(conninfo, environment.threads, schema=options.schema, within_s=CONNECT_S)
+    wire.keeps_statements = False
+    return wire
 
 
 async def connect_ready(wires: type[Wire], conninfo: bytes, options: Options, environment: Environment, server: Server, limits: Limits) -> Wire:

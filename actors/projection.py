@@ -22,7 +22,7 @@ from perdure.actors.fold import Definition, Projection, Stopped, bytes_of, finge
 from perdure.actors.follower import Follower
 from perdure.actors.lease import Claim, Leases
 from perdure.actors.mailbox import Mailbox, current_actor
-from perdure.actors.model import LOOK_EVERY_S, Cell, Sources, failed, lease_of, newest_snapshot, other_version
+from perdure.actors.model import LOOK_EVERY_S, LOOK_IDLE_S, Cell, Sources, failed, lease_of, newest_snapshot, other_version
 from perdure.actors.pace import SLICE, Pace
 from perdure.actors.restart import delay_s
 from perdure.actors.ring import Ring
@@ -396,7 +396,7 @@ class ProjectionActor(Generic[P]):
     async def _stand_by(self, started: Callable[[], None]) -> None:
         """Drop what is in memory and show what the owner keeps, until it is ours, or stopped."""
         self._services.tell(self.name, What.STANDING_BY, "it is run elsewhere: this one shows what is kept there")
-        self.cell.hurry = lambda: None  # nothing is held back here
+        self.cell.hurry = self._interrupt
         self._drop()
         backend, shown = self._services.backend, -1
         while not self._stopping and not self.owns:
@@ -413,8 +413,9 @@ class ProjectionActor(Generic[P]):
                 question.slot.answer(outcome.Value(START if kept is None else Position(kept.position)))
             with trio.CancelScope() as self._waiting:
                 if not (self._stopping or self.owns or self._failure or self.mailbox.depth):
-                    await trio.sleep(LOOK_EVERY_S)
+                    await trio.sleep(LOOK_EVERY_S if self.cell.awaited else LOOK_IDLE_S)
                     await backend.wait_changed(revision)
+        self.cell.hurry = lambda: None  # the kind says how it is hurried
 
     async def _show_others(self, kept: Checkpoint) -> None:
         """What another process keeps, if it can be shown; it may be of another version."""

@@ -381,6 +381,10 @@ class PostgresBackend(PostgresReads):
     async def _wait(self, what: Moved, done: Callable[[int, int], bool]) -> None:
         while True:
             told = self._news.told(what)
+            if done(*self._news.known):
+                self._check_open()
+                await trio.lowlevel.checkpoint()
+                return
             if done(*await self._look()):
                 return
             await self._news.wait(what, told)

@@ -379,16 +379,13 @@ class PostgresBackend(PostgresReads):
         await self._wait(Moved.KV, lambda _, newest: newest > revision)
 
     async def _wait(self, what: Moved, done: Callable[[int, int], bool]) -> None:
-        while True:
+        while not done(*self._news.known):
             told = self._news.told(what)
-            if done(*self._news.known):
-                self._check_open()
-                await trio.lowlevel.checkpoint()
-                return
             if done(*await self._look()):
                 return
             await self._news.wait(what, told)
             self._check_open()
+        await trio.lowlevel.checkpoint()
 
     async def _look(self) -> tuple[int, int]:
         """Head and revision, however long that takes: a wait has no end of its own."""

@@ -200,7 +200,7 @@ async def every_caller_gets_the_true_answer(stores: Stores) -> None:
             same([(event.stream, event.seq, event.position) for event in await listed(rt.read_all())], log, "the log when the store was opened again")
 
 
-@PART.law("A runtime gets over a failed flush: its models equal the fold of the log, no restart is counted, and they are its own all the time.", needs=["fail_flush"])
+@PART.law("A runtime gets over a failed flush: its models equal the fold, no restart is counted, and nobody else is said to run them.", needs=["fail_flush"])
 async def models_get_over_a_failed_flush(stores: Stores) -> None:
     async with _troubled(stores) as troubled, lifecycle(troubled.rt) as happenings, trio.open_nursery() as nursery:
 

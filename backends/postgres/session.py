@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Final, NoReturn
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import attrs
 import psycopg
@@ -70,9 +70,9 @@ def read_url(url: str) -> tuple[bytes, str]:
         parts = urlsplit(url)
     except ValueError as error:
         raise Misuse(f"{url!r} is no URL ({error}): {_HOW}") from error
-    rest = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in OPTIONS]
+    rest = [(name, value) for name, value in _parameters(parts.query) if name not in OPTIONS]
     rest += [(name, value) for name, value in _DEFAULTS.items() if name not in dict(rest)]
-    conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest), "")).encode()
+    conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest, quote_via=quote), "")).encode()
     if not parts.netloc:
         conninfo = conninfo.replace(b"postgresql:", b"postgresql://", 1) if not conninfo.startswith(b"postgresql://") else conninfo
     try:
@@ -95,13 +95,18 @@ _DEFAULTS: Final = {
 }
 
 
+def _parameters(query: str) -> list[tuple[str, str]]:
+    """As libpq reads them: a + is a +."""
+    return parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+
+
 def _shown(url: str) -> str:
     """Without what is nobody's business."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
-    shown = [(name, "***" if name == "password" else value) for name, value in parse_qsl(parts.query, keep_blank_values=True)]
+    shown = [(name, "***" if name == "password" else value) for name, value in _parameters(parts.query)]
     netloc = user.partition(":")[0] + at + host
-    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{urlencode(shown, safe='/')}" if shown else "")
+    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{urlencode(shown, safe='/', quote_via=quote)}" if shown else "")
 
 
 # -- opening ---------------------------------------------------------------------------------

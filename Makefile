@@ -13,7 +13,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test handovers test-faults soak-processes torture bench matrix lint types clean
+.PHONY: help setup demo test handovers writers test-faults soak-processes torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -29,6 +29,9 @@ test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's con
 
 handovers: setup  ## twenty projections in two processes, their owner killed, ended and frozen 50 times (PERDURE_STORE=URL for another store)
 	HANDOVERS=50 $(VENV)/bin/pytest tests/processes/test_leases.py $(ARGS)
+
+writers: setup  ## PostgreSQL: 100,000 events by eight processes, followed by four
+	PERDURE_TEST_POSTGRES_EVENTS=100000 $(VENV)/bin/pytest tests/postgres/test_crowd.py $(ARGS)
 
 test-faults: setup  ## PostgreSQL: connections cut and delayed, the server killed, 100 times (ARGS='--cycles 10 --seed 7' for other)
 	@exec $(VENV)/bin/python tests/postgres/faults.py $(ARGS)

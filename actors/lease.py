@@ -24,7 +24,7 @@ from perdure.backends.protocol import Backend
 
 log = logging.getLogger("perdure.lease")
 
-SETTLE_S = 0.01
+SETTLE_S = 0.05
 """Changes of kv wake whoever waits for a lease: it looks whether one is of leases so often at most."""
 PAGE = 1_000
 
@@ -217,16 +217,19 @@ class Leases:
         with trio.move_on_after(look_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_asked, nursery.cancel_scope)
-                while not await self._changed(revision):
+                while (examined := await self._examine(revision)) is not None:
+                    revision = examined
                     await trio.sleep(SETTLE_S)
                     await self._backend.wait_changed(revision)
                 nursery.cancel_scope.cancel()
 
-    async def _changed(self, revision: int) -> bool:
+    async def _examine(self, revision: int) -> int | None:
+        """How far there is no change of a lease beyond *revision*; None: there is one."""
         try:
-            return bool((await self._backend.read_changes(LEASES, after=revision, limit=1)).changes)
+            changes = await self._backend.read_changes(LEASES, after=revision, limit=1)
         except Compacted:
-            return True
+            return None
+        return None if changes.changes else changes.examined
 
     async def _wait_asked(self, scope: trio.CancelScope) -> None:
         await self._asked.wait()

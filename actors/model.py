@@ -35,6 +35,8 @@ log = logging.getLogger("perdure.projection")
 
 LOOK_EVERY_S: Final = 0.01
 """Whoever shows what another process keeps looks so often at most: any change of kv wakes it."""
+LOOK_IDLE_S: Final = 0.1
+"""And so often where nobody waits for it: several looks for each commit of another process would be what that one waits for."""
 OWNER_EVERY_S: Final = 1.0
 """And so often at least, whether that one lives."""
 

@@ -23,7 +23,7 @@ from perdure.actors.fold import Definition, Projection, Stopped, bytes_of, finge
 from perdure.actors.follower import Follower
 from perdure.actors.lease import Claim, Leases
 from perdure.actors.mailbox import Mailbox, current_actor
-from perdure.actors.model import LOOK_EVERY_S, Cell, Sources, failed, lease_of, newest_snapshot, other_version
+from perdure.actors.model import LOOK_EVERY_S, LOOK_IDLE_S, Cell, Sources, failed, lease_of, newest_snapshot, other_version
 from perdure.actors.pace import SLICE, Pace
 from perdure.actors.restart import delay_s
 from perdure.actors.ring import Ring
@@ -422,7 +422,7 @@ class ProjectionActor(Generic[P]):
                 question.slot.answer(outcome.Value(START if kept is None else Position(kept.position)))
             with trio.CancelScope() as self._waiting:
                 if not (self._stopping or self.owns or self._failure or self.mailbox.depth or self.cell.awaited > awaited):
-                    await trio.sleep(LOOK_EVERY_S)
+                    await trio.sleep(LOOK_EVERY_S if awaited else LOOK_IDLE_S)
                     await (_wait_either(backend, revision, head) if awaited else backend.wait_changed(revision))
         self.cell.hurry = lambda: None  # nothing is held back here
 

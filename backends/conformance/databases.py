@@ -1,13 +1,15 @@
-"""Stores to hold the laws against in a PostgreSQL database, also with COMMITs that fail when they are told to."""
+"""Stores to hold the laws against in a PostgreSQL database, also with COMMITs that fail or wait when they are told to."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager, closing, contextmanager, suppress
+from functools import cached_property
 
 import psycopg
 import trio
+from psycopg.conninfo import make_conninfo
 
 from perdure.backends.environment import Environment, Threads
 from perdure.backends.errors import Misuse
@@ -60,19 +62,33 @@ class DatabaseStores:
 
     @contextmanager
     def hold_open(self, name: str) -> Iterator[None]:
-        """Keep transactions open: some with a snapshot, some that have an id, of this database and of another one of the cluster."""
-        begun = ("SELECT pg_current_xact_id()", f"SELECT count(*) FROM {self.schema_of(name)}.events", "CREATE TEMP TABLE theirs ON COMMIT DROP AS SELECT 1")
+        """Keep transactions of this database open: some idle, some with a snapshot, some that have an id, some that have read the store's tables."""
+        reads = f"SELECT count(*) FROM {self.schema_of(name)}.events"
+        begun = ("SELECT 1", "SELECT pg_current_xact_id()", reads, "CREATE TEMP TABLE theirs ON COMMIT DROP AS SELECT 1")
         with ExitStack() as stack:
             for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
                 for statement in begun:
-                    connection = stack.enter_context(self._connected())
-                    connection.execute(f"BEGIN ISOLATION LEVEL {level}".encode())
-                    connection.execute(statement.encode())
-            with suppress(psycopg.Error):  # not every role may connect to it
-                elsewhere = stack.enter_context(closing(psycopg.connect(self._conninfo, dbname="template1", autocommit=True)))
-                elsewhere.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-                elsewhere.execute("SELECT pg_current_xact_id()")
+                    _begin(stack.enter_context(self._connected()), level, statement)
             yield
+
+    @contextmanager
+    def hold_elsewhere(self) -> Iterator[None]:
+        """The same in another database of the cluster."""
+        with ExitStack() as stack:
+            for level in ("READ COMMITTED", "REPEATABLE READ"):
+                for statement in ("SELECT 1", "SELECT pg_current_xact_id()"):
+                    _begin(stack.enter_context(self._connected(self._elsewhere)), level, statement)
+            yield
+
+    @cached_property
+    def _elsewhere(self) -> str:
+        """The name of another database."""
+        others = "datallowconn AND datname <> current_database() AND has_database_privilege(datname, 'CONNECT')"
+        with self._connected() as connection:
+            found = connection.execute(f"SELECT datname FROM pg_database WHERE {others} ORDER BY datname".encode()).fetchone()
+        if found is None:
+            raise Misuse("the laws need another database of that server, which this role may connect to: CREATE DATABASE other")
+        return str(found[0])
 
     def schema_of(self, name: str) -> str:
         """Where the tables of that store are."""
@@ -86,13 +102,18 @@ class DatabaseStores:
                 connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
 
     @contextmanager
-    def _connected(self) -> Iterator[psycopg.Connection]:
+    def _connected(self, database: str | None = None) -> Iterator[psycopg.Connection]:
         try:
-            connection = psycopg.connect(self._conninfo, autocommit=True)
+            connection = psycopg.connect(make_conninfo(self._conninfo, dbname=database), autocommit=True)
         except psycopg.Error as error:
             raise Misuse(f"the laws cannot connect to that server ({str(error).strip()})") from error
         with closing(connection):
             yield connection
+
+
+def _begin(connection: psycopg.Connection, level: str, statement: str) -> None:
+    connection.execute(f"BEGIN ISOLATION LEVEL {level}".encode())
+    connection.execute(statement.encode())
 
 
 class FaultyDatabaseStores(DatabaseStores):
@@ -112,6 +133,10 @@ class FaultyDatabaseStores(DatabaseStores):
     def fail_flush(self, backend: Backend, *, stored: bool) -> None:
         """Let the next COMMIT of *backend* break its connection."""
         self._faults[backend].next.append(stored)
+
+    def hold_flush(self, backend: Backend) -> AbstractContextManager[trio.Event]:
+        """Let the next group of *backend* be written and not committed until the block ends."""
+        return self._faults[backend].hold()
 
 
 @contextmanager

@@ -39,8 +39,10 @@ class Stores(Protocol):
     - `advance(seconds)` moves the wall clock of all its stores.
     - `fail_flush(backend, *, stored)` lets the next flush of that open store fail: what it wrote is there
       afterwards (*stored*), or it is not. The store is doubtful then, as after a true failure.
+    - `hold_flush(backend)` is a context manager that keeps the next group of that open store on its way: judged, written and
+      not committed. It gives a `trio.Event` that is set when the group is.
     - `hold_open(name)` is a context manager that keeps transactions of strangers open beside that store, idle ones
-      and such that have written, also elsewhere on the same server, as far as a server lets them.
+      and such that have written; `hold_elsewhere()` in another database of the same server.
     - `hold_turn(name)` is a context manager that keeps the right to write to that store, as another
       process would that is frozen, under the pid of this one.
     """

@@ -299,44 +299,6 @@ async def each_process_has_its_last_ids(one: Desk, other: Desk) -> None:
         same([await desk.backend.answer(id) for id in ids], [*group.answers[:4], None], "what is known of the last group of a process")
 
 
-# -- strangers -------------------------------------------------------------------------------
-
-
-@PART.law("Open transactions of strangers, idle or having written, here or elsewhere on the server, hide nothing and hold nobody up.", needs=["hold_open"])
-async def open_transactions_hide_nothing(stores: Stores) -> None:
-    name = new_name()
-    async with open_desk(stores, name) as one, open_desk(stores, name) as other:
-        await one.done(appending("a"), Put("k", b"x", b""))
-        seen: list[int] = []
-
-        async def follow() -> None:
-            cursor = START
-            while len(seen) < 21:
-                await other.backend.wait_beyond(cursor)
-                page = await other.backend.read_log(after=cursor, limit=100, bytes_max=1 << 20)
-                seen.extend(record.seq for record in page.records)
-                cursor = page.examined
-
-        with stores.hold_open(name):  # type: ignore[attr-defined]
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(ends, follow(), "following beside open transactions")
-                for number in range(1, 21):
-                    writer, reader = (one, other) if number % 2 else (other, one)
-                    await ends(writer.done(appending("a", 1, number), Put("k", b"x", b"", number)), "a commit beside open transactions")
-                    same((len(await reader.stream("a")), await reader.backend.revision()), (number + 1, number + 1), "what another process sees")
-                    if number == 10:
-                        nursery.start_soon(_hold_more, stores, name)
-        same(seen, list(range(1, 22)), "what a follower saw")
-        same(await one.backend.verify(), [], "the list of problems")
-
-
-async def _hold_more(stores: Stores, name: str) -> None:
-    """Transactions that begin and end in the midst of it."""
-    for _ in range(5):
-        with stores.hold_open(name):  # type: ignore[attr-defined]
-            await trio.sleep(0.005)
-
-
 # -- opening and closing ---------------------------------------------------------------------
 
 

@@ -176,15 +176,15 @@ class PostgresBackend(PostgresReads):
             if not got:
                 wire.close()
         if not got:
-            raise Unavailable(f"another has had the right to write to {self.url} for {self.limits.gate_s:g} s: {await self._who_writes(wire.pid)}")
+            raise Unavailable(f"another has had the right to write to {self.url} for {self.limits.gate_s:g} s: {await self._who_writes()}")
         locked, *rest = answers[len(begin) :]
         return locked[0], rest
 
-    async def _who_writes(self, pid: int) -> str:
-        """Who stands in the way of the process *pid* of the server."""
+    async def _who_writes(self) -> str:
+        """Who stands in the way."""
         with suppress(Lost, Refused):
             async with self._pool.wire() as wire:
-                (rows,) = await wire.ask(checking.blockers(pid), within_s=_LEAVE_S)
+                (rows,) = await wire.ask(checking.WRITERS, within_s=_LEAVE_S)
                 if rows:
                     return ", ".join(f"{name or 'somebody'} at {address or 'this machine'} (server process {pid})" for name, address, pid in rows)
         return "nobody knows who"
@@ -379,12 +379,13 @@ class PostgresBackend(PostgresReads):
         await self._wait(Moved.KV, lambda _, newest: newest > revision)
 
     async def _wait(self, what: Moved, done: Callable[[int, int], bool]) -> None:
-        while True:
+        while not done(*self._news.known):
             told = self._news.told(what)
             if done(*await self._look()):
                 return
             await self._news.wait(what, told)
             self._check_open()
+        await trio.lowlevel.checkpoint()
 
     async def _look(self) -> tuple[int, int]:
         """Head and revision, however long that takes: a wait has no end of its own."""

@@ -25,16 +25,16 @@ SIZES: Final = Question(
         " WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'perdure.head'::regclass) AND relkind = 'r') FROM perdure.head"
     )
 )
-_BLOCKERS: Final = Statement(
-    "WITH RECURSIVE b (pid) AS (SELECT unnest(pg_blocking_pids($1::int4)) UNION SELECT unnest(pg_blocking_pids(b.pid)) FROM b)"
-    " SELECT application_name, host(client_addr), pid FROM b JOIN pg_stat_activity USING (pid) WHERE cardinality(pg_blocking_pids(pid)) = 0",
-    ("int8",),
+WRITERS: Final = Question(
+    Statement(
+        "WITH RECURSIVE b (pid) AS ("
+        "SELECT pid FROM pg_locks WHERE relation = 'perdure.head'::regclass AND mode IN ('RowShareLock', 'RowExclusiveLock')"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " UNION SELECT unnest(pg_blocking_pids(b.pid)) FROM b)"
+        " SELECT application_name, host(client_addr), pid FROM b JOIN pg_stat_activity USING (pid) WHERE cardinality(pg_blocking_pids(pid)) = 0"
+    )
 )
-
-
-def blockers(pid: int) -> Question:
-    """Who keeps the server's process *pid* from going on, and waits for nobody."""
-    return Question(_BLOCKERS, (int8(pid),))
+"""Who has the right to write or keeps from going on who has it, and waits for nobody. Not asked by the pid of who waits: behind a pooler nobody knows that."""
 
 
 # -- damage ----------------------------------------------------------------------------------

@@ -59,6 +59,11 @@ class PostgresNews:
         """Whether there is a connection that listens."""
         return self._wire is not None and not self._wire.lost
 
+    @property
+    def known(self) -> tuple[int, int]:
+        """Head and revision as far as they were told, by a server that can still be heard; else -1."""
+        return (self.head, self._revision) if self.hears else (-1, -1)
+
     # -- waiting -----------------------------------------------------------------------------
 
     def told(self, what: Moved) -> int:
@@ -100,6 +105,7 @@ class PostgresNews:
         if not self.hears and self._listen is not None and trio.current_time() >= self._quiet_until:
             try:
                 self._wire = await self._listen()
+                self.head = self._revision = -1  # of the server of before, which may have known more
                 return Moved.LOG | Moved.KV  # what came before it listened was told to nobody
             except (Lost, Refused, PerdureError):
                 self._quiet_until = trio.current_time() + _AGAIN_S

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Final, NoReturn
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import attrs
 import psycopg
@@ -72,9 +72,9 @@ def read_url(url: str) -> tuple[bytes, str]:
         parts = urlsplit(url)
     except ValueError as error:
         raise Misuse(f"{url!r} is no URL ({error}): {_HOW}") from error
-    rest = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in OPTIONS]
+    rest = [(name, value) for name, value in _parameters(parts.query) if name not in OPTIONS]
     rest += [(name, value) for name, value in {**_DEFAULTS, "application_name": f"perdure {os.getpid()}"}.items() if name not in dict(rest)]
-    conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest), "")).encode()
+    conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest, quote_via=quote), "")).encode()
     if not parts.netloc:
         conninfo = conninfo.replace(b"postgresql:", b"postgresql://", 1) if not conninfo.startswith(b"postgresql://") else conninfo
     try:
@@ -96,13 +96,18 @@ _DEFAULTS: Final = {
 }
 
 
+def _parameters(query: str) -> list[tuple[str, str]]:
+    """As libpq reads them: a + is a +."""
+    return parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+
+
 def _shown(url: str) -> str:
     """Without what is nobody's business."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
-    shown = [(name, "***" if name == "password" else value) for name, value in parse_qsl(parts.query, keep_blank_values=True)]
+    shown = [(name, "***" if name == "password" else value) for name, value in _parameters(parts.query)]
     netloc = user.partition(":")[0] + at + host
-    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{urlencode(shown, safe='/')}" if shown else "")
+    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{urlencode(shown, safe='/', quote_via=quote)}" if shown else "")
 
 
 # -- opening ---------------------------------------------------------------------------------
@@ -240,12 +245,14 @@ def configure(values: Mapping[str, str], *, local: bool = False) -> str:
 
 
 async def connect(wires: type[Wire], conninfo: bytes, options: Options, environment: Environment) -> Wire:
-    """A new connection.
+    """A new connection. It leaves nothing behind in the server's session, which may be a pooler's.
 
     Raises:
       Lost: there is none.
     """
-    return await wires.connect(conninfo, environment.threads, schema=options.schema, within_s=CONNECT_S)
+    wire = await wires.connect(conninfo, environment.threads, schema=options.schema, within_s=CONNECT_S)
+    wire.keeps_statements = False
+    return wire
 
 
 async def connect_ready(wires: type[Wire], conninfo: bytes, options: Options, environment: Environment, server: Server, limits: Limits) -> Wire:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from perdure.actors.status import What
 from perdure.backends.commit import Appended, Stored
 from perdure.backends.conformance.law import Check, Part, Stores, fails, holds, is_a, new_name, same, settle
 from perdure.backends.errors import Unavailable
@@ -17,6 +18,7 @@ from perdure.backends.protocol import Backend, State
 from perdure.backends.selector import of
 from perdure.runtime.conformance.kit import COUNT, Happened, Other, listed, runtime_on
 from perdure.runtime.conformance.states import APP, check_models
+from perdure.runtime.lifecycle import lifecycle
 from perdure.runtime.open import open_runtime
 from perdure.runtime.runtime import Runtime
 
@@ -198,11 +200,18 @@ async def every_caller_gets_the_true_answer(stores: Stores) -> None:
             same([(event.stream, event.seq, event.position) for event in await listed(rt.read_all())], log, "the log when the store was opened again")
 
 
-@PART.law("A runtime gets over a failed flush: its models equal the fold of the log, and no restart is counted.", needs=["fail_flush"])
+@PART.law("A runtime gets over a failed flush: its models equal the fold, no restart is counted, and nobody else is said to run them.", needs=["fail_flush"])
 async def models_get_over_a_failed_flush(stores: Stores) -> None:
-    async with _troubled(stores) as troubled:
+    async with _troubled(stores) as troubled, lifecycle(troubled.rt) as happenings, trio.open_nursery() as nursery:
+
+        async def listen() -> None:
+            async for happened in happenings:
+                holds(happened.what is not What.STANDING_BY, f"{happened.actor} is said to be run by another process: {happened.error}")
+
+        nursery.start_soon(listen)
         await troubled.go()
         await check_models(troubled.rt)
+        nursery.cancel_scope.cancel()
         same(_restarts(troubled.rt), {"kit-total": 0, "kit-by": 0}, "the numbers of restarts")
 
 

@@ -21,6 +21,7 @@ from perdure.backends.engine import Decisions
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Unavailable
 from perdure.backends.event import Position, Record
+from perdure.backends.layered import Recorder
 from perdure.backends.memory import MemoryMap
 from perdure.backends.news import LocalNews, Moved
 from perdure.backends.ordered import OrderedBackend
@@ -42,6 +43,8 @@ class Disk:
         self.news = LocalNews()
         self.writes = 0
         self.holder: object | None = None
+        self.given = Position(0)
+        """The last position that was given, of a commit that may be on its way."""
 
     def take(self, holder: object) -> bool:
         """Get the right to write, if nobody has it."""
@@ -62,6 +65,8 @@ class SharedMap:
         self.fails: bool | None = None
         """Whether the next flush fails, and if so, whether what it wrote is there afterwards."""
         self.seen = -1
+        self.held: tuple[trio.Event, trio.Event] | None = None
+        """Where the next flush is held up: set when it has begun, and when it may go on."""
 
     def read(self, fn: Callable[[Reader], T]) -> T:
         if self.state in (State.DOUBTFUL, State.REOPENING):
@@ -101,12 +106,20 @@ class SharedMap:
                 self._doubt()
             return result
 
+        if self.held is not None:
+            await self._wait_held()
         result = await self.disk.rows.write(told)
         self.disk.writes += 1
         if self.fails:
             self._doubt()
         self.seen = self.disk.writes
         return result
+
+    async def _wait_held(self) -> None:
+        held, self.held = self.held, None
+        if held is not None:
+            held[0].set()
+            await held[1].wait()
 
     def _doubt(self) -> None:
         self.fails, self.state = None, State.DOUBTFUL
@@ -184,6 +197,16 @@ class SharedStores:
     def fail_flush(self, backend: Backend, *, stored: bool) -> None:
         assert isinstance(backend, Honest)
         backend.map.fails = stored
+
+    @contextmanager
+    def hold_flush(self, backend: Backend) -> Iterator[trio.Event]:
+        assert isinstance(backend, Honest)
+        begun, goes_on = backend.map.held = (trio.Event(), trio.Event())
+        try:
+            yield begun
+        finally:
+            backend.map.held = None
+            goes_on.set()
 
     @contextmanager
     def hold_turn(self, name: str) -> Iterator[None]:
@@ -265,6 +288,36 @@ class ClosesForAll(Honest):
     async def aclose(self) -> None:
         await super().aclose()
         self.map.disk.rows = MemoryMap(self.id)
+
+
+class _LetsGoTooSoon(SharedMap):
+    """Gives the right to write back before what was judged is there."""
+
+    async def write(self, fn: Callable[[Writer], T], *, small: bool = False, size_bytes: int = 0) -> T:
+        if self.held is None:
+            return await super().write(fn, small=small, size_bytes=size_bytes)
+        recorder = Recorder(self.disk.rows._tables.reader)
+        recorder.stale = True
+        result = fn(recorder)
+        self.end_turn()
+        await self._wait_held()
+        self.disk.rows._tables.apply(recorder.rows)
+        self.disk.writes += 1
+        return result
+
+
+class NumbersBeforeItCommits(Honest):
+    """Gives positions as a sequence does: in the order in which commits begin."""
+
+    map_type = _LetsGoTooSoon
+
+    def _refresh(self, writer: Writer, *, again: bool) -> None:
+        super()._refresh(writer, again=again)
+        self._cache.head = max(self._cache.head, self.map.disk.given)
+
+    def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
+        super()._decide_and_write(commits, out, writer)
+        self.map.disk.given = out[-1].head
 
 
 # -- liars about the right to write ----------------------------------------------------------
@@ -487,6 +540,7 @@ LIARS: dict[str, tuple[Callable[[Disk], Honest], str]] = {
     "a group that follows what its process knew": (FollowsWhatItKnows, "follows-is-the-head-whoever-wrote"),
     "one row of ids for all processes": (KeepsOneRowOfIds, "each-process-has-its-last-ids"),
     "a handle whose closing takes the others with it": (ClosesForAll, "closing-one-leaves-the-others"),
+    "numbers that are given before the commit": (NumbersBeforeItCommits, "nothing-becomes-visible-below"),
     "an Unavailable that commits later": (CommitsLater, "unavailable-never-happens"),
     "a wait for a frozen process without a limit": (WaitsWithoutALimit, "who-cannot-write-is-told"),
     "a wait that blocks the loop": (BlocksTheLoop, "the-loop-keeps-turning"),

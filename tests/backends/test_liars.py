@@ -55,6 +55,7 @@ SHARED_NAMES = [
     "a group that follows what its process knew",
     "one row of ids for all processes",
     "a handle whose closing takes the others with it",
+    "numbers that are given before the commit",
     "an Unavailable that commits later",
     "a wait for a frozen process without a limit",
     "a wait that blocks the loop",
@@ -101,16 +102,19 @@ async def test_a_liar_is_caught(name, liars, autojump_clock):
 async def test_a_liar_about_others_or_doubt_is_caught(name, shared_liars, autojump_clock):
     make, law = shared_liars.LIARS[name]
 
-    board = await run_checks(shared_liars.SharedStores(make), only=[law])
+    failed: list[str] = []
+    for _ in range(8 if law.startswith("histories") else 1):  # those are drawn: one alone may miss the moment
+        board = await run_checks(shared_liars.SharedStores(make), only=[law])
+        failed = failed or [score.law.name for score in board.failed]
 
-    assert [score.law.name for score in board.failed] == [law]
+    assert failed == [law]
 
 
 async def test_what_those_are_made_of_is_honest(shared_liars, autojump_clock):
     board = await run_checks(shared_liars.SharedStores(shared_liars.Honest))
 
     assert [(score.law.name, score.broken) for score in board.failed] == []
-    assert {score.missing for score in board.scores} == {None, "open_small", "advance", "hold_open"}
+    assert {score.missing for score in board.scores} == {None, "open_small", "advance", "hold_open", "hold_elsewhere"}
 
 
 async def test_what_the_liars_are_made_of_is_honest(liars, autojump_clock):

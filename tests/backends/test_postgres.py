@@ -145,6 +145,14 @@ async def test_a_wrong_url_is_misuse(url):
     assert "postgresql://USER@HOST/DATABASE" in await fails(Misuse, url)
 
 
+async def test_what_a_url_says_reaches_the_server_as_it_is_written(database):
+    async with open_backend(f"{database}&options=-c%20work_mem%3D4242kB&application_name=a+b%20c%2Bd") as backend:
+        assert isinstance(backend, PostgresBackend)
+        await Desk(backend).append("a")
+        assert backend._writer is not None
+        assert await backend._writer.ask("SHOW work_mem", "SHOW application_name", within_s=5) == [[("4242kB",)], [("a+b c+d",)]]
+
+
 @pytest.mark.parametrize("option", ["mode=up", "json=2", "schema=Robert'); DROP", "schema=pg_catalog", "schema="])
 async def test_a_wrong_option_is_misuse(database, option):
     await fails(Misuse, f"{database}&{option}")

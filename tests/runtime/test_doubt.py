@@ -16,6 +16,7 @@ from perdure.backends.lmdb.faulty import faulty_lmdb
 from perdure.backends.memory import open_memory
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.protocol import State
+from perdure.backends.urls import open_backend
 from perdure.runtime import App, Appended, Event, Keyed, Projection, Stored, event, of, open_runtime
 from perdure.runtime.lifecycle import lifecycle
 
@@ -233,9 +234,14 @@ async def test_a_model_does_not_go_back_because_the_store_took_nothing_for_a_whi
 
 
 @pytest.mark.parametrize("projection", [SUMS[0], BY_STREAM[0]], ids=["single", "keyed"])
-async def test_a_save_that_was_in_doubt_and_was_kept_after_all_is_our_own(projection, autojump_clock):
-    backend = FaultyBackend(open_memory(environment=INLINE))
-    async with open_runtime(backend, App(projections=[projection]), environment=INLINE, limits=Limits(commit_s=1)) as rt:
+@pytest.mark.parametrize("store", ["memory:", "lmdb:{}"])
+async def test_a_save_that_was_in_doubt_and_was_kept_after_all_is_our_own(projection, store, tmp_path, autojump_clock, caplog):
+    """And nobody is said to run it elsewhere: where processes share the store it has its lease all the time."""
+    caplog.set_level("INFO")
+    async with (
+        open_backend(store.format(tmp_path / "store"), environment=INLINE) as inner,
+        open_runtime(backend := FaultyBackend(inner), App(projections=[projection]), environment=INLINE, limits=Limits(commit_s=1)) as rt,
+    ):
         await rt.append("a-1", [Counted(1)])
         backend.delay("commit", 5)  # of the projection's save: it is told of a doubt, and then it is stored
         await trio.sleep(30)
@@ -247,6 +253,8 @@ async def test_a_save_that_was_in_doubt_and_was_kept_after_all_is_our_own(projec
 
     assert status is not None
     assert (status.state, status.restarts, status.position) == ("running", 0, 2)
+    assert "another process" not in caplog.text
+    assert "elsewhere" not in caplog.text
 
 
 async def test_a_fault_that_could_not_be_kept_at_once_is_not_passed_over(autojump_clock):

@@ -20,7 +20,15 @@ async def show_nothing(actor, kept):
     pass
 
 
+async def lose_all(leases):
+    for claim in leases.held():
+        claim.lose()
+    await BEATS(leases)
+
+
+BEATS = Leases._beat_when_due
 LIARS = {
+    "a runtime that takes its own leases for lost": (Leases, "_beat_when_due", lose_all, "models-get-over-a-failed-flush"),
     "a runtime that closes and gives nothing back": (Leases, "close", keep_all, "closing-hands-over"),
     "a watcher that takes everybody for dead": (RealProcesses, "gone", lambda processes, name: True, "one-process-runs-each"),
     "a watcher that waits for ever": (Sightings, "left_s", lambda sightings, beat, now_s: 9.0, "a-silent-owner-is-replaced"),

@@ -87,4 +87,6 @@ if __name__ == "__main__":
     if chosen.hold:
         trouble.hold(chosen, Notebook(Path(chosen.notes)))
     else:
+        if chosen.freeze_at:
+            trouble.freeze_at_commit(chosen, Notebook(Path(chosen.notes)))
         trio.run(live, chosen, Notebook(Path(chosen.notes)))

@@ -59,7 +59,7 @@ async def append_one(rt: Runtime, options: Options, notes: Notebook, number: int
 
 def named(error: Unavailable) -> int:
     """The process that the error names; 0 if none."""
-    found = re.search(r"process (\d+)", error.why)
+    found = re.search(r"perdure (\d+) at", error.why) or re.search(r"process (\d+)", error.why)
     return int(found[1]) if found else 0
 
 

@@ -19,6 +19,10 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     """Instead of any job: hold this lock file,"""
     flushing: bool = False
     """and LMDB's own lock too, as a writer does whose flush takes long."""
+    freeze_at: int = 0
+    """On PostgreSQL: it stops itself at its so-manyth COMMIT, with the right to write in hand;"""
+    freeze_written: bool = False
+    """not before it has written, but when there is nothing left to do than the COMMIT."""
     gate_s: float = 5.0
     close_s: float = 10.0
     lease_s: float = 10.0
@@ -50,7 +54,6 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     """and the version of its tables."""
     how: str = "os"
     """Forking: by `os` or by `multiprocessing`."""
-
 
     @property
     def where(self) -> str:

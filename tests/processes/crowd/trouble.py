@@ -47,6 +47,25 @@ def begin_writing(store: Path) -> lmdb.Transaction:
     return lmdb.open(str(store / "data.mdb"), subdir=False, create=False, max_dbs=64, map_size=1 << 30).begin(write=True)
 
 
+def freeze_at_commit(options: Options, notes: Notebook) -> None:
+    """Be stopped, as by SIGSTOP from outside, in the midst of a transaction in PostgreSQL."""
+    from perdure.backends.postgres.wire import Question, Row, Wire
+
+    ask, left = Wire.ask, options.freeze_at
+
+    async def ask_or_freeze(wire: Wire, *questions: Question | str, **how: Any) -> list[list[Row]]:
+        nonlocal left
+        if "COMMIT" not in questions or (left := left - 1) != 0:
+            return await ask(wire, *questions, **how)
+        middle = questions.index("COMMIT") if options.freeze_written else 0
+        written = await ask(wire, *questions[:middle], within_s=how["within_s"]) if middle else []
+        notes.write("freezes", os.getpid())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return written + await ask(wire, *questions[middle:], **how)
+
+    Wire.ask = ask_or_freeze  # type: ignore[assignment, method-assign]
+
+
 async def fork(rt: Runtime, options: Options, notes: Notebook) -> None:
     """Fork amid the other jobs; the forked process tries what it inherited and then sleeps until killed."""
     await trio.sleep(0.05)  # the other jobs have begun; nothing here depends on how far they are

@@ -19,7 +19,8 @@ class CommitFaults:
 
         class FaultyWire(Wire):
             async def ask(self, *questions: Question | str, **how: Any) -> list[list[Row]]:
-                if "COMMIT" not in questions or not faults.next:
+                commits = any(one == "COMMIT" or (isinstance(one, Question) and one.statement.commits) for one in questions)
+                if not commits or not faults.next:
                     return await super().ask(*questions, **how)
                 if faults.next.pop(0):
                     await super().ask(*questions, **how)

@@ -24,15 +24,14 @@ POLL_UNTOLD_S: Final = 0.05
 """and where nothing tells."""
 _AGAIN_S: Final = 1.0
 
-_TELL = Statement(f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', $1)", ("text",))
+TELL: Final = Statement(f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', $1)", ("text",))
 """A transaction of its own that need not be flushed: a notification has an id, and would cost a flush as long as the commit's."""
 
 
-def tell(moved: Moved, head: int, revision: int) -> list[Question]:
-    """What to ask after a commit, so that others hear of it; nothing where nobody is to."""
-    if not moved & (Moved.LOG | Moved.KV):
-        return []
-    return [Question(_TELL, (f"{head} {revision}".encode(),))]
+def tell(wire: Wire, moved: Moved, head: int, revision: int) -> None:
+    """Let others hear of a commit, where it is for anybody; nobody waits for it."""
+    if moved & (Moved.LOG | Moved.KV):
+        wire.tell_nowait(Question(TELL, (f"{head} {revision}".encode(),)))
 
 
 class PostgresNews:

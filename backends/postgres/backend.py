@@ -35,7 +35,7 @@ from perdure.backends.news import Moved
 from perdure.backends.ordered import moved_by
 from perdure.backends.postgres import checking, facts, filling, session, upkeep, writing
 from perdure.backends.postgres.belief import Belief, copy, elsewhere, provable
-from perdure.backends.postgres.news import CHANNEL, PostgresNews, tell
+from perdure.backends.postgres.news import CHANNEL, PostgresNews, heard_by, tell
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import Asks, PostgresReads
 from perdure.backends.postgres.session import ASK_S, Options, Server
@@ -146,9 +146,10 @@ class PostgresBackend(PostgresReads):
                 raise Unavailable(loading_refusal(self.url))
             return Group(done.follows, done.answers)
         place = writing.Place(self.id, head[4], done.follows, head[1])
-        if not await self._flush(commits, done.follows, writing.write(done, place, self._owner, alone=False), "COMMIT"):
+        rows = await self._flush(commits, done.follows, writing.write(done, place, self._owner, alone=False), "COMMIT")
+        if not rows:
             raise Corrupt(f"the store {self.url}", "its table head has no row, or that of another store")
-        return self._written(done, known, head[4], head[1])
+        return self._written(done, known, head[4], head[1], heard=rows[0][3])
 
     async def _write_believing(self, commits: Sequence[Commit], needed: Needs) -> Group | None:
         """Judge without a lock, and write if what it was judged by is still true; None: nothing was stored, and it has to be judged with the lock."""
@@ -165,11 +166,11 @@ class PostgresBackend(PostgresReads):
         self._belief.note(right=bool(rows))
         if not rows:
             return None
-        follows, since, at, _ = rows[0]
+        follows, since, at, heard = rows[0]
         if (follows, since, at + EPOCH_US) != (before.head, before.revision, before.at_us):  # others have written in between: the same, further on
             known = elsewhere(before, head=follows, at_us=at + EPOCH_US, revision=since)
             done = decide(commits, known)
-        return self._written(done, known, epoch, since)
+        return self._written(done, known, epoch, since, heard=heard)
 
     async def _ask_facts(self, needed: Needs) -> tuple[Facts, int] | None:
         """The facts of now, and the epoch; None where they cannot be had, or not yet. If cancelled, nothing was begun."""
@@ -180,12 +181,12 @@ class PostgresBackend(PostgresReads):
             return None
         return None if head[3] else (facts.facts(needed, head, answers), head[4])
 
-    def _written(self, done: Decisions, known: Facts, epoch: int, since: int) -> Group:
+    def _written(self, done: Decisions, known: Facts, epoch: int, since: int, *, heard: bool) -> Group:
         """What is to be remembered and told of a group that was written, *since* being the revision before it."""
         moved, self._loading = moved_by(done), False
         self._belief.learn(known, epoch, since, done)
         self._news.tell(moved, done.head, done.revision)
-        if self._writer is not None:
+        if self._writer is not None and heard:
             tell(self._writer, moved, done.head, done.revision)
         return Group(done.follows, done.answers, partial(build.records_of, done.commits, done.pieces))
 
@@ -415,7 +416,7 @@ class PostgresBackend(PostgresReads):
     async def _listen(self) -> Wire:
         wire = await self._connect()
         try:
-            await wire.ask(f'LISTEN "{CHANNEL}"', within_s=ASK_S)
+            await wire.ask(f'LISTEN "{CHANNEL}"', f"SELECT pg_advisory_lock_shared({heard_by(self.id)})", within_s=ASK_S)
         except BaseException:
             wire.close()
             raise

@@ -70,7 +70,7 @@ class Belief:
         if since != self._revision or len(self._entries) > FACTS_MAX:
             self._entries.clear()
             self._leases.clear()
-        self._epoch, self._head, self._at_us, self._revision = epoch, facts.head, facts.at_us, facts.revision
+        self._epoch, self._head, self._at_us, self._revision = epoch, done.head, done.at_us, done.revision
         self._streams.update(facts.streams)
         self._entries.update(facts.entries)
         self._leases.update(facts.leases)

@@ -50,11 +50,12 @@ def _cut(order: str, condition: str, events: str, limit: str, bytes_max: str) ->
 _HEAD = Statement("SELECT position, revision, at, loading FROM perdure.head")
 _FIRST = Statement("SELECT first FROM perdure.names WHERE name = $1", ("text",))
 _STREAM = Statement("SELECT first, last, position FROM perdure.streams WHERE name = $1", ("text",))
-_RUN_OF = "coalesce((SELECT seq FROM perdure.runs WHERE stream = $1 AND seq <= $2 {}ORDER BY seq DESC LIMIT 1), 0)"
+_RUN_OF = "coalesce((SELECT seq FROM perdure.runs WHERE stream = $1 AND seq <= $2 + 1 ORDER BY seq DESC LIMIT 1), 0)"
 _ON = Statement(
-    _cut("seq", f"stream = $1 AND seq >= {_RUN_OF.format('+ 1 ')} AND seq + events > $2 + 1", "least(events, seq + events - 1 - $2)", "$3", "$4"),
-    ("text", "int8", "int8", "int8"),
+    _cut("seq", f"stream = $1 AND seq >= {_RUN_OF} AND seq <= $5 AND seq + events > $2 + 1", "least(events, seq + events - 1 - $2)", "$3", "$4"),
+    ("text", "int8", "int8", "int8", "int8"),
 )
+"""Up to a seq: seqs have no gaps, so there are no more rows to be looked at than are wanted."""
 _BACK = Statement(_cut("seq DESC", "stream = $1 AND seq < $2", "least(events, $2 - seq)", "$3", "$4"), ("text", "int8", "int8", "int8"))
 _BOUND_SQL = "SELECT commit_end FROM perdure.runs WHERE position >= $1 + {} ORDER BY position LIMIT 1"
 _GET = Statement("SELECT value, revision FROM perdure.kv WHERE bucket = $1 AND key = $2 AND value IS NOT NULL", ("text", "bytea"))
@@ -90,7 +91,8 @@ class PostgresReads:
     async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
         """See `Reads.read_stream`."""
         statement, start = (_BACK, after or MANY) if backward else (_ON, min(after, MANY - 1))
-        page = Question(statement, (stream.encode(), int8(start), int8(limit), int8(bytes_max)))
+        bounds = [int8(start), int8(limit), int8(bytes_max)] if backward else [int8(start), int8(limit), int8(bytes_max), int8(min(start + limit, MANY))]
+        page = Question(statement, [stream.encode(), *bounds])
         firsts, rows = await self._ask(Question(_FIRST, (stream.encode(),)), page)
         if firsts and not backward and after + 1 < firsts[0][0]:
             raise Truncated(stream, firsts[0][0])

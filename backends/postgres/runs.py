@@ -37,6 +37,12 @@ def _type_crc(name: str, version: int) -> int:
     return crc32(name.encode(), version)
 
 
+def _crc(piece: Piece, draft: Draft, id: bytes, at_us: int) -> bytes:
+    shared, extra = context(piece.stream.encode(), id, at_us), draft.extra
+    check = seed(shared, _type_crc(draft.type, draft.version), piece.first_seq, piece.first_position, 0)
+    return crc32(draft.payload, begun(extra, check) if extra else check).to_bytes(4, "big")
+
+
 # -- writing ---------------------------------------------------------------------------------
 
 
@@ -59,17 +65,39 @@ class Rows:
         self.payloads: list[bytes] = []
         self.extras: list[bytes] = []
         self.tags: list[tuple[str, ...]] = []
+        self.single = False
+        """Whether each is a commit of one event with nothing beside its payload."""
 
     @classmethod
     def of(cls, commits: Sequence[tuple[bytes, int]], pieces: Sequence[Piece]) -> Rows:
         """The rows for *pieces* of *commits*, as `build.build` takes them."""
         rows = cls()
         ends = {piece.commit: piece.first_position + len(piece.events) - 1 for piece in pieces}
+        if len(ends) == len(pieces) and all(len(piece.events) == 1 for piece in pieces):
+            rows._take_single([(piece, piece.events[0], *commits[piece.commit]) for piece in pieces])
+            return rows
         for piece in pieces:
-            rows.add(piece, *commits[piece.commit], ends[piece.commit])
+            rows._add(piece, *commits[piece.commit], ends[piece.commit])
         return rows
 
-    def add(self, piece: Piece, id: bytes, at_us: int, commit_end: int) -> None:
+    def _take_single(self, events: Sequence[tuple[Piece, Draft, bytes, int]]) -> None:
+        """The rows of commits of one event each, which most are, column by column."""
+        count = len(events)
+        self.positions = self.commit_ends = [piece.first_position for piece, *_ in events]
+        self.counts, self.ordinals, self.ends = [1] * count, [0] * count, [None] * count
+        self.streams = [piece.stream for piece, *_ in events]
+        self.seqs = [piece.first_seq for piece, *_ in events]
+        self.types = [draft.type for _, draft, *_ in events]
+        self.versions = [draft.version for _, draft, *_ in events]
+        self.times_us = [at_us for *_, at_us in events]
+        self.commits = [id for *_, id, _ in events]
+        self.payloads = [draft.payload for _, draft, *_ in events]
+        self.extras = [draft.extra for _, draft, *_ in events]
+        self.tags = [draft.tags for _, draft, *_ in events]
+        self.single = not any(self.extras)
+        self.crcs = [_crc(piece, draft, id, at_us) for piece, draft, id, at_us in events]
+
+    def _add(self, piece: Piece, id: bytes, at_us: int, commit_end: int) -> None:
         """The rows of one piece."""
         shared, events = context(piece.stream.encode(), id, at_us), piece.events
         start = 0
@@ -101,7 +129,19 @@ class Rows:
             start = stop
 
     def values(self) -> list[Value]:
-        """The columns but for the tags, as `writing` takes them."""
+        """The columns but for the tags, as `writing` takes them; those that are the same in all rows left out where all are `single`."""
+        if self.single:
+            return [
+                int8s(self.positions),
+                texts(self.streams),
+                int8s(self.seqs),
+                texts(self.types),
+                int8s(self.versions),
+                times(self.times_us),
+                bodies(self.commits),
+                bodies(self.crcs),
+                bodies(self.payloads),
+            ]
         return [
             int8s(self.positions),
             int8s(self.counts),

@@ -249,9 +249,10 @@ class Wire:
         if self.lost:
             return
         try:
-            name = question.statement.name if question.statement.name in self._known else b""
-            if not name:
+            name = question.statement.name if self.keeps_statements else b""
+            if not name or name not in self._known:
                 self._send_prepare(question.statement, name)
+                self._known.add(name)
             self._conn.send_query_prepared(name, question.values, [1] * len(question.values), result_format=1)
             self._conn.pipeline_sync()
             self._behind += 1

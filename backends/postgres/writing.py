@@ -13,6 +13,7 @@ from perdure.backends.build import Piece
 from perdure.backends.commit import Draft
 from perdure.backends.engine import Change, Decisions, Facts, Needs
 from perdure.backends.event import Record
+from perdure.backends.postgres.news import heard_by
 from perdure.backends.postgres.packing import pack_drawn, pack_kept
 from perdure.backends.postgres.runs import Rows
 from perdure.backends.postgres.wire import EPOCH_US, Question, Statement, Value, bodies, int8, int8s, texts, times
@@ -36,9 +37,9 @@ _ROW_TYPES: Final = (
 _HEAD: Final = (
     "UPDATE perdure.head SET position = position + {0}, revision = revision + {1}, at_before = at, at = greatest(at, {2})"
     " WHERE store = {3} AND epoch = {4} AND loading = LOADING AND position = coalesce({5}, position) AND revision = coalesce({6}, revision)"
-    " RETURNING position - {0} AS follows, revision - {1} AS since, at_before, position - {0} - {7} AS moved"
+    " RETURNING position - {0} AS follows, revision - {1} AS since, at_before, position - {0} - {7} AS moved, NOT pg_try_advisory_xact_lock({8}) AS heard"
 )
-_HEAD_TYPES: Final = ("int8", "int8", "timestamptz", "text", "int8", "int8", "int8", "int8")
+_HEAD_TYPES: Final = ("int8", "int8", "timestamptz", "text", "int8", "int8", "int8", "int8", "int8")
 _IF_DONE: Final = "(SELECT true FROM head)"
 
 _PARTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -47,6 +48,12 @@ _PARTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "events": _part(
         f"INSERT INTO perdure.runs ({_COLUMNS}) {_ROWS} FROM head h, {_ROWS_OF}) {_ROWS_AS})",
         _ROW_TYPES,
+    ),
+    "single": _part(
+        f"INSERT INTO perdure.runs ({_COLUMNS}) SELECT p + h.moved, 1, s, q, t, v, greatest(a, h.at_before), c, 0, p + h.moved, k, NULL, b, '',"
+        " nullif(h.moved, 0), CASE WHEN h.at_before > a THEN a END"
+        " FROM head h, unnest({0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}) AS r (p, s, q, t, v, a, c, k, b)",
+        ("int8[]", "text[]", "int8[]", "text[]", "int8[]", "timestamptz[]", "bytea[]", "bytea[]", "bytea[]"),
     ),
     "tagged": _part(
         f"INSERT INTO perdure.runs ({_COLUMNS}, tags) {_ROWS}, g::text[] FROM head h, {_ROWS_OF}, {{14}}) {_ROWS_AS}, g)",
@@ -114,11 +121,11 @@ class Place:
 def write(done: Decisions, place: Place, owner: bytes, *, alone: bool) -> Question:
     """All that was decided, if it is still *place*; *owner* is who keeps the ids of its last group; *alone*: as a transaction of its own.
 
-    The answer is a row, if it was written: the position and revision before it, the time before it, and by how much events were moved.
+    The answer is a row, if it was written: the position and revision before it, the time before it, and whether somebody listens.
     """
     head = int8(done.head - place.follows), int8(done.revision - place.since), _time(done.at_us)
     guards = place.store.encode(), int8(place.epoch), _if(place.fixed_position, place.follows), _if(place.fixed_revision, place.since)
-    parts: dict[str, list[Value]] = {"head": [*head, *guards, int8(place.follows)]}
+    parts: dict[str, list[Value]] = {"head": [*head, *guards, int8(place.follows), int8(heard_by(place.store))]}
     if done.pieces:
         parts |= events(Rows.of(done.commits, done.pieces), {piece.stream: 1 for piece in done.pieces if piece.first_seq == 1})
     if done.changes or done.states:
@@ -150,7 +157,7 @@ def _statement(names: tuple[str, ...], alone: bool) -> Statement:
         sql, wanted = _PARTS[name]
         found.append(f"{'head' if name == 'loading' else name} AS ({sql.format(*(f'${len(types) + number}' for number in range(1, len(wanted) + 1)))})")
         types += wanted
-    return Statement(f"WITH {', '.join(found)} SELECT follows, since, at_before, moved FROM head", tuple(types), alone)
+    return Statement(f"WITH {', '.join(found)} SELECT follows, since, at_before, heard FROM head", tuple(types), alone)
 
 
 def _time(at_us: int) -> bytes:
@@ -168,7 +175,7 @@ def events(rows: Rows, new: dict[str, int]) -> dict[str, list[Value]]:
         pairs = [(tag, position) for position, own in zip(rows.positions, rows.tags, strict=True) for tag in own]
         parts["tags"] = [texts([tag for tag, _ in pairs]), int8s([position for _, position in pairs])]
     else:
-        parts["events"] = rows.values()
+        parts["single" if rows.single else "events"] = rows.values()
     if new:
         parts["names"] = [texts(new), int8s(list(new.values()))]
     return parts
@@ -189,7 +196,7 @@ def load(records: Sequence[Record], firsts: dict[str, int], place: Place) -> Que
     pieces = [_piece(own, place_of[own[0].commit]) for own in _in_a_row(records)]
     head: list[Value] = [int8(last.position - place.follows), int8(0), _time(last.at_us), place.store.encode(), int8(place.epoch), None, None]
     rows = Rows.of(list(times_us.items()), pieces)
-    return _together({"loading": [*head, int8(place.follows)]} | events(rows, firsts), alone=False)
+    return _together({"loading": [*head, int8(place.follows), int8(heard_by(place.store))]} | events(rows, firsts), alone=False)
 
 
 def _in_a_row(records: Sequence[Record]) -> Iterator[list[Record]]:

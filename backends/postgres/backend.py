@@ -33,7 +33,8 @@ from perdure.backends.limits import Limits
 from perdure.backends.loading import refusal as loading_refusal
 from perdure.backends.news import Moved
 from perdure.backends.ordered import moved_by
-from perdure.backends.postgres import checking, facts, filling, session, upkeep, writing
+from perdure.backends.postgres import checking, facts, filling, reads, session, upkeep, writing
+from perdure.backends.postgres.ahead import RECORDS_MIN, Ahead
 from perdure.backends.postgres.belief import Belief, copy, elsewhere, provable
 from perdure.backends.postgres.news import CHANNEL, PostgresNews, heard_by, tell
 from perdure.backends.postgres.pool import Pool
@@ -74,6 +75,7 @@ class PostgresBackend(PostgresReads):
         self._pid = os.getpid()
         self._owner = environment.ids()[:8]
         self._pool = Pool(connect, READERS)
+        self._ahead = Ahead(self._pool)
         self._views = Pool(connect, READERS)
         self._news = PostgresNews(None if server.pooled else self._listen, self._head_and_revision)
         self._writer: Wire | None = None
@@ -347,6 +349,7 @@ class PostgresBackend(PostgresReads):
     async def _resolve(self) -> None:
         """Connect anew, wait until nobody has the right to write, and look what is there of the commits in doubt; nothing of them comes later."""
         self._belief.forget()
+        self._ahead.drop()
         if self._writer is not None:
             self._writer.close()
         head, _ = await self._lock(())
@@ -371,6 +374,22 @@ class PostgresBackend(PostgresReads):
         return await super().answer(id)
 
     # -- reading -----------------------------------------------------------------------------
+
+    async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
+        """See `Reads.read_stream`. Who reads full pages, one after the other, finds the next one asked for already."""
+        if backward or limit < RECORDS_MIN:
+            return await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
+        self._check_open()
+        records: list[Record] = []
+        answers = None if self._doubts else await self._ahead.take((stream, after, limit, bytes_max), within_s=ASK_S)
+        if answers is not None and not self._doubts:
+            records = reads.read_stream_page(stream, after, limit, bytes_max, *answers)
+        if len(records) < limit:
+            records = await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max)
+        if len(records) == limit:
+            after = records[-1].seq
+            self._ahead.ask_nowait((stream, after, limit, bytes_max), *reads.stream_page(stream, after, limit, bytes_max))
+        return records
 
     async def _ask_pool(self, *questions: Question) -> list[list[Row]]:
         """Ask on any connection; while there is none, for as long as a commit may take. While there is a doubt, nothing is shown.
@@ -487,6 +506,7 @@ class PostgresBackend(PostgresReads):
             await filling.begin(head, ask, self.url, anew=anew)
             self._loading = True
             self._belief.forget()
+            self._ahead.drop()
 
     async def load(self, records: Sequence[Record]) -> None:
         """See `Backend.load`."""

@@ -90,24 +90,8 @@ class PostgresReads:
 
     async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
         """See `Reads.read_stream`."""
-        statement, start = (_BACK, after or MANY) if backward else (_ON, min(after, MANY - 1))
-        bounds = [int8(start), int8(limit), int8(bytes_max)] if backward else [int8(start), int8(limit), int8(bytes_max), int8(min(start + limit, MANY))]
-        page = Question(statement, [stream.encode(), *bounds])
-        firsts, rows = await self._ask(Question(_FIRST, (stream.encode(),)), page)
-        if firsts and not backward and after + 1 < firsts[0][0]:
-            raise Truncated(stream, firsts[0][0])
-        records = runs.read(rows)
-        if backward:
-            records = sorted([record for record in records if record.seq < start], key=_seq, reverse=True)
-        elif records and records[0].seq <= after:
-            records = records[after + 1 - records[0].seq :]
-        if records:
-            _check_seqs(stream, records, after, backward=backward)
-            if len(records) > limit or sum([len(row[runs.PAYLOAD]) for row in rows]) + 100 * len(records) >= bytes_max:
-                records = _first(records, limit, bytes_max)
-        elif firsts and not after and limit > 0:
-            raise Corrupt(f"stream {stream!r}", "it has a row and no events")
-        return records
+        answers = await self._ask(*stream_page(stream, after, limit, bytes_max, backward=backward))
+        return read_stream_page(stream, after, limit, bytes_max, *answers, backward=backward)
 
     async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
         """See `Reads.read_log`."""
@@ -215,6 +199,41 @@ class PostgresReads:
         return [StreamInfo(*row) for row in rows]
 
 
+# -- streams ---------------------------------------------------------------------------------
+
+
+def stream_page(stream: str, after: int, limit: int, bytes_max: int, *, backward: bool = False) -> tuple[Question, Question]:
+    """What to ask for a page of a stream."""
+    values: list[Value] = [stream.encode(), int8(after or MANY) if backward else int8(min(after, MANY - 1)), int8(limit), int8(bytes_max)]
+    page = Question(_BACK, values) if backward else Question(_ON, [*values, int8(min(after + limit, MANY))])
+    return Question(_FIRST, (stream.encode(),)), page
+
+
+def read_stream_page(
+    stream: str, after: int, limit: int, bytes_max: int, firsts: Sequence[Row], rows: Sequence[Row], *, backward: bool = False
+) -> list[Record]:
+    """The records, from the answers.
+
+    Raises:
+      Truncated, Corrupt: see `Reads.read_stream`.
+    """
+    if firsts and not backward and after + 1 < firsts[0][0]:
+        raise Truncated(stream, firsts[0][0])
+    if rows:
+        in_order = rows[::-1] if backward else rows
+        _check_seqs(stream, in_order, in_order[0][runs.SEQ] if backward else after + 1)
+    records = runs.read(rows)
+    if backward:
+        records = sorted([record for record in records if record.seq < (after or MANY)], key=_seq, reverse=True)
+    elif records and records[0].seq <= after:
+        records = records[after + 1 - records[0].seq :]
+    if len(records) > limit or sum([len(row[runs.PAYLOAD]) for row in rows]) + 100 * len(records) >= bytes_max:
+        records = _first(records, limit, bytes_max)
+    if firsts and not (records or after) and limit > 0:
+        raise Corrupt(f"stream {stream!r}", "it has a row and no events")
+    return records
+
+
 # -- pages -----------------------------------------------------------------------------------
 
 
@@ -281,13 +300,14 @@ def _first(records: list[Record], limit: int, bytes_max: int) -> list[Record]:
     return records[:limit]
 
 
-def _check_seqs(stream: str, records: Sequence[Record], after: int, *, backward: bool) -> None:
-    step = -1 if backward else 1
-    wanted = records[0].seq if backward else after + 1
-    for record in records:
-        if record.seq != wanted:
-            raise Corrupt(f"stream {stream!r} at seq {wanted}", f"it is missing, seq {record.seq} is there")
-        wanted += step
+def _check_seqs(stream: str, rows: Sequence[Row], first: int) -> None:
+    """Whether *rows*, in order, hold the seqs from *first* on without a gap."""
+    begin = rows[0][runs.SEQ]
+    wanted = begin if begin < first < begin + rows[0][runs.EVENTS] else first
+    for row in rows:
+        if row[runs.SEQ] != wanted:
+            raise Corrupt(f"stream {stream!r} at seq {wanted}", f"it is missing, seq {row[runs.SEQ]} is there")
+        wanted += row[runs.EVENTS]
 
 
 def _text_after(prefix: str) -> str | None:

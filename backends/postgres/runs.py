@@ -21,7 +21,7 @@ from perdure.backends.postgres.wire import EPOCH_US, Row, Value, bodies, int8s, 
 
 COLUMNS: Final = "stream, seq, position, events, type, version, at, commit, ordinal, extra, payload, crcs, ends, commit_end, moved, sealed_at"
 """What `read` takes."""
-POSITION, EVENTS, PAYLOAD, COMMIT_END = 2, 3, 10, 13
+SEQ, POSITION, EVENTS, PAYLOAD, COMMIT_END = 1, 2, 3, 10, 13
 """Where some of them are in a row."""
 
 FEW: Final = 4

@@ -168,8 +168,9 @@ class Wire:
         self._conn = conn
         self._schema = f"{schema}."
         self._known: set[bytes] = set()
+        self._owed: tuple[Sequence[Question], Sequence[bytes | None]] | None = None
         self._behind = 0
-        """So many round trips that nobody waits for were begun and are not over."""
+        """So many round trips that nobody waits for have been begun and are not over."""
         self.keeps_statements = True
         """Whether what was prepared is still there in the next transaction: not behind every pooler."""
         self.lost = False
@@ -225,11 +226,15 @@ class Wire:
           Refused: the first that the server refused.
           Lost: the connection is of no use any more.
         """
-        sent = [Question(Statement(one)) if isinstance(one, str) else one for one in questions]
+        self.disown()
+        return await self._ask([Question(Statement(one)) if isinstance(one, str) else one for one in questions], None, within_s)
+
+    async def _ask(self, sent: Sequence[Question], expected: Sequence[bytes | None] | None, within_s: float) -> list[list[Row]]:
+        """The rows of each; *expected*: what is to come, where it was sent before."""
         results = None
         try:
             with trio.move_on_after(within_s):
-                results = await self._exchange(sent)
+                results = await self._exchange(sent, expected)
         except (psycopg.Error, OSError, trio.ClosedResourceError) as error:
             raise self._gone(str(error).strip()) from error
         except trio.Cancelled:
@@ -243,6 +248,30 @@ class Wire:
             if one.statement.sql == "COMMIT" and result.command_status == b"ROLLBACK":
                 raise Refused("25P02", "the transaction had failed")
         return [self._rows(result) for result in results]
+
+    def send_nowait(self, *questions: Question) -> bool:
+        """Ask, for `owed` to wait for the answers; whether that could be sent."""
+        if self.lost:
+            return False
+        try:
+            self._owed = questions, self._send(questions)
+            self._conn.flush()
+        except (psycopg.Error, OSError) as error:
+            self._gone(str(error).strip())
+        return not self.lost
+
+    async def owed(self, *, within_s: float) -> list[list[Row]]:
+        """The answers to what was sent with `send_nowait`; see `ask`."""
+        assert self._owed is not None
+        (sent, expected), self._owed = self._owed, None
+        return await self._ask(sent, expected, within_s)
+
+    def disown(self) -> None:
+        """Nobody waits for what was sent with `send_nowait`: it is dropped with the next round trip."""
+        if self._owed is not None:
+            self._known.update(filter(None, self._owed[1]))
+            self._behind += 1
+            self._owed = None
 
     def tell_nowait(self, question: Question) -> None:
         """Ask what needs no answer, and do not wait for one: whatever comes is dropped with the next round trip."""
@@ -278,9 +307,10 @@ class Wire:
                 self._gone(str(error).strip())
         return not self.lost
 
-    async def _exchange(self, questions: Sequence[Question]) -> list[pq.abc.PGresult]:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        expected = self._send(questions)
+    async def _exchange(self, questions: Sequence[Question], sent: Sequence[bytes | None] | None) -> list[pq.abc.PGresult]:
+        if sent is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        expected = self._send(questions) if sent is None else sent
         try:
             return await self._receive(expected)
         except trio.Cancelled:

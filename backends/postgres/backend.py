@@ -53,6 +53,8 @@ READERS = 8
 _LEAVE_S = 1.0
 """A connection gets so long for its last word."""
 _NOTHING = "ROLLBACK"
+NEW_EPOCH = "UPDATE perdure.head SET epoch = epoch + 1"
+"""What was judged in the one before is not written any more."""
 
 Connect = Callable[[], Awaitable[Wire]]
 
@@ -358,7 +360,7 @@ class PostgresBackend(PostgresReads):
             if self._doubts:
                 ask: Asks = partial(self._writer.ask, within_s=ASK_S)
                 found = await PostgresReads(ask).answers(self._doubts, self._doubts_after)
-                await self._writer.ask("UPDATE perdure.head SET epoch = epoch + 1", "COMMIT", within_s=FLUSH_S)
+                await self._writer.ask(NEW_EPOCH, "COMMIT", within_s=FLUSH_S)
                 self._resolved = {id: found.get(id) for id in self._doubts}
             self._doubts, self._away, self._loading = [], False, head[3]
         except (Lost, Refused) as error:

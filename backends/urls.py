@@ -106,7 +106,6 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 create=create,
                 readonly=_choice(query, "mode", ("rw", "ro")) == "ro",
                 insist=query.get("insist") == "1",
-                json=_choice(query, "json", ("1", "0")) == "1",
             )
             return await postgres.open_postgres(url, postgres_options, environment=environment, limits=limits)
         case _:

@@ -1,13 +1,16 @@
 """`postgresql://`: a store in a database that people may query; see `Backend`. What a group means is the engine's alone.
 
-A group is two round trips on a connection of its own. The first locks the head row, by a statement of its
-own, and then asks for the facts: read by the next statement they are those after the wait. The engine decides,
-between the two. The second writes all of it and commits. So commit order is position order, and a reader
-needs no horizon.
+Most groups are one round trip: a statement that is a transaction of its own writes what the engine decided by
+facts that the process knows already (see `belief`), if they are still true; else it writes nothing. While it has
+the head row's lock it waits for nobody but the disk. Otherwise a group is two round trips. The first locks the
+head row, by a statement of its own, and then asks for the facts: read by the next statement they are those
+after the wait. The engine decides, between the two. The second writes all of it and commits. Either way
+commit order is position order, and a reader needs no horizon.
 
-The connection may go at any time. In the first round trip: nothing was begun. In the second: nobody knows, and
-the store is doubtful. Whoever then gets the lock of the head row knows that the other transaction is over, for
-it holds that lock to its end; and what is there of it, its commits' ids say.
+The connection may go at any time. In the first of two round trips: nothing was begun. In the one that writes:
+nobody knows, and the store is doubtful. Whoever then gets the lock of the head row knows that a transaction that
+had it is over, for it holds that lock to its end; what has not got it yet finds the head's `epoch` raised, and
+writes nothing. What is there, its commits' ids say.
 """
 
 from __future__ import annotations
@@ -22,16 +25,18 @@ import trio
 
 from perdure.backends import build
 from perdure.backends.commit import Answer, Commit, Committed, Group
-from perdure.backends.engine import Decisions, decide, needs
+from perdure.backends.engine import Decisions, Facts, Needs, decide, needs
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Full, InDoubt, Misuse, PerdureError, Unavailable, Unsupported
+from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, Misuse, PerdureError, Unavailable, Unsupported
 from perdure.backends.event import Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.loading import refusal as loading_refusal
 from perdure.backends.news import Moved
 from perdure.backends.ordered import moved_by
-from perdure.backends.postgres import checking, facts, filling, session, upkeep, writing
-from perdure.backends.postgres.news import CHANNEL, PostgresNews, tell
+from perdure.backends.postgres import checking, facts, filling, reads, session, upkeep, writing
+from perdure.backends.postgres.ahead import RECORDS_MIN, Ahead
+from perdure.backends.postgres.belief import Belief, copy, elsewhere, provable
+from perdure.backends.postgres.news import CHANNEL, PostgresNews, heard_by, tell
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import Asks, PostgresReads
 from perdure.backends.postgres.session import ASK_S, Options, Server
@@ -48,6 +53,8 @@ READERS = 8
 _LEAVE_S = 1.0
 """A connection gets so long for its last word."""
 _NOTHING = "ROLLBACK"
+NEW_EPOCH = "UPDATE perdure.head SET epoch = epoch + 1"
+"""What was judged in the one before is not written any more."""
 
 Connect = Callable[[], Awaitable[Wire]]
 
@@ -70,6 +77,7 @@ class PostgresBackend(PostgresReads):
         self._pid = os.getpid()
         self._owner = environment.ids()[:8]
         self._pool = Pool(connect, READERS)
+        self._ahead = Ahead(self._pool)
         self._views = Pool(connect, READERS)
         self._news = PostgresNews(None if server.pooled else self._listen, self._head_and_revision)
         self._writer: Wire | None = None
@@ -80,6 +88,7 @@ class PostgresBackend(PostgresReads):
         self._closed = False
         self._away = False
         """Whether the server could not be reached when something was to be committed."""
+        self._belief = Belief()
         self._doubts: list[bytes] = []
         """Ids of commits of which nobody knows whether they are stored,"""
         self._doubts_after = Position(0)
@@ -124,23 +133,65 @@ class PostgresBackend(PostgresReads):
             second = [_told(commit, error) for commit in commits[middle:]]
         return Group(first.follows, [*first.answers, *second])
 
-    async def _write(self, commits: Sequence[Commit], *, people: bool = True) -> Group:
-        """Judge and write; *people*: with the form that payloads have for people, where the server can take it."""
+    async def _write(self, commits: Sequence[Commit]) -> Group:
+        """Judge and write: by what is believed, or else with the head locked."""
         needed = needs(commits)
+        if not (self._server.pooled or self._belief.shy):
+            group = await self._write_believing(commits, needed)
+            if group is not None:
+                return group
         head, answers = await self._lock(facts.questions(needed))
-        done = decide(commits, facts.facts(needed, head, answers))
+        known = facts.facts(needed, head, answers)
+        done = decide(commits, known)
         self._loading = head[3]
         if self._loading or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn):
             await self._leave()
             if self._loading:
                 raise Unavailable(loading_refusal(self.url))
-        else:
-            moved = moved_by(done)
-            try:
-                await self._flush(commits, done, moved, people=people and self._options.json)
-            except _Unfit:
-                return await self._write(commits, people=False)
-            self._news.tell(moved, done.head, done.revision)
+            return Group(done.follows, done.answers)
+        place = writing.Place(self.id, head[4], done.follows, head[1])
+        rows = await self._flush(commits, done.follows, writing.write(done, place, self._owner, alone=False), "COMMIT")
+        if not rows:
+            raise Corrupt(f"the store {self.url}", "its table head has no row, or that of another store")
+        return self._written(done, known, head[4], head[1], heard=rows[0][3])
+
+    async def _write_believing(self, commits: Sequence[Commit], needed: Needs) -> Group | None:
+        """Judge without a lock, and write if what it was judged by is still true; None: nothing was stored, and it has to be judged with the lock."""
+        found = self._belief.facts(needed) or await self._ask_facts(needed)
+        if found is None or self._writer is None or not self._writer.alive:
+            return None
+        known, epoch = found
+        before = copy(known)
+        done = decide(commits, known)
+        if not provable(needed, done):
+            return None
+        place = writing.Place.believed(self.id, epoch, before, needed, done)
+        rows = await self._flush(commits, before.head, writing.write(done, place, self._owner, alone=True))
+        self._belief.note(right=bool(rows))
+        if not rows:
+            return None
+        follows, since, at, heard = rows[0]
+        if (follows, since, at + EPOCH_US) != (before.head, before.revision, before.at_us):  # others have written in between: the same, further on
+            known = elsewhere(before, head=follows, at_us=at + EPOCH_US, revision=since)
+            done = decide(commits, known)
+        return self._written(done, known, epoch, since, heard=heard)
+
+    async def _ask_facts(self, needed: Needs) -> tuple[Facts, int] | None:
+        """The facts of now, and the epoch; None where they cannot be had, or not yet. If cancelled, nothing was begun."""
+        try:
+            wire = await self._writing_wire()
+            (head,), *answers = await wire.ask(Question(facts.HEAD), *facts.questions(needed), within_s=ASK_S)
+        except (Lost, Refused):
+            return None
+        return None if head[3] else (facts.facts(needed, head, answers), head[4])
+
+    def _written(self, done: Decisions, known: Facts, epoch: int, since: int, *, heard: bool) -> Group:
+        """What is to be remembered and told of a group that was written, *since* being the revision before it."""
+        moved, self._loading = moved_by(done), False
+        self._belief.learn(known, epoch, since, done)
+        self._news.tell(moved, done.head, done.revision)
+        if self._writer is not None and heard:
+            tell(self._writer, moved, done.head, done.revision)
         return Group(done.follows, done.answers, partial(build.records_of, done.commits, done.pieces))
 
     async def _lock(self, questions: Sequence[Question]) -> tuple[Row, list[list[Row]]]:
@@ -176,18 +227,21 @@ class PostgresBackend(PostgresReads):
             if not got:
                 wire.close()
         if not got:
-            raise Unavailable(f"another has had the right to write to {self.url} for {self.limits.gate_s:g} s: {await self._who_writes()}")
+            raise self._held_up(await self._who_writes())
         locked, *rest = answers[len(begin) :]
         return locked[0], rest
 
     async def _who_writes(self) -> str:
-        """Who stands in the way."""
+        """Who stands in the way of those who want to write."""
         with suppress(Lost, Refused):
             async with self._pool.wire() as wire:
                 (rows,) = await wire.ask(checking.WRITERS, within_s=_LEAVE_S)
                 if rows:
                     return ", ".join(f"{name or 'somebody'} at {address or 'this machine'} (server process {pid})" for name, address, pid in rows)
         return "nobody knows who"
+
+    def _held_up(self, who: str) -> Unavailable:
+        return Unavailable(f"another has had the right to write to {self.url} for {self.limits.gate_s:g} s: {who}")
 
     async def _writing_wire(self) -> Wire:
         if self._writer is None or self._writer.lost:
@@ -196,34 +250,34 @@ class PostgresBackend(PostgresReads):
             self._writer = await self._connect()
         return self._writer
 
-    async def _flush(self, commits: Sequence[Commit], done: Decisions, moved: Moved, *, people: bool) -> None:
-        """Write what was decided; not interrupted.
+    async def _flush(self, commits: Sequence[Commit], follows: Position, write: Question, *rest: str) -> list[Row] | None:
+        """The answer to the statement that writes, once all is committed; None: a row of its is there already. Not interrupted.
 
         Raises:
-          InDoubt: there is no answer.
-          _Unfit: a payload's form for people is refused; nothing was stored.
+          InDoubt: there is no answer. Those of its events that are there have positions beyond *follows*.
+          Unavailable, Full, Misuse: nothing was stored.
         """
-        try:
-            await self._finish(writing.write(done, self._owner, people=people), *tell(moved, done.head, done.revision))
-        except Refused as error:
-            await self._leave()  # noqa: ASYNC120 - shielded
-            if people and error.state[:2] in ("22", "54"):
-                raise _Unfit from error
-            session.raise_refusal(error, self.url)
-        except Lost as error:
-            self._doubts_after = min(self._doubts_after, done.follows) if self._doubts else done.follows
-            self._doubts += [commit.id for commit in commits]
-            raise InDoubt(commits[0].id, commits[0].key) from error
-
-    async def _finish(self, write: Question, *hints: Question) -> None:
-        """Write, commit, and tell; shielded, for what has begun is not interrupted."""
         assert self._writer is not None
         self._flushing = True
         try:
             with trio.CancelScope(shield=True):
-                await self._writer.ask(write, "COMMIT", *hints, within_s=FLUSH_S, hints=len(hints))
+                rows, *_ = await self._writer.ask(write, *rest, within_s=FLUSH_S + (0 if rest else self.limits.gate_s + 1))
+        except Refused as error:
+            if rest:
+                await self._leave()  # noqa: ASYNC120 - shielded
+            elif error.state == "23505":
+                return None
+            if error.state == "55P03":
+                raise self._held_up(await self._who_writes()) from error  # noqa: ASYNC120 - it has a limit
+            session.raise_refusal(error, self.url)
+        except Lost as error:
+            self._belief.forget()
+            self._doubts_after = min(self._doubts_after, follows) if self._doubts else follows
+            self._doubts += [commit.id for commit in commits]
+            raise InDoubt(commits[0].id, commits[0].key) from error
         finally:
             self._flushing = False
+        return rows
 
     async def _leave(self) -> None:
         """Give the right to write back, nothing done."""
@@ -295,7 +349,9 @@ class PostgresBackend(PostgresReads):
         self._news.wake_all()
 
     async def _resolve(self) -> None:
-        """Connect anew, wait until nobody has the right to write, and look what is there of the commits in doubt."""
+        """Connect anew, wait until nobody has the right to write, and look what is there of the commits in doubt; nothing of them comes later."""
+        self._belief.forget()
+        self._ahead.drop()
         if self._writer is not None:
             self._writer.close()
         head, _ = await self._lock(())
@@ -304,6 +360,7 @@ class PostgresBackend(PostgresReads):
             if self._doubts:
                 ask: Asks = partial(self._writer.ask, within_s=ASK_S)
                 found = await PostgresReads(ask).answers(self._doubts, self._doubts_after)
+                await self._writer.ask(NEW_EPOCH, "COMMIT", within_s=FLUSH_S)
                 self._resolved = {id: found.get(id) for id in self._doubts}
             self._doubts, self._away, self._loading = [], False, head[3]
         except (Lost, Refused) as error:
@@ -319,6 +376,22 @@ class PostgresBackend(PostgresReads):
         return await super().answer(id)
 
     # -- reading -----------------------------------------------------------------------------
+
+    async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
+        """See `Reads.read_stream`. Who reads full pages, one after the other, finds the next one asked for already."""
+        if backward or limit < RECORDS_MIN:
+            return await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
+        self._check_open()
+        records: list[Record] = []
+        answers = None if self._doubts else await self._ahead.take((stream, after, limit, bytes_max), within_s=ASK_S)
+        if answers is not None and not self._doubts:
+            records = reads.read_stream_page(stream, after, limit, bytes_max, *answers)
+        if len(records) < limit:
+            records = await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max)
+        if len(records) == limit:
+            after = records[-1].seq
+            self._ahead.ask_nowait((stream, after, limit, bytes_max), *reads.stream_page(stream, after, limit, bytes_max))
+        return records
 
     async def _ask_pool(self, *questions: Question) -> list[list[Row]]:
         """Ask on any connection; while there is none, for as long as a commit may take. While there is a doubt, nothing is shown.
@@ -364,7 +437,7 @@ class PostgresBackend(PostgresReads):
     async def _listen(self) -> Wire:
         wire = await self._connect()
         try:
-            await wire.ask(f'LISTEN "{CHANNEL}"', within_s=ASK_S)
+            await wire.ask(f'LISTEN "{CHANNEL}"', f"SELECT pg_advisory_lock_shared({heard_by(self.id)})", within_s=ASK_S)
         except BaseException:
             wire.close()
             raise
@@ -435,17 +508,20 @@ class PostgresBackend(PostgresReads):
         async with self._step(within_s=self.limits.commit_s) as (head, ask):
             await filling.begin(head, ask, self.url, anew=anew)
             self._loading = True
+            self._belief.forget()
+            self._ahead.drop()
 
     async def load(self, records: Sequence[Record]) -> None:
         """See `Backend.load`."""
         async with self._step(within_s=self.limits.commit_s) as (head, ask):
-            await filling.load(head, ask, self.url, records)
+            await filling.load(head, ask, self.url, self.id, records)
 
     async def end_load(self) -> None:
         """See `Backend.end_load`."""
         async with self._step() as (_, ask):
             await ask("UPDATE perdure.head SET loading = false WHERE loading")
         self._loading = False
+        self._belief.forget()
         self._news.wake_all()
 
     # -- the rest ----------------------------------------------------------------------------
@@ -538,6 +614,7 @@ class PostgresBackend(PostgresReads):
                 await trio.sleep(0.001)
         self._views.close()
         if self._writer is not None:
+            await self._writer.settle(_LEAVE_S)
             self._writer.close()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -550,10 +627,6 @@ class PostgresBackend(PostgresReads):
     def _check_writes(self) -> None:
         if not self.capabilities.writes:
             raise Unsupported("writes", self.url)
-
-
-class _Unfit(Exception):
-    """What was decided is refused for its form for people."""
 
 
 class _Held:

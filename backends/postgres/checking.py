@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from perdure.backends.errors import Corrupt
-from perdure.backends.postgres.reads import COLUMNS, checked
+from perdure.backends.postgres.runs import COLUMNS, EVENTS, POSITION, read
 from perdure.backends.postgres.wire import Question, Row, Statement, int8
 from perdure.backends.progress import Progress, Told
 
@@ -39,7 +39,12 @@ WRITERS: Final = Question(
 
 # -- damage ----------------------------------------------------------------------------------
 
-_PAGE: Final = Statement(f"SELECT {COLUMNS} FROM perdure.events WHERE position > $1 ORDER BY position LIMIT $2", ("int8", "int8"))
+_PAGE: Final = Statement(
+    f"SELECT {COLUMNS} FROM perdure.runs WHERE position > $1"
+    " AND position <= coalesce((SELECT position FROM perdure.runs WHERE position >= $1 + $2 ORDER BY position LIMIT 1), $1 + $2) ORDER BY position",
+    ("int8", "int8"),
+)
+"""So many positions, to the end of a row."""
 
 
 class Scrub:
@@ -53,16 +58,16 @@ class Scrub:
     async def slice(self, ask: Ask, most: int = SLICE) -> list[str]:
         """Read on; what is damaged in it, each a sentence."""
         (rows,) = await ask(Question(_PAGE, (int8(self._after), int8(most))))
-        self.rows += len(rows)
-        self.done = len(rows) < most
+        self.rows += sum([row[EVENTS] for row in rows])
+        self.done = not rows
         if rows:
-            self._after = rows[-1][2]
+            self._after = rows[-1][POSITION]
         return _damaged(rows)
 
 
 def _damaged(rows: list[Row]) -> list[str]:
     try:
-        checked(rows)
+        read(rows)
     except Corrupt as error:
         return [str(error)] if len(rows) == 1 else [problem for row in rows for problem in _damaged([row])]
     return []
@@ -70,25 +75,27 @@ def _damaged(rows: list[Row]) -> list[str]:
 
 _TELLS: Final = {
     "streams": (
-        "SELECT format('stream %L has seqs %s to %s and %s events, its row says %s to %s', coalesce(s.name, e.stream),"
-        " e.low, e.high, e.events, s.first, s.last)"
-        " FROM (SELECT stream, min(seq) AS low, max(seq) AS high, count(*) AS events, max(position) AS position FROM perdure.events GROUP BY stream) e"
-        " FULL JOIN perdure.streams s ON s.name = e.stream"
-        " WHERE (s.first, s.last, s.position) IS DISTINCT FROM (e.low, e.high, e.position) OR e.events <> e.high - e.low + 1"
+        "SELECT format('stream %L has seqs %s to %s and %s events, its row says that it begins with %s', coalesce(s.name, e.stream),"
+        " e.low, e.high, e.events, s.first)"
+        " FROM (SELECT stream, min(seq) AS low, max(seq + events - 1) AS high, sum(events) AS events FROM perdure.runs GROUP BY stream) e"
+        " FULL JOIN perdure.names s ON s.name = e.stream"
+        " WHERE s.first IS DISTINCT FROM e.low OR e.events <> e.high - e.low + 1"
     ),
     "order": (
-        "SELECT format('position %s has a time, seq or commit before those of what it follows', position) FROM (SELECT position, at, seq,"
-        " lag(at) OVER log AS at_before, lag(commit_end) OVER log AS end_before, lag(commit) OVER log AS commit_before, commit, commit_end,"
-        " lag(seq) OVER (PARTITION BY stream ORDER BY position) AS seq_before FROM perdure.events WINDOW log AS (ORDER BY position)) e"
-        " WHERE at < at_before OR seq <> seq_before + 1 OR commit_end < position OR (commit = commit_before) <> (end_before >= position)"
+        "SELECT format('position %s has a time, seq or commit before those of what it follows', position) FROM (SELECT position, events, at, seq,"
+        " lag(position) OVER log AS position_before, lag(at) OVER log AS at_before, lag(commit_end) OVER log AS end_before,"
+        " lag(commit) OVER log AS commit_before, commit, commit_end, lag(seq + events) OVER (PARTITION BY stream ORDER BY position) AS seq_wanted"
+        " FROM perdure.runs WINDOW log AS (ORDER BY position)) e"
+        " WHERE at < at_before OR seq <> seq_wanted OR commit_end < position OR position - events < position_before"
+        " OR (commit = commit_before) <> (end_before >= position)"
     ),
     "head": (
         "SELECT format('the head is %s, the last event is at position %s', h.position, e.position) FROM perdure.head h,"
-        " (SELECT coalesce(max(position), 0) AS position FROM perdure.events) e WHERE h.position <> e.position"
+        " (SELECT coalesce(max(position), 0) AS position FROM perdure.runs) e WHERE h.position <> e.position"
     ),
     "tags": (
         "SELECT format('tag %L and position %s are not told the same by the index and the event', tag, position)"
-        " FROM (SELECT DISTINCT unnest(tags) AS tag, position FROM perdure.events) e FULL JOIN perdure.tags t USING (tag, position)"
+        " FROM (SELECT DISTINCT unnest(tags) AS tag, position FROM perdure.runs) e FULL JOIN perdure.tags t USING (tag, position)"
         " WHERE e.tag IS NULL OR t.tag IS NULL"
     ),
     "entries": (
@@ -115,4 +122,3 @@ async def verify(ask: Ask, progress: Told) -> list[str]:
         problems += await scrub.slice(ask, PAGE)
         progress(Progress("events", scrub.rows, None))
     return problems[:PROBLEMS_MAX]
-

@@ -14,10 +14,14 @@ from perdure.backends.postgres.reads import condition_of
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, bodies, int8, texts
 from perdure.backends.selector import Item
 
-LOCK: Final = Statement("SELECT position, revision, at, loading FROM perdure.head FOR UPDATE")
+HEAD: Final = Statement("SELECT position, revision, at, loading, epoch FROM perdure.head")
+LOCK: Final = Statement(HEAD.sql + " FOR UPDATE")
 """The right to write. What it gives is the state after the wait; what is asked by the same statement would be that before it."""
 
-_STREAMS = Statement("SELECT name, last FROM perdure.streams WHERE name = ANY($1)", ("text[]",))
+_STREAMS = Statement(
+    "SELECT name, coalesce((SELECT seq + events - 1 FROM perdure.runs WHERE stream = name ORDER BY seq DESC LIMIT 1), 0) FROM unnest($1) AS w (name)",
+    ("text[]",),
+)
 _ENTRIES = Statement(
     "SELECT bucket, key, revision FROM perdure.kv JOIN unnest($1, $2) AS wanted (bucket, key) USING (bucket, key) WHERE value IS NOT NULL",
     ("text[]", "bytea[]"),
@@ -42,7 +46,7 @@ def questions(needs: Needs) -> list[Question]:
 
 def facts(needs: Needs, head: Row, answers: Sequence[list[Row]]) -> Facts:
     """The facts, from the locked row and the answers to `questions`."""
-    position, revision, at, _ = head
+    position, revision, at, *_ = head
     known = Facts(Position(position), at + EPOCH_US, revision)
     rest = iter(answers)
     if needs.streams:
@@ -60,8 +64,12 @@ def facts(needs: Needs, head: Row, answers: Sequence[list[Row]]) -> Facts:
 # -- conditions ------------------------------------------------------------------------------
 
 _UNTAGGED = """
-SELECT (SELECT min(position) FROM (SELECT * FROM perdure.events WHERE position > $1 ORDER BY position LIMIT $2) e WHERE {test}),
-       EXISTS (SELECT FROM perdure.events WHERE position > $1 ORDER BY position OFFSET $2 LIMIT 1)
+SELECT min(greatest(position - events, $1) + 1) FILTER (WHERE counted - own < $2 AND {test}), coalesce(max(counted), 0) > $2
+FROM (
+    SELECT *, sum(own) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING)::int8 AS counted
+    FROM (SELECT position, events, stream, type, tags, least(events, position - $1) AS own FROM perdure.runs
+          WHERE position > $1 ORDER BY position LIMIT $2 + 1) r
+) e
 """
 _TAGGED = """
 WITH rarest AS (
@@ -70,7 +78,7 @@ WITH rarest AS (
 )
 SELECT (SELECT min(position) FROM (
            SELECT position FROM perdure.tags t WHERE t.tag = rarest.tag AND position > $1 ORDER BY position LIMIT $2
-        ) p JOIN perdure.events USING (position) WHERE {test}),
+        ) p JOIN perdure.runs USING (position) WHERE {test}),
        rows > $2
 FROM rarest
 """

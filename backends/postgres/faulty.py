@@ -33,11 +33,14 @@ class CommitFaults:
         held, self._held = self._held, None
         if held is None:
             return await ask(*questions, **how)
-        middle = questions.index("COMMIT")
-        written = await ask(*questions[:middle], within_s=how["within_s"])
+        if "COMMIT" in questions:
+            middle = questions.index("COMMIT")
+            written = await ask(*questions[:middle], within_s=how["within_s"])
+        else:  # a statement that is a transaction of its own
+            middle, (_, *written) = len(questions), await ask("BEGIN", *questions, within_s=how["within_s"])
         held[0].set()
         await held[1].wait()
-        return written + await ask(*questions[middle:], **how)
+        return written + await ask(*(questions[middle:] or ["COMMIT"]), **how)
 
     def wires(self) -> type[Wire]:
         """The class of connections that break so."""
@@ -45,7 +48,8 @@ class CommitFaults:
 
         class FaultyWire(Wire):
             async def ask(self, *questions: Question | str, **how: Any) -> list[list[Row]]:
-                if "COMMIT" not in questions:
+                commits = any(one == "COMMIT" or (isinstance(one, Question) and one.statement.commits) for one in questions)
+                if not commits:
                     return await super().ask(*questions, **how)
                 if not faults.next:
                     return await faults._through(super().ask, questions, how)

@@ -16,7 +16,7 @@ Ask = Callable[..., Awaitable[list[list[Row]]]]
 
 _EMPTY: Final = " AND ".join(f"NOT EXISTS (SELECT FROM perdure.{table})" for table in schema.TABLES if table not in ("writers", "compacted"))
 _LAST_SEQS: Final = Statement("SELECT name, last FROM perdure.streams WHERE name = ANY($1)", ("text[]",))
-_LAST_COMMIT: Final = Statement("SELECT commit FROM perdure.events ORDER BY position DESC LIMIT 1")
+_LAST_COMMIT: Final = Statement("SELECT commit FROM perdure.runs ORDER BY position DESC LIMIT 1")
 
 
 async def begin(head: Row, ask: Ask, url: str, *, anew: bool) -> None:
@@ -25,7 +25,7 @@ async def begin(head: Row, ask: Ask, url: str, *, anew: bool) -> None:
     Raises:
       Misuse: it holds something that was not loaded.
     """
-    _, revision, _, loading = head
+    _, revision, _, loading, _ = head
     if not loading:
         ((empty,),) = await ask(f"SELECT {_EMPTY}")
         if revision or not empty[0]:
@@ -35,14 +35,14 @@ async def begin(head: Row, ask: Ask, url: str, *, anew: bool) -> None:
         await ask(*(f"DELETE FROM perdure.{table}" for table in schema.TABLES), "UPDATE perdure.head SET position = 0, revision = 0, at = 'epoch'")
 
 
-async def load(head: Row, ask: Ask, url: str, records: Sequence[Record]) -> None:
+async def load(head: Row, ask: Ask, url: str, id: str, records: Sequence[Record]) -> None:
     """Store *records*, whole commits in order of position, beyond what is there.
 
     Raises:
       Misuse: the store is not being loaded; they are out of order, a seq is missing, or a commit is not whole.
       Corrupt: one does not fit its checksum.
     """
-    position, revision, at, loading = head
+    position, revision, at, loading, epoch = head
     if not loading:
         raise Misuse(f"{url} is not being loaded: call begin_load first")
     if not records:
@@ -56,5 +56,5 @@ async def load(head: Row, ask: Ask, url: str, records: Sequence[Record]) -> None
     for record in records:
         if with_checksum(record) != record:
             raise Corrupt(told(record), "its checksum does not fit")
-    firsts = {record.stream: record.seq for record in reversed(records)}
-    await ask(writing.load(records, firsts, revision))
+    firsts = {record.stream: record.seq for record in reversed(records) if record.stream not in known}
+    await ask(writing.load(records, firsts, writing.Place(id, epoch, position, revision)))

@@ -2,11 +2,16 @@
 
 It is a hint, sent after the commit: a writer that dies between the two is found out by the slow poll. Behind
 a pooler nothing is heard, and only polling finds out.
+
+Who listens has a share of an advisory lock. A writer that gets that lock alone, until the end of its transaction,
+knows that nobody listens and tells nobody; who comes to listen meanwhile gets its share when that transaction is
+over, and then looks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from typing import Final
 
 import trio
@@ -24,15 +29,19 @@ POLL_UNTOLD_S: Final = 0.05
 """and where nothing tells."""
 _AGAIN_S: Final = 1.0
 
-_TELL = Statement(f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', $1)", ("text",))
+TELL: Final = Statement(f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', $1)", ("text",))
 """A transaction of its own that need not be flushed: a notification has an id, and would cost a flush as long as the commit's."""
 
 
-def tell(moved: Moved, head: int, revision: int) -> list[Question]:
-    """What to ask after a commit, so that others hear of it; nothing where nobody is to."""
-    if not moved & (Moved.LOG | Moved.KV):
-        return []
-    return [Question(_TELL, (f"{head} {revision}".encode(),))]
+def tell(wire: Wire, moved: Moved, head: int, revision: int) -> None:
+    """Let others hear of a commit, where it is for anybody; nobody waits for it."""
+    if moved & (Moved.LOG | Moved.KV):
+        wire.tell_nowait(Question(TELL, (f"{head} {revision}".encode(),)))
+
+
+def heard_by(store: str) -> int:
+    """The advisory lock of those who listen to *store*."""
+    return int.from_bytes(blake2b(store.encode(), digest_size=8, person=b"perdure-news").digest(), "big", signed=True)
 
 
 class PostgresNews:

@@ -23,12 +23,3 @@ def pack_kept(kept: Kept) -> bytes:
 def pack_drawn(drawn: Sequence[tuple[bytes, Kept]]) -> bytes:
     """A row of `writers`."""
     return _pack(drawn)
-
-
-def json_of(payload: bytes) -> bytes | None:
-    """A payload in the binary form of a `jsonb`, for people; None where there is none: it is no msgpack, or holds a NUL, which jsonb refuses."""
-    try:
-        text = msgspec.json.encode(msgspec.msgpack.decode(payload))
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, NotImplementedError):
-        return None
-    return None if b"\\u0000" in text else b"\x01" + text

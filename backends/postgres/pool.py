@@ -30,19 +30,40 @@ class Pool:
         Raises:
           Lost: there is none to be had.
         """
-        async with self._room:
+        await self._room.acquire()
+        try:
             wire = self._idle.pop() if self._idle else await self._connect()
-            self._used.add(wire)
-            try:
-                yield wire
-            finally:
-                self._used.discard(wire)
-                if wire.lost:
-                    self.drop_idle()  # they are of the same server
-                elif self._closed or len(self._idle) >= IDLE_MAX:
-                    wire.close()
-                else:
-                    self._idle.append(wire)
+        except BaseException:
+            self._room.release()
+            raise
+        self._used.add(wire)
+        try:
+            yield wire
+        finally:
+            self.take_back(wire)
+
+    def lend_nowait(self) -> Wire | None:
+        """A connection that nobody uses, to be given to `take_back`; None if there is none."""
+        if not self._idle or self._closed:
+            return None
+        try:
+            self._room.acquire_nowait()
+        except trio.WouldBlock:
+            return None
+        wire = self._idle.pop()
+        self._used.add(wire)
+        return wire
+
+    def take_back(self, wire: Wire) -> None:
+        """It is not used any more."""
+        self._room.release()
+        self._used.discard(wire)
+        if wire.lost:
+            self.drop_idle()  # they are of the same server
+        elif self._closed or len(self._idle) >= IDLE_MAX:
+            wire.close()
+        else:
+            self._idle.append(wire)
 
     @property
     def size(self) -> int:

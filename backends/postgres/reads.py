@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final, Protocol
-from zlib import crc32
 
 from perdure.backends.answers import committed_of
 from perdure.backends.commit import Committed
 from perdure.backends.engine import Kept
 from perdure.backends.errors import Compacted, Corrupt, Rewound, Truncated
 from perdure.backends.event import Position, Record
-from perdure.backends.frame import begun, context, seed, type_name
 from perdure.backends.keys import after_prefix
 from perdure.backends.limits import PAGE_EXAMINED
+from perdure.backends.postgres import runs
 from perdure.backends.postgres.packing import unpack_drawn, unpack_kept
+from perdure.backends.postgres.runs import COLUMNS
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, Value, bodies, int8, texts
 from perdure.backends.protocol import ChangedEntry, Changes, Entry, Page, Snapshot, StreamInfo
 from perdure.backends.selector import EVERYTHING, Item, Selector
@@ -23,8 +24,8 @@ RECENT: Final = 20_000
 """So many positions back a drawn commit id is looked for when nothing says where its commit began."""
 MANY: Final = (1 << 63) - 1
 
-COLUMNS: Final = "stream, seq, position, type, version, at, commit, ordinal, extra, payload, crc, commit_end"
-_WEIGHT: Final = "octet_length(payload) + 100"
+_WEIGHT: Final = "CASE WHEN {} = events THEN octet_length(payload) + 100 * events ELSE 0 END"
+"""What a row weighs in a page; one of which only a part counts is cut when it is there."""
 
 Ask = Callable[..., Awaitable[list[list[Row]]]]
 
@@ -35,22 +36,28 @@ class Asks(Protocol):
     async def __call__(self, *questions: Question) -> list[list[Row]]: ...
 
 
-def _weighed(order: str, condition: str, limit: str) -> str:
-    """Records in *order*, with what they and those before them weigh."""
-    running = f"sum({_WEIGHT}) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING)::int8 AS spent"
-    return f"SELECT {COLUMNS}, {running}, {_WEIGHT} AS own FROM perdure.events WHERE {condition} ORDER BY {order} LIMIT {limit}"
-
-
-def _cut(order: str, condition: str, limit: str, bytes_max: str) -> str:
-    return f"SELECT {COLUMNS}, spent FROM ({_weighed(order, condition, limit)}) e WHERE spent - own < {bytes_max}"
+def _cut(order: str, condition: str, events: str, limit: str, bytes_max: str) -> str:
+    """Rows in *order* until there are enough, each with how many events and bytes there are up to it; *events*: those of a row that count."""
+    running = f"OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING)::int8"
+    weight = _WEIGHT.format(events)
+    rows = (
+        f"SELECT {COLUMNS}, {events} AS own, sum({events}) {running} AS counted, {weight} AS weight, sum({weight}) {running} AS spent"
+        f" FROM perdure.runs WHERE {condition} ORDER BY {order} LIMIT {limit}"
+    )
+    return f"SELECT {COLUMNS}, counted, spent FROM ({rows}) e WHERE counted - own < {limit} AND spent - weight < {bytes_max}"
 
 
 _HEAD = Statement("SELECT position, revision, at, loading FROM perdure.head")
+_FIRST = Statement("SELECT first FROM perdure.names WHERE name = $1", ("text",))
 _STREAM = Statement("SELECT first, last, position FROM perdure.streams WHERE name = $1", ("text",))
-_ON = Statement(_cut("seq", "stream = $1 AND seq > $2", "$3", "$4"), ("text", "int8", "int8", "int8"))
-_BACK = Statement(_cut("seq DESC", "stream = $1 AND seq < $2", "$3", "$4"), ("text", "int8", "int8", "int8"))
-_BOUND_SQL = f"SELECT commit_end FROM perdure.events WHERE position > $1 ORDER BY position OFFSET {PAGE_EXAMINED - 1} LIMIT 1"
-_BOUND = Statement(_BOUND_SQL, ("int8",))
+_RUN_OF = "coalesce((SELECT seq FROM perdure.runs WHERE stream = $1 AND seq <= $2 + 1 ORDER BY seq DESC LIMIT 1), 0)"
+_ON = Statement(
+    _cut("seq", f"stream = $1 AND seq >= {_RUN_OF} AND seq <= $5 AND seq + events > $2 + 1", "least(events, seq + events - 1 - $2)", "$3", "$4"),
+    ("text", "int8", "int8", "int8", "int8"),
+)
+"""Up to a seq: seqs have no gaps, so there are no more rows to be looked at than are wanted."""
+_BACK = Statement(_cut("seq DESC", "stream = $1 AND seq < $2", "least(events, $2 - seq)", "$3", "$4"), ("text", "int8", "int8", "int8"))
+_BOUND_SQL = "SELECT commit_end FROM perdure.runs WHERE position >= $1 + {} ORDER BY position LIMIT 1"
 _GET = Statement("SELECT value, revision FROM perdure.kv WHERE bucket = $1 AND key = $2 AND value IS NOT NULL", ("text", "bytea"))
 _SCAN = "SELECT key, value, revision FROM perdure.kv WHERE bucket = $1 AND key >= $2 AND value IS NOT NULL{stop} ORDER BY key LIMIT $3"
 _SCAN_ON = Statement(_SCAN.format(stop=""), ("text", "bytea", "int8"))
@@ -70,8 +77,7 @@ _STREAMS_TO = Statement(_STREAMS.format(stop=" AND name < $3"), ("text", "int8",
 _KEPT = Statement("SELECT id, kept FROM perdure.commits WHERE id = ANY($1)", ("bytea[]",))
 _DRAWN = Statement("SELECT drawn FROM perdure.writers")
 _OF_COMMITS = Statement(
-    f"SELECT {COLUMNS} FROM perdure.events WHERE commit = ANY($1)"
-    f" AND position > coalesce($2, (SELECT position FROM perdure.head) - {RECENT}) ORDER BY position",
+    f"SELECT {COLUMNS} FROM perdure.runs WHERE commit = ANY($1) AND position > coalesce($2, (SELECT position FROM perdure.head) - {RECENT}) ORDER BY position",
     ("bytea[]", "int8"),
 )
 
@@ -84,17 +90,8 @@ class PostgresReads:
 
     async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
         """See `Reads.read_stream`."""
-        statement, start = (_BACK, after or MANY) if backward else (_ON, after)
-        page = Question(statement, (stream.encode(), int8(start), int8(limit), int8(bytes_max)))
-        infos, rows = await self._ask(Question(_STREAM, (stream.encode(),)), page)
-        if infos and not backward and after + 1 < infos[0][0]:
-            raise Truncated(stream, infos[0][0])
-        records = checked(rows)
-        if records:
-            _check_seqs(stream, records, after, backward=backward)
-        elif infos and not after and limit > 0:
-            raise Corrupt(f"stream {stream!r}", "it has a row and no events")
-        return records
+        answers = await self._ask(*stream_page(stream, after, limit, bytes_max, backward=backward))
+        return read_stream_page(stream, after, limit, bytes_max, *answers, backward=backward)
 
     async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
         """See `Reads.read_log`."""
@@ -105,15 +102,19 @@ class PostgresReads:
         if after > head:
             raise Rewound(head)
         end = min(head, bounds[0][0]) if bounds else head
-        rows = [row for row in rows if row[2] <= end] if rows and rows[-1][2] > end else rows  # beyond it, a commit came in between
-        if rows and (len(rows) >= limit or rows[-1][-1] >= bytes_max):
-            last, end = rows[-1][2], rows[-1][11]
+        if rows and rows[-1][runs.POSITION] > end:  # a commit came in between
+            rows = [row for row in rows if row[runs.POSITION] <= end]
+        if rows and (rows[-1][-2] >= limit or rows[-1][-1] >= bytes_max):
+            last, end = rows[-1][runs.POSITION], rows[-1][runs.COMMIT_END]
             if last < end:
                 (rest,) = await self._ask(chosen.rest(last, end))
                 rows += rest
         elif not rows and where.everything and after < head:
             raise Corrupt(f"the log after position {after}", f"events are missing: it ends at position {head}")
-        return Page(checked(rows), Position(end), head)
+        records = runs.read(rows)
+        if records and records[0].position <= after:
+            records = [record for record in records if record.position > after]
+        return Page(records, Position(end), head)
 
     async def head(self) -> Position:
         """See `Reads.head`."""
@@ -140,7 +141,7 @@ class PostgresReads:
         for (drawn,) in drawn_rows:
             kept.update({id: one for id, one in unpack_drawn(drawn) if id in ids})
         kept.update({id: unpack_kept(one) for id, one in kept_rows})
-        records = checked(rows)
+        records = runs.read(rows)
         found = {id: committed_of(own) for id in ids if (own := [record for record in records if record.commit == id])}
         return found | {id: one.answer() for id, one in kept.items()}
 
@@ -198,6 +199,41 @@ class PostgresReads:
         return [StreamInfo(*row) for row in rows]
 
 
+# -- streams ---------------------------------------------------------------------------------
+
+
+def stream_page(stream: str, after: int, limit: int, bytes_max: int, *, backward: bool = False) -> tuple[Question, Question]:
+    """What to ask for a page of a stream."""
+    values: list[Value] = [stream.encode(), int8(after or MANY) if backward else int8(min(after, MANY - 1)), int8(limit), int8(bytes_max)]
+    page = Question(_BACK, values) if backward else Question(_ON, [*values, int8(min(after + limit, MANY))])
+    return Question(_FIRST, (stream.encode(),)), page
+
+
+def read_stream_page(
+    stream: str, after: int, limit: int, bytes_max: int, firsts: Sequence[Row], rows: Sequence[Row], *, backward: bool = False
+) -> list[Record]:
+    """The records, from the answers.
+
+    Raises:
+      Truncated, Corrupt: see `Reads.read_stream`.
+    """
+    if firsts and not backward and after + 1 < firsts[0][0]:
+        raise Truncated(stream, firsts[0][0])
+    if rows:
+        in_order = rows[::-1] if backward else rows
+        _check_seqs(stream, in_order, in_order[0][runs.SEQ] if backward else after + 1)
+    records = runs.read(rows)
+    if backward:
+        records = sorted([record for record in records if record.seq < (after or MANY)], key=_seq, reverse=True)
+    elif records and records[0].seq <= after:
+        records = records[after + 1 - records[0].seq :]
+    if len(records) > limit or sum([len(row[runs.PAYLOAD]) for row in rows]) + 100 * len(records) >= bytes_max:
+        records = _first(records, limit, bytes_max)
+    if firsts and not (records or after) and limit > 0:
+        raise Corrupt(f"stream {stream!r}", "it has a row and no events")
+    return records
+
+
 # -- pages -----------------------------------------------------------------------------------
 
 
@@ -228,16 +264,15 @@ class _Chosen:
 
     def questions(self, after: int, limit: int, bytes_max: int) -> tuple[Question, Question]:
         """How far it is looked, and what is found."""
-        if self.where.everything:
-            bound, within = Question(Statement("SELECT 0::int8 WHERE false")), ""
-        else:
-            bound, within = Question(_BOUND, (int8(after),)), f" AND position <= coalesce(({_BOUND_SQL}), {MANY})"
-        sql = _cut("position", f"position > $1{within} AND ({self.condition})", "$2", "$3")
-        return bound, Question(Statement(sql, ("int8", "int8", "int8", *self.types)), [int8(after), int8(limit), int8(bytes_max), *self.values])
+        bound = _BOUND_SQL.format("$2" if self.where.everything else PAGE_EXAMINED)
+        sql = _cut("position", f"position > $1 AND position <= coalesce(({bound}), {MANY}) AND ({self.condition})", "least(events, position - $1)", "$2", "$3")
+        start = int8(min(after, MANY - PAGE_EXAMINED))
+        page = Question(Statement(sql, ("int8", "int8", "int8", *self.types)), [start, int8(limit), int8(bytes_max), *self.values])
+        return Question(Statement(f"{bound} OFFSET 0 * $2", ("int8", "int8")), (start, int8(limit))), page
 
     def rest(self, after: int, end: int) -> Question:
         """What is left of the last commit."""
-        sql = f"SELECT {COLUMNS}, $3 FROM perdure.events WHERE position > $1 AND position <= $2 AND ({self.condition}) ORDER BY position"
+        sql = f"SELECT {COLUMNS}, $3, $3 FROM perdure.runs WHERE position > $1 AND position <= $2 AND ({self.condition}) ORDER BY position"
         return Question(Statement(sql, ("int8", "int8", "int8", *self.types)), [int8(after), int8(end), int8(0), *self.values])
 
 
@@ -253,37 +288,26 @@ def condition_of(item: Item, first: int) -> tuple[str, list[Value]]:
 # -- records ---------------------------------------------------------------------------------
 
 
-def checked(rows: Sequence[Row]) -> list[Record]:
-    """Rows of `COLUMNS`, and whatever follows them, as records.
-
-    Raises:
-      Corrupt: one does not fit its checksum.
-    """
-    records: list[Record] = []
-    add, types = records.append, dict[tuple[str, int], int]()
-    before: tuple[str, bytes, int] | None = None
-    shared = at_us = 0
-    for stream, seq, position, type, version, at, commit, ordinal, extra, payload, crc, *_ in rows:
-        if (stream, commit, at) != before:
-            before, at_us = (stream, commit, at), at + EPOCH_US
-            shared = context(stream.encode(), commit, at_us)
-        type_crc = types.get((type, version))
-        if type_crc is None:
-            type_crc = types[type, version] = type_name(type, version).crc
-        start = seed(shared, type_crc, seq, position, ordinal)
-        if crc32(payload, begun(extra, start) if extra else start) != crc:
-            raise Corrupt(f"the record at position {position} (stream {stream!r}, seq {seq})", "its checksum does not fit")
-        add(Record(stream, seq, position, type, version, at_us, commit, ordinal, extra, payload, crc))
-    return records
+_seq = attrgetter("seq")
 
 
-def _check_seqs(stream: str, records: Sequence[Record], after: int, *, backward: bool) -> None:
-    step = -1 if backward else 1
-    wanted = records[0].seq if backward else after + 1
-    for record in records:
-        if record.seq != wanted:
-            raise Corrupt(f"stream {stream!r} at seq {wanted}", f"it is missing, seq {record.seq} is there")
-        wanted += step
+def _first(records: list[Record], limit: int, bytes_max: int) -> list[Record]:
+    """So many of them, and no more than use up *bytes_max*."""
+    for place, record in enumerate(records[:limit], 1):
+        bytes_max -= len(record.payload) + 100
+        if bytes_max <= 0:
+            return records[:place]
+    return records[:limit]
+
+
+def _check_seqs(stream: str, rows: Sequence[Row], first: int) -> None:
+    """Whether *rows*, in order, hold the seqs from *first* on without a gap."""
+    begin = rows[0][runs.SEQ]
+    wanted = begin if begin < first < begin + rows[0][runs.EVENTS] else first
+    for row in rows:
+        if row[runs.SEQ] != wanted:
+            raise Corrupt(f"stream {stream!r} at seq {wanted}", f"it is missing, seq {row[runs.SEQ]} is there")
+        wanted += row[runs.EVENTS]
 
 
 def _text_after(prefix: str) -> str | None:

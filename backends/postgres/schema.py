@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from perdure.backends.postgres import people
+
 SCHEMA: Final = "perdure"
 COMMENT: Final = "A perdure store. Read as you like: it is written by perdure alone."
 LOCK: Final = 0x7065726475726521
@@ -22,26 +24,32 @@ CREATE TABLE perdure.head (
     position int8 NOT NULL DEFAULT 0,
     revision int8 NOT NULL DEFAULT 0,
     at timestamptz NOT NULL DEFAULT 'epoch',
+    at_before timestamptz NOT NULL DEFAULT 'epoch',
+    epoch int8 NOT NULL DEFAULT 0,
     loading boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
-CREATE TABLE perdure.events (
+CREATE TABLE perdure.runs (
     position int8 PRIMARY KEY,
+    events int4 NOT NULL,
     stream text COLLATE "C" NOT NULL,
     seq int8 NOT NULL,
     type text COLLATE "C" NOT NULL,
     version int8 NOT NULL,
     at timestamptz NOT NULL,
     tags text[],
-    data jsonb,
-    payload bytea NOT NULL,
-    extra bytea NOT NULL,
     commit bytea NOT NULL,
     ordinal int8 NOT NULL,
     commit_end int8 NOT NULL,
-    crc int8 NOT NULL,
+    crcs bytea NOT NULL,
+    ends bytea,
+    payload bytea NOT NULL,
+    extra bytea NOT NULL,
+    moved int8,
+    sealed_at timestamptz,
     UNIQUE (stream, seq)
 );
+ALTER TABLE perdure.runs ALTER payload SET STORAGE EXTERNAL;
 
 CREATE TABLE perdure.tags (
     tag text COLLATE "C",
@@ -49,12 +57,10 @@ CREATE TABLE perdure.tags (
     PRIMARY KEY (tag, position)
 );
 
-CREATE TABLE perdure.streams (
+CREATE TABLE perdure.names (
     name text COLLATE "C" PRIMARY KEY,
-    first int8 NOT NULL DEFAULT 1,
-    last int8 NOT NULL,
-    position int8 NOT NULL
-) WITH (fillfactor = 80);
+    first int8 NOT NULL DEFAULT 1
+);
 
 CREATE TABLE perdure.kv (
     bucket text COLLATE "C",
@@ -96,9 +102,9 @@ CREATE TABLE perdure.writers (
 );
 
 COMMENT ON TABLE perdure.head IS 'One row: the store as a whole. Who writes locks it.';
-COMMENT ON TABLE perdure.events IS 'The log, in order of position. data: the payload as JSON, where there is such a form (perdure reads payload).';
+COMMENT ON TABLE perdure.runs IS 'The log as it is stored: in each row one event, or several of one commit, stream and type. Read the view events.';
 COMMENT ON TABLE perdure.tags IS 'Which events have a tag.';
-COMMENT ON TABLE perdure.streams IS 'Each stream: its first and last seq, and the position of its last event.';
+COMMENT ON TABLE perdure.names IS 'The streams, each with its first seq.';
 COMMENT ON TABLE perdure.kv IS 'Entries. Without a value: deleted, and to be forgotten.';
 COMMENT ON TABLE perdure.compacted IS 'Deletes of a bucket up to this revision have been forgotten.';
 COMMENT ON TABLE perdure.snapshots IS 'States of projections.';
@@ -106,14 +112,14 @@ COMMENT ON TABLE perdure.commits IS 'Answers to commits with an idempotency key,
 COMMENT ON TABLE perdure.writers IS 'Answers to the last commits without a key of each process, where its events do not tell them.'
 """
 
-MIGRATIONS: Final = (_FIRST,)
+MIGRATIONS: Final = ((*(step.strip() for step in _FIRST.split(";\n")), *people.STEPS),)
 """What leads from each format to the next: the first one makes format 1."""
 FORMAT: Final = len(MIGRATIONS)
 
-TABLES: Final = ("events", "tags", "streams", "kv", "compacted", "snapshots", "commits", "writers")
+TABLES: Final = ("runs", "tags", "names", "kv", "compacted", "snapshots", "commits", "writers")
 """All but the head."""
 
 
 def steps_from(format: int) -> list[str]:
     """The statements that lead from *format* (0: there is nothing) to ours."""
-    return [step.strip() for migration in MIGRATIONS[format:] for step in migration.split(";\n") if step.strip()]
+    return [step for migration in MIGRATIONS[format:] for step in migration]

@@ -25,7 +25,7 @@ ASK_S: Final = 10.0
 """A read that has no answer by then is asked again on another connection."""
 IDLE_S: Final = 2.0
 """Who holds the right to write and says nothing for so long loses it."""
-OPTIONS: Final = ("mode", "schema", "insist", "json")
+OPTIONS: Final = ("mode", "schema", "insist")
 """Those of the URL's parameters that are ours."""
 
 
@@ -33,15 +33,13 @@ OPTIONS: Final = ("mode", "schema", "insist", "json")
 class Options:
     """How a store is opened.
 
-    *schema*: where its tables are, so that several stores may share a database; *json*: payloads have their form
-    for people beside them; *insist*: also where the server does not flush.
+    *schema*: where its tables are, so that several stores may share a database; *insist*: also where the server does not flush.
     """
 
     schema: str = attrs.field(default=schema.SCHEMA)
     create: bool = True
     readonly: bool = False
     insist: bool = False
-    json: bool = True
 
     @schema.validator
     def _check_schema(self, _: object, value: str) -> None:
@@ -295,7 +293,7 @@ def refusal(error: Refused, shown: str) -> PerdureError:
             return Full(f"the disk of {shown}", 0, 0)
         case "XX", _:
             return Corrupt(f"the store {shown}", str(error))
-        case ("42" | "3F"), _:
+        case (("42" | "3F"), _):
             return Corrupt(f"the store {shown}", f"a table is not as it was made ({error})")
         case _:
             return Unavailable(f"{shown} refused it ({error})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -54,16 +55,19 @@ Row = tuple[Any, ...]
 class Statement:
     """What is asked, with the types of its parameters (`int8`, `text[]`), prepared once for each connection.
 
-    In its text `perdure.` stands for the schema of the store.
+    In its text `perdure.` stands for the schema of the store. *commits*: it is a transaction of its own that writes, so its name
+    begins with `commit-`.
     """
 
     sql: str
     types: tuple[str, ...] = ()
+    commits: bool = False
     name: bytes = attrs.field(init=False)
     oids: tuple[int, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "name", b"p" + blake2b(repr((self.sql, self.types)).encode(), digest_size=12).hexdigest().encode())
+        lead = b"commit-" if self.commits or self.sql == "COMMIT" else b"p"
+        object.__setattr__(self, "name", lead + blake2b(repr((self.sql, self.types)).encode(), digest_size=12).hexdigest().encode())
         object.__setattr__(self, "oids", tuple(OIDS_OF_ARRAYS[t[:-2]] if t.endswith("[]") else OIDS[t] for t in self.types))
 
 
@@ -131,6 +135,16 @@ def _empty(type: str) -> bytes:
     return struct.pack(">iii", 0, 0, OIDS[type])
 
 
+def uint4s(values: Iterable[int], count: int) -> bytes:
+    """Numbers as bytes that only we read."""
+    return struct.pack(f">{count}I", *values)
+
+
+def read_uint4s(raw: bytes) -> tuple[int, ...]:
+    """The inverse of `uint4s`."""
+    return struct.unpack(f">{len(raw) // 4}I", raw)
+
+
 class _Context:
     """How results are read: times as whole numbers, nothing lost."""
 
@@ -154,6 +168,9 @@ class Wire:
         self._conn = conn
         self._schema = f"{schema}."
         self._known: set[bytes] = set()
+        self._owed: tuple[Sequence[Question], Sequence[bytes | None]] | None = None
+        self._behind = 0
+        """So many round trips that nobody waits for have been begun and are not over."""
         self.keeps_statements = True
         """Whether what was prepared is still there in the next transaction: not behind every pooler."""
         self.lost = False
@@ -200,8 +217,8 @@ class Wire:
                 case _:
                     raise psycopg.OperationalError(conn.get_error_message())
 
-    async def ask(self, *questions: Question | str, within_s: float, hints: int = 0) -> list[list[Row]]:
-        """The rows of each, all in one round trip. After a refusal the rest of it has not been done. *hints*: so many of the last may be refused.
+    async def ask(self, *questions: Question | str, within_s: float) -> list[list[Row]]:
+        """The rows of each, all in one round trip. After a refusal the rest of it has not been done.
 
         If cancelled, what was asked may have been done.
 
@@ -209,11 +226,15 @@ class Wire:
           Refused: the first that the server refused.
           Lost: the connection is of no use any more.
         """
-        sent = [Question(Statement(one)) if isinstance(one, str) else one for one in questions]
+        self.disown()
+        return await self._ask([Question(Statement(one)) if isinstance(one, str) else one for one in questions], None, within_s)
+
+    async def _ask(self, sent: Sequence[Question], expected: Sequence[bytes | None] | None, within_s: float) -> list[list[Row]]:
+        """The rows of each; *expected*: what is to come, where it was sent before."""
         results = None
         try:
             with trio.move_on_after(within_s):
-                results = await self._exchange(sent)
+                results = await self._exchange(sent, expected)
         except (psycopg.Error, OSError, trio.ClosedResourceError) as error:
             raise self._gone(str(error).strip()) from error
         except trio.Cancelled:
@@ -223,15 +244,73 @@ class Wire:
             raise
         if results is None:
             raise self._gone(f"the server did not answer within {within_s:g} s")
-        answered = results[: len(results) - hints]
-        for one, result in zip(sent, answered, strict=False):
+        for one, result in zip(sent, results, strict=False):
             if one.statement.sql == "COMMIT" and result.command_status == b"ROLLBACK":
                 raise Refused("25P02", "the transaction had failed")
-        return [self._rows(result) for result in answered]
+        return [self._rows(result) for result in results]
 
-    async def _exchange(self, questions: Sequence[Question]) -> list[pq.abc.PGresult]:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        expected = self._send(questions)
+    def send_nowait(self, *questions: Question) -> bool:
+        """Ask, for `owed` to wait for the answers; whether that could be sent."""
+        if self.lost:
+            return False
+        try:
+            self._owed = questions, self._send(questions)
+            self._conn.flush()
+        except (psycopg.Error, OSError) as error:
+            self._gone(str(error).strip())
+        return not self.lost
+
+    async def owed(self, *, within_s: float) -> list[list[Row]]:
+        """The answers to what was sent with `send_nowait`; see `ask`."""
+        assert self._owed is not None
+        (sent, expected), self._owed = self._owed, None
+        return await self._ask(sent, expected, within_s)
+
+    def disown(self) -> None:
+        """Nobody waits for what was sent with `send_nowait`: it is dropped with the next round trip."""
+        if self._owed is not None:
+            self._known.update(filter(None, self._owed[1]))
+            self._behind += 1
+            self._owed = None
+
+    def tell_nowait(self, question: Question) -> None:
+        """Ask what needs no answer, and do not wait for one: whatever comes is dropped with the next round trip."""
+        if self.lost:
+            return
+        try:
+            name = question.statement.name if self.keeps_statements else b""
+            if not name or name not in self._known:
+                self._send_prepare(question.statement, name)
+                self._known.add(name)
+            self._conn.send_query_prepared(name, question.values, [1] * len(question.values), result_format=1)
+            self._conn.pipeline_sync()
+            self._behind += 1
+            self._conn.flush()
+        except (psycopg.Error, OSError) as error:
+            self._gone(str(error).strip())
+
+    async def settle(self, within_s: float) -> None:
+        """Wait for what nobody has waited for; not interrupted."""
+        if self._behind and not self.lost:
+            with suppress(Lost, Refused), trio.CancelScope(shield=True):
+                await self.ask(within_s=within_s)
+
+    @property
+    def alive(self) -> bool:
+        """Whether nothing says yet that the connection is gone: without a round trip."""
+        if not self.lost:
+            try:
+                self._conn.consume_input()
+                if self._conn.status != pq.ConnStatus.OK:
+                    self._gone("the server has ended it")
+            except (psycopg.Error, OSError) as error:
+                self._gone(str(error).strip())
+        return not self.lost
+
+    async def _exchange(self, questions: Sequence[Question], sent: Sequence[bytes | None] | None) -> list[pq.abc.PGresult]:
+        if sent is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        expected = self._send(questions) if sent is None else sent
         try:
             return await self._receive(expected)
         except trio.Cancelled:
@@ -248,7 +327,7 @@ class Wire:
             statement = one.statement
             name = statement.name if self.keeps_statements else b""
             if not (name and (name in self._known or name in expected)):
-                conn.send_prepare(name, statement.sql.replace("perdure.", self._schema).encode(), statement.oids)
+                self._send_prepare(statement, name)
                 expected.append(name)
             conn.send_query_prepared(name, one.values, [1] * len(one.values), result_format=1)
             expected.append(None)
@@ -256,6 +335,9 @@ class Wire:
         self._results: list[pq.abc.PGresult] = []
         self._last: pq.abc.PGresult | None = None
         return expected
+
+    def _send_prepare(self, statement: Statement, name: bytes) -> None:
+        self._conn.send_prepare(name, statement.sql.replace("perdure.", self._schema).encode(), statement.oids)
 
     async def _receive(self, expected: Sequence[bytes | None]) -> list[pq.abc.PGresult]:
         """The answers; it goes on where it was cancelled."""
@@ -285,7 +367,10 @@ class Wire:
                 self._results.append(self._last)
                 self._last = None
             elif result.status == pq.ExecStatus.PIPELINE_SYNC:
-                return True
+                if not self._behind:
+                    return True
+                self._behind -= 1
+                self._results.clear()
             else:
                 self._last = result
         return False

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
+import attrs
+
 from perdure.backends.apply import UNWATCHED
-from perdure.backends.build import records_of
-from perdure.backends.commit import Alike
-from perdure.backends.engine import Change, Decisions
-from perdure.backends.event import Record, unpack_extra
-from perdure.backends.postgres.packing import json_of, pack_drawn, pack_kept
+from perdure.backends.build import Piece
+from perdure.backends.commit import Draft
+from perdure.backends.engine import Change, Decisions, Facts, Needs
+from perdure.backends.event import Record
+from perdure.backends.postgres.news import heard_by
+from perdure.backends.postgres.packing import pack_drawn, pack_kept
+from perdure.backends.postgres.runs import Rows
 from perdure.backends.postgres.wire import EPOCH_US, Question, Statement, Value, bodies, int8, int8s, texts, times
 
 
@@ -20,66 +24,110 @@ def _part(sql: str, types: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return sql, types
 
 
+_COLUMNS: Final = "position, events, stream, seq, type, version, at, commit, ordinal, commit_end, crcs, ends, payload, extra, moved, sealed_at"
+_ROWS: Final = (
+    "SELECT p + h.moved, n, s, q, t, v, greatest(a, h.at_before), c, o, e + h.moved, k, f, b, x, nullif(h.moved, 0), CASE WHEN h.at_before > a THEN a END"
+)
+_ROWS_OF: Final = "unnest({0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12}, {13}"
+_ROWS_AS: Final = "AS r (p, n, s, q, t, v, a, c, o, e, k, f, b, x"
+_ROW_TYPES: Final = (
+    *("int8[]", "int8[]", "text[]", "int8[]", "text[]", "int8[]", "timestamptz[]"),
+    *("bytea[]", "int8[]", "int8[]", "bytea[]", "bytea[]", "bytea[]", "bytea[]"),
+)
+_HEAD: Final = (
+    "UPDATE perdure.head SET position = position + {0}, revision = revision + {1}, at_before = at, at = greatest(at, {2})"
+    " WHERE store = {3} AND epoch = {4} AND loading = LOADING AND position = coalesce({5}, position) AND revision = coalesce({6}, revision)"
+    " RETURNING position - {0} AS follows, revision - {1} AS since, at_before, position - {0} - {7} AS moved, NOT pg_try_advisory_xact_lock({8}) AS heard"
+)
+_HEAD_TYPES: Final = ("int8", "int8", "timestamptz", "text", "int8", "int8", "int8", "int8", "int8")
+_IF_DONE: Final = "(SELECT true FROM head)"
+
 _PARTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "head": _part(
-        "UPDATE perdure.head SET position = {0}, revision = {1}, at = {2}",
-        ("int8", "int8", "timestamptz"),
-    ),
+    "head": _part(_HEAD.replace("LOADING", "false"), _HEAD_TYPES),
+    "loading": _part(_HEAD.replace("LOADING", "true"), _HEAD_TYPES),
     "events": _part(
-        "INSERT INTO perdure.events (position, commit_end, stream, seq, type, version, at, commit, ordinal, extra, payload, data, crc)"
-        " SELECT * FROM unnest({0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12})",
-        ("int8[]", "int8[]", "text[]", "int8[]", "text[]", "int8[]", "timestamptz[]", "bytea[]", "int8[]", "bytea[]", "bytea[]", "jsonb[]", "int8[]"),
+        f"INSERT INTO perdure.runs ({_COLUMNS}) {_ROWS} FROM head h, {_ROWS_OF}) {_ROWS_AS})",
+        _ROW_TYPES,
+    ),
+    "single": _part(
+        f"INSERT INTO perdure.runs ({_COLUMNS}) SELECT p + h.moved, 1, s, q, t, v, greatest(a, h.at_before), c, 0, p + h.moved, k, NULL, b, '',"
+        " nullif(h.moved, 0), CASE WHEN h.at_before > a THEN a END"
+        " FROM head h, unnest({0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}) AS r (p, s, q, t, v, a, c, k, b)",
+        ("int8[]", "text[]", "int8[]", "text[]", "int8[]", "timestamptz[]", "bytea[]", "bytea[]", "bytea[]"),
     ),
     "tagged": _part(
-        "INSERT INTO perdure.events (position, commit_end, stream, seq, type, version, at, commit, ordinal, extra, payload, data, crc, tags)"
-        " SELECT p, e, s, q, t, v, a, c, o, x, b, d, k, g::text[]"
-        " FROM unnest({0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12}, {13}) AS r (p, e, s, q, t, v, a, c, o, x, b, d, k, g)",
-        (
-            *("int8[]", "int8[]", "text[]", "int8[]", "text[]", "int8[]", "timestamptz[]"),
-            *("bytea[]", "int8[]", "bytea[]", "bytea[]", "jsonb[]", "int8[]", "text[]"),
-        ),
+        f"INSERT INTO perdure.runs ({_COLUMNS}, tags) {_ROWS}, g::text[] FROM head h, {_ROWS_OF}, {{14}}) {_ROWS_AS}, g)",
+        (*_ROW_TYPES, "text[]"),
     ),
-    "tags": _part("INSERT INTO perdure.tags (tag, position) SELECT DISTINCT * FROM unnest({0}, {1})", ("text[]", "int8[]")),
-    "streams": _part(
-        "INSERT INTO perdure.streams (name, first, last, position) SELECT * FROM unnest({0}, {1}, {2}, {3})"
-        " ON CONFLICT (name) DO UPDATE SET last = excluded.last, position = excluded.position",
-        ("text[]", "int8[]", "int8[]", "int8[]"),
-    ),
+    "tags": _part("INSERT INTO perdure.tags (tag, position) SELECT DISTINCT t, p + h.moved FROM head h, unnest({0}, {1}) AS r (t, p)", ("text[]", "int8[]")),
+    "names": _part("INSERT INTO perdure.names (name, first) SELECT n, f FROM unnest({0}, {1}) AS r (n, f) WHERE " + _IF_DONE, ("text[]", "int8[]")),
     "put": _part(
         "INSERT INTO perdure.kv (bucket, key, revision, value, watched, deleted)"
         " SELECT b, k, r, v, w = 1, CASE WHEN v IS NULL THEN {5} END FROM unnest({0}, {1}, {2}, {3}, {4}) AS n (b, k, r, v, w)"
+        f" WHERE {_IF_DONE}"
         " ON CONFLICT (bucket, key) DO UPDATE SET revision = excluded.revision, value = excluded.value, deleted = excluded.deleted",
         ("text[]", "bytea[]", "int8[]", "bytea[]", "int8[]", "timestamptz"),
     ),
     "delete": _part(
-        "DELETE FROM perdure.kv USING unnest({0}, {1}) AS gone (bucket, key) WHERE kv.bucket = gone.bucket AND kv.key = gone.key",
+        f"DELETE FROM perdure.kv USING unnest({{0}}, {{1}}) AS gone (bucket, key) WHERE kv.bucket = gone.bucket AND kv.key = gone.key AND {_IF_DONE}",
         ("text[]", "bytea[]"),
     ),
     "snapshots": _part(
-        "INSERT INTO perdure.snapshots (name, position, fingerprint, at, state) SELECT * FROM unnest({0}, {1}, {2}, {3}, {4})"
+        "INSERT INTO perdure.snapshots (name, position, fingerprint, at, state) SELECT * FROM unnest({0}, {1}, {2}, {3}, {4}) AS s"
+        f" WHERE {_IF_DONE}"
         " ON CONFLICT (name, position) DO UPDATE SET fingerprint = excluded.fingerprint, at = excluded.at, state = excluded.state",
         ("text[]", "int8[]", "text[]", "timestamptz[]", "bytea[]"),
     ),
     "dropped": _part(
-        "DELETE FROM perdure.snapshots s USING unnest({0}, {1}) AS gone (name, position) WHERE s.name = gone.name AND s.position = gone.position",
+        "DELETE FROM perdure.snapshots s USING unnest({0}, {1}) AS gone (name, position) WHERE s.name = gone.name AND s.position = gone.position"
+        f" AND {_IF_DONE}",
         ("text[]", "int8[]"),
     ),
     "kept": _part(
-        "INSERT INTO perdure.commits (id, at, kept) SELECT * FROM unnest({0}, {1}, {2})",
+        "INSERT INTO perdure.commits (id, at, kept) SELECT * FROM unnest({0}, {1}, {2}) AS k WHERE " + _IF_DONE,
         ("bytea[]", "timestamptz[]", "bytea[]"),
     ),
     "drawn": _part(
-        "INSERT INTO perdure.writers (owner, at, drawn) VALUES ({0}, {1}, {2}) ON CONFLICT (owner) DO UPDATE SET at = excluded.at, drawn = excluded.drawn",
+        f"INSERT INTO perdure.writers (owner, at, drawn) SELECT {{0}}, {{1}}, {{2}} WHERE {_IF_DONE}"
+        " ON CONFLICT (owner) DO UPDATE SET at = excluded.at, drawn = excluded.drawn",
         ("bytea", "timestamptz", "bytea"),
     ),
 }
 
 
-def write(done: Decisions, owner: bytes, *, people: bool = True) -> Question:
-    """All that was decided; *owner* is who keeps the ids of its last group; *people*: with the JSON form of payloads."""
-    parts: dict[str, list[Value]] = {"head": [int8(done.head), int8(done.revision), _time(done.at_us)]}
+@attrs.frozen
+class Place:
+    """Where a group is to be written.
+
+    *store* and *epoch* are those of the facts that it was judged by; *follows* and *since* the position and revision,
+    which must be the store's still where *fixed_position*, *fixed_revision*.
+    """
+
+    store: str
+    epoch: int
+    follows: int
+    since: int
+    fixed_position: bool = True
+    fixed_revision: bool = True
+
+    @classmethod
+    def believed(cls, store: str, epoch: int, facts: Facts, needs: Needs, done: Decisions) -> Place:
+        """Where what was decided by beliefs may be written: wherever nothing is otherwise that it was decided by, or that it says."""
+        said = bool(done.kept or (done.drawn and done.pieces))
+        revision = said or bool(needs.entries or needs.leases or done.changes or done.states or done.drawn)
+        return cls(store, epoch, facts.head, facts.revision, said or bool(needs.conditions), revision)
+
+
+def write(done: Decisions, place: Place, owner: bytes, *, alone: bool) -> Question:
+    """All that was decided, if it is still *place*; *owner* is who keeps the ids of its last group; *alone*: as a transaction of its own.
+
+    The answer is a row, if it was written: the position and revision before it, the time before it, and whether somebody listens.
+    """
+    head = int8(done.head - place.follows), int8(done.revision - place.since), _time(done.at_us)
+    guards = place.store.encode(), int8(place.epoch), _if(place.fixed_position, place.follows), _if(place.fixed_revision, place.since)
+    parts: dict[str, list[Value]] = {"head": [*head, *guards, int8(place.follows), int8(heard_by(place.store))]}
     if done.pieces:
-        parts |= events(records_of(done.commits, done.pieces), any_tags=_has_tags(done), people=people)
+        parts |= events(Rows.of(done.commits, done.pieces), {piece.stream: 1 for piece in done.pieces if piece.first_seq == 1})
     if done.changes or done.states:
         parts |= _entries(done)
     if done.snapshots:
@@ -89,25 +137,27 @@ def write(done: Decisions, owner: bytes, *, people: bool = True) -> Question:
         parts["kept"] = [bodies(ids), times([one.at_us for one in kept]), bodies(list(map(pack_kept, kept)))]
     if done.drawn:
         parts["drawn"] = [owner, _time(done.at_us), pack_drawn(done.drawn)]
-    return _together(parts)
+    return _together(parts, alone=alone)
 
 
-def _together(parts: dict[str, list[Value]]) -> Question:
-    return Question(_statement(tuple(parts)), [value for values in parts.values() for value in values])
+def _if(wanted: bool, value: int) -> Value:
+    return int8(value) if wanted else None
+
+
+def _together(parts: dict[str, list[Value]], *, alone: bool) -> Question:
+    return Question(_statement(tuple(parts), alone), [value for values in parts.values() for value in values])
 
 
 @lru_cache(maxsize=512)
-def _statement(names: tuple[str, ...]) -> Statement:
-    """One statement of these parts: nothing of it sees the others, and none needs to."""
-    *before, last = names[1:] + names[:1]
+def _statement(names: tuple[str, ...], alone: bool) -> Statement:
+    """One statement of these parts: nothing is written unless the head was."""
     types: list[str] = []
-    texts_of: dict[str, str] = {}
+    found: list[str] = []
     for name in names:
         sql, wanted = _PARTS[name]
-        texts_of[name] = sql.format(*(f"${len(types) + number}" for number in range(1, len(wanted) + 1)))
+        found.append(f"{'head' if name == 'loading' else name} AS ({sql.format(*(f'${len(types) + number}' for number in range(1, len(wanted) + 1)))})")
         types += wanted
-    lead = "WITH " + ", ".join(f"{name} AS ({texts_of[name]})" for name in before) + " " if before else ""
-    return Statement(lead + texts_of[last], tuple(types))
+    return Statement(f"WITH {', '.join(found)} SELECT follows, since, at_before, heard FROM head", tuple(types), alone)
 
 
 def _time(at_us: int) -> bytes:
@@ -117,43 +167,17 @@ def _time(at_us: int) -> bytes:
 # -- events ----------------------------------------------------------------------------------
 
 
-def _has_tags(done: Decisions) -> bool:
-    return any(draft.tags for piece in done.pieces if type(piece.events) is not Alike for draft in piece.events)
-
-
-def events(records: Sequence[Record], *, any_tags: bool, people: bool = True, firsts: dict[str, int] | None = None) -> dict[str, list[Value]]:
-    """The parts for *records*, whole commits in order of position; *firsts*: where streams begin that do not begin with 1."""
-    ends = {record.commit: record.position for record in records}
-    columns: list[Value] = [
-        int8s([record.position for record in records]),
-        int8s([ends[record.commit] for record in records]),
-        texts([record.stream for record in records]),
-        int8s([record.seq for record in records]),
-        texts([record.type for record in records]),
-        int8s([record.version for record in records]),
-        times([record.at_us for record in records]),
-        bodies([record.commit for record in records]),
-        int8s([record.ordinal for record in records]),
-        bodies([record.extra for record in records]),
-        bodies([record.payload for record in records]),
-        bodies([json_of(record.payload) if people else None for record in records], "jsonb"),
-        int8s([record.crc for record in records]),
-    ]
-    last = {record.stream: record for record in records}
+def events(rows: Rows, new: dict[str, int]) -> dict[str, list[Value]]:
+    """The parts for *rows*; *new*: the streams that begin with them, and with which seq."""
     parts: dict[str, list[Value]] = {}
-    if any_tags:
-        tags = [unpack_extra(record.extra).tags if record.extra else () for record in records]
-        parts["tagged"] = [*columns, texts([_literal(one) if one else None for one in tags])]
-        pairs = [(tag, record.position) for record, own in zip(records, tags, strict=True) for tag in own]
+    if any(rows.tags):
+        parts["tagged"] = [*rows.values(), texts([_literal(one) if one else None for one in rows.tags])]
+        pairs = [(tag, position) for position, own in zip(rows.positions, rows.tags, strict=True) for tag in own]
         parts["tags"] = [texts([tag for tag, _ in pairs]), int8s([position for _, position in pairs])]
     else:
-        parts["events"] = columns
-    parts["streams"] = [
-        texts(last),
-        int8s([(firsts or {}).get(stream, 1) for stream in last]),
-        int8s([record.seq for record in last.values()]),
-        int8s([record.position for record in last.values()]),
-    ]
+        parts["single" if rows.single else "events"] = rows.values()
+    if new:
+        parts["names"] = [texts(new), int8s(list(new.values()))]
     return parts
 
 
@@ -162,11 +186,37 @@ def _literal(tags: Iterable[str]) -> str:
     return "{" + ",".join('"' + tag.replace("\\", "\\\\").replace('"', '\\"') + '"' for tag in tags) + "}"
 
 
-def load(records: Sequence[Record], firsts: dict[str, int], revision: int) -> Question:
-    """The records of a store that is being loaded."""
+def load(records: Sequence[Record], firsts: dict[str, int], place: Place) -> Question:
+    """The records of a store that is being loaded; *firsts*: the streams that begin with them, and with which seq."""
     last = records[-1]
-    parts: dict[str, list[Value]] = {"head": [int8(last.position), int8(revision), _time(last.at_us)]}
-    return _together(parts | events(records, any_tags=any(record.tags for record in records), firsts=firsts))
+    place_of = dict[bytes, int]()
+    for record in records:
+        place_of.setdefault(record.commit, len(place_of))
+    times_us = {record.commit: record.at_us for record in records}
+    pieces = [_piece(own, place_of[own[0].commit]) for own in _in_a_row(records)]
+    head: list[Value] = [int8(last.position - place.follows), int8(0), _time(last.at_us), place.store.encode(), int8(place.epoch), None, None]
+    rows = Rows.of(list(times_us.items()), pieces)
+    return _together({"loading": [*head, int8(place.follows), int8(heard_by(place.store))]} | events(rows, firsts), alone=False)
+
+
+def _in_a_row(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Records of one commit and stream whose seqs, positions and ordinals follow each other."""
+    own: list[Record] = []
+    for record in records:
+        if own:
+            before = own[-1]
+            follows = (before.stream, before.commit, before.seq + 1, before.position + 1, before.ordinal + 1)
+            if follows != (record.stream, record.commit, record.seq, record.position, record.ordinal):
+                yield own
+                own = []
+        own.append(record)
+    yield own
+
+
+def _piece(records: Sequence[Record], commit: int) -> Piece:
+    first = records[0]
+    drafts = [Draft(record.type, record.version, record.payload, record.extra, record.tags) for record in records]
+    return Piece(first.stream, first.seq, first.position, commit, first.ordinal, drafts)
 
 
 # -- entries and snapshots -------------------------------------------------------------------

@@ -8,10 +8,8 @@ from pathlib import Path
 import attrs
 import trio
 
-from perdure.backends.postgres.wire import Statement
-
-COMMIT = (b"COMMIT\0", Statement("COMMIT").name + b"\0")
-"""What the bytes of a COMMIT hold: its text, or its name once it is prepared."""
+COMMIT = (b"COMMIT\0", b"\0commit-")
+"""What the bytes of a COMMIT hold, or of a statement that is a transaction of its own: its text, or its name once it is prepared."""
 
 
 class Fault(enum.StrEnum):

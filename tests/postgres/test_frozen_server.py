@@ -67,7 +67,7 @@ async def test_frozen_in_a_transaction_it_holds_the_others_for_two_seconds(momen
 async def test_who_waits_less_long_is_told_who_is_in_the_way(database, tmp_path):
     async with gather(tmp_path, database) as crowd:
         writer = await crowd.start("w", "append", gate_s=0.4, expecting=False)
-        holder = await crowd.start("holder", "append", expecting=False, freeze_at=20)
+        holder = await crowd.start("holder", "append", expecting=False, freeze_at=20, freeze_written=True)
         await holder.noted("freezes")
         refused = await writer.noted("no", 2)
         acks = len(writer.of("ack"))

@@ -11,7 +11,7 @@ from perdure.backends.postgres.reads import PostgresReads
 from perdure.backends.postgres.wire import Question, Statement, Wire
 
 HORIZON = Question(
-    Statement("SELECT coalesce(max(position), 0) FROM perdure.events WHERE xmin::text::int8 < pg_snapshot_xmin(pg_current_snapshot())::text::int8 & 4294967295")
+    Statement("SELECT coalesce(max(position), 0) FROM perdure.runs WHERE xmin::text::int8 < pg_snapshot_xmin(pg_current_snapshot())::text::int8 & 4294967295")
 )
 READ_LOG = PostgresReads.read_log
 ASK = Wire.ask
@@ -30,7 +30,7 @@ async def lock_the_table(self, *questions, **how):
     """Has the table for itself while it writes."""
     if "COMMIT" not in questions or "BEGIN READ ONLY" in questions:
         return await ASK(self, *questions, **how)
-    return (await ASK(self, "LOCK TABLE perdure.events IN ACCESS EXCLUSIVE MODE", *questions, **how))[1:]
+    return (await ASK(self, "LOCK TABLE perdure.runs IN ACCESS EXCLUSIVE MODE", *questions, **how))[1:]
 
 
 async def test_a_reader_with_a_horizon_is_caught(postgres, monkeypatch):

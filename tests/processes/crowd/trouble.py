@@ -49,19 +49,30 @@ def begin_writing(store: Path) -> lmdb.Transaction:
 
 def freeze_at_commit(options: Options, notes: Notebook) -> None:
     """Be stopped, as by SIGSTOP from outside, in the midst of a transaction in PostgreSQL."""
-    from perdure.backends.postgres.wire import Question, Row, Wire
+    from perdure.backends.postgres.wire import Question, Refused, Row, Wire
 
-    ask, left = Wire.ask, options.freeze_at
+    ask, left, frozen = Wire.ask, options.freeze_at, False
 
     async def ask_or_freeze(wire: Wire, *questions: Question | str, **how: Any) -> list[list[Row]]:
-        nonlocal left
-        if "COMMIT" not in questions or (left := left - 1) != 0:
+        nonlocal left, frozen
+        alone = any(isinstance(one, Question) and one.statement.commits for one in questions)
+        left -= alone or "COMMIT" in questions
+        if frozen or left > 0 or not (alone or "COMMIT" in questions):
             return await ask(wire, *questions, **how)
-        middle = questions.index("COMMIT") if options.freeze_written else 0
-        written = await ask(wire, *questions[:middle], within_s=how["within_s"]) if middle else []
-        notes.write("freezes", os.getpid())
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return written + await ask(wire, *questions[middle:], **how)
+        asked = [one for one in questions if one != "COMMIT"]
+        begin = ["BEGIN", "SELECT FROM perdure.head FOR UPDATE"] if alone else []
+        try:
+            written = await ask(wire, "SELECT 1", *begin, *(asked if options.freeze_written else ()), within_s=how["within_s"])
+            frozen = not options.freeze_written or bool(written[-1])  # not written after all: it is the next one that freezes
+            if frozen:
+                notes.write("freezes", os.getpid())
+                os.kill(os.getpid(), signal.SIGSTOP)
+            more = await ask(wire, *(() if options.freeze_written else asked), "COMMIT", **how)
+        except Refused:
+            if alone:
+                await ask(wire, "ROLLBACK", within_s=how["within_s"])
+            raise
+        return [*written[1 + len(begin) :], *more]
 
     Wire.ask = ask_or_freeze  # type: ignore[assignment, method-assign]
 

@@ -27,7 +27,7 @@ demo: setup  ## a year of New York's flights through the embedded store, checked
 test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's contents
 	$(VENV)/bin/pytest $(ARGS)
 
-handovers: setup  ## twenty projections in two processes, their owner killed, ended and frozen 50 times (PERDURE_STORE=URL for another store)
+handovers: setup  ## twenty projections in two processes, their owner killed, ended and frozen 50 times, on LMDB and PostgreSQL (PERDURE_STORE=URL for another store)
 	HANDOVERS=50 $(VENV)/bin/pytest tests/processes/test_leases.py $(ARGS)
 
 writers: setup  ## PostgreSQL: 100,000 events by eight processes, followed by four

@@ -63,12 +63,12 @@ class DatabaseStores:
     @contextmanager
     def hold_open(self, name: str) -> Iterator[None]:
         """Keep transactions of this database open: some idle, some with a snapshot, some that have an id, some that have read the store's tables."""
-        reads = f"SELECT count(*) FROM {self.schema_of(name)}.events"
-        begun = ("SELECT 1", "SELECT pg_current_xact_id()", reads, "CREATE TEMP TABLE theirs ON COMMIT DROP AS SELECT 1")
+        numbered, reads = "SELECT pg_current_xact_id()", f"SELECT count(*) FROM {self.schema_of(name)}.events"
+        begun = [("READ COMMITTED", "SELECT 1"), ("READ COMMITTED", "CREATE TEMP TABLE theirs ON COMMIT DROP AS SELECT 1")]
+        begun += [(level, statement) for level in ("REPEATABLE READ", "SERIALIZABLE") for statement in (numbered, reads)]
         with ExitStack() as stack:
-            for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
-                for statement in begun:
-                    _begin(stack.enter_context(self._connected()), level, statement)
+            for level, statement in begun:
+                _begin(stack.enter_context(self._connected()), level, statement)
             yield
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Two processes and one store: each projection and named subscription runs in one of them, whatever happens to the owner.
 
-`make handovers` does it 50 times; PERDURE_STORE names another store than one on this disk.
+On LMDB and on PostgreSQL; `make handovers` does it 50 times on each. PERDURE_STORE names another store.
 """
 
 from __future__ import annotations
@@ -111,10 +111,16 @@ async def models(crowd: Crowd) -> dict[str, dict[str, Tally]]:
     return kept
 
 
+@pytest.fixture(params=["given"] if URL else ["lmdb", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Of the store; that in the test's folder has none."""
+    return URL if request.param == "given" else str(request.getfixturevalue("database")) if request.param == "postgresql" else ""
+
+
 @pytest.mark.timeout(120 + 12 * HANDOVERS)
-async def test_twenty_projections_are_handed_over_whatever_happens_to_their_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_twenty_projections_are_handed_over_whatever_happens_to_their_owner(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(5)
-    async with gather(tmp_path, URL) as crowd:
+    async with gather(tmp_path, url) as crowd:
         pair = Pair(crowd, [])
         writer = await crowd.start("w", "append", pace_s=0.03, gate_s=1.0)
         pair.hosts = [await pair.enter("h1"), await pair.enter("h2")]

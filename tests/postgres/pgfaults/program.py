@@ -13,7 +13,7 @@ from perdure.backends.event import START, Event
 from perdure.backends.limits import Limits
 from perdure.runtime import App, Appended, Keyed, Projection, Runtime, event, of, open_runtime
 
-LIMITS = Limits(reopen_s=600)
+LIMITS = Limits(reopen_s=600, lease_s=1.0)
 STREAMS = 6
 HANG_S = 45.0
 """No call takes longer: `limits.commit_s` and what a thread needs to notice."""
@@ -53,6 +53,7 @@ class Program:
     problems: list[str] = attrs.field(factory=list)
     errors: Counter[str] = attrs.field(factory=Counter)
     longest_s: float = 0.0
+    owners: int = 0
 
     async def write_on(self, rt: Runtime) -> None:
         """Append, one event after the other, until cancelled."""
@@ -94,6 +95,15 @@ class Program:
             async for one in events:
                 self.seen.append(one.data.number)
 
+    async def note_owners(self, rt: Runtime) -> None:
+        """Count how often a projection begins or ceases to be run by that runtime, until cancelled."""
+        ran: set[str] = set()
+        while True:
+            runs = {one.name for projection in APP.projections if (one := rt.status().find(projection.name)) and one.state == "running"}
+            self.owners += len(runs ^ ran)
+            ran = runs
+            await trio.sleep(0.05)
+
     async def works(self, rt: Runtime, within_s: float = 60) -> None:
         """Return when an append succeeds again."""
         with trio.move_on_after(within_s):
@@ -120,21 +130,26 @@ class Program:
             seqs = [one.seq for one in stored if one.stream == name]
             if seqs != list(range(1, len(seqs) + 1)):
                 self.problems.append(f"the seqs of {name} are {seqs}")
-        last = stored[-1].position
         with trio.move_on_after(30):
             while len(self.seen) < len(numbers):  # noqa: ASYNC110 - it has nothing to tell it by
                 await trio.sleep(0.02)
         if self.seen != numbers:
             self.problems.append(f"the subscription saw {len(self.seen)} events, {len(numbers)} are stored: missed or twice or out of order")
+        await self.judge_models(rt)
+
+    async def judge_models(self, rt: Runtime) -> None:
+        """Compare what that runtime shows with the fold."""
+        stored = [one async for one in rt.read_all(of(Noted))]
+        last = stored[-1].position
         total, by_stream = rt.model(TOTAL), rt.model(BY_STREAM)
         with trio.move_on_after(30) as patience:
             await total.wait_for(last)
             await by_stream.wait_for(last)
         if patience.cancelled_caught:
             self.problems.append(f"a model stands at {min(total.position, by_stream.position)}, the log ends at {last}")
-        if total.state != sum(numbers):
-            self.problems.append(f"the model says {total.state}, the fold is {sum(numbers)}")
-        for name in streams:
+        if total.state != sum(one.data.number for one in stored):
+            self.problems.append(f"the model says {total.state}, the fold is {sum(one.data.number for one in stored)}")
+        for name in sorted({one.stream for one in stored}):
             found, true = await by_stream.get(name), sum(one.data.number for one in stored if one.stream == name)
             if found != true:
                 self.problems.append(f"the model says {found} of {name}, the fold is {true}")

@@ -65,7 +65,8 @@ def _without_late(spans: list[_Span], told: Tenures) -> list[_Span]:
     """An owner that was not interrupted by what another one got between went on owning it: that one had not noticed yet."""
     kept: list[_Span] = []
     for span in spans:
-        if len(kept) > 1 and kept[-2].by == span.by and kept[-2].got[-1][0] + 1 == span.got[0][0]:
+        in_hand = len(kept) > 1 and len(kept[-1].got) == 1  # more than that is a tenure that ended before its place was kept
+        if in_hand and kept[-2].by == span.by and kept[-2].got[-1][0] + 1 == span.got[0][0]:
             told.late += len(kept.pop().got)
             kept[-1].got += span.got
         else:

@@ -273,12 +273,17 @@ async def connect_ready(wires: type[Wire], conninfo: bytes, options: Options, en
 # -- what the server says no to --------------------------------------------------------------
 
 _PASSING = ("starting up", "shutting down", "recovery mode", "not accept", "not yet accept", "too many", "connection slots", "reset by peer")
-_FOR_GOOD = ("authentication failed", "no password supplied", "does not exist", "pg_hba.conf", "not permitted to log in", "permission denied for database")
+_FOR_GOOD = (
+    *("authentication failed", "no password supplied", "does not exist", "pg_hba.conf", "not permitted to log in"),
+    *("permission denied for database", "does not support SSL"),
+)
 
 
 def refused_connection(error: Lost, shown: str) -> PerdureError:
     """Why a store cannot be opened: whether trying again may help."""
     why = str(error).strip().replace("\n", " ")
+    if why.startswith("invalid "):  # libpq has not even tried
+        return Misuse(f"{shown!r} cannot be used ({why}): {_HOW}")
     if any(sign in why for sign in _FOR_GOOD) and not any(sign in why for sign in _PASSING) and "No such file" not in why:
         return Misuse(f"{shown} lets us not in ({why}): correct the URL, or the rights of its role")
     return Unavailable(f"{shown} cannot be reached ({why})")

@@ -17,6 +17,7 @@ from perdure.backends.postgres import Options, open_postgres
 from perdure.backends.postgres.backend import PostgresBackend
 from perdure.backends.urls import open_backend
 from perdure.runtime import NewEvent, open_runtime
+from pgfaults.proxy import Proxy
 from postgres_server import Server, run, running
 
 
@@ -133,7 +134,13 @@ async def test_what_does_not_fit_together_is_found(database, damage, found):
 # -- what cannot be opened -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["postgresql://u@h:notaport/db", "postgresql://u@h/db?nosuch=1", "postgresql://[::1/db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("postgresql://u@h:notaport/db", "postgresql://u@h/db?nosuch=1", "postgresql://[::1/db", "postgresql://u@h:0/db", "postgresql://u@h:99999/db"),
+        *("postgresql://u@h/db?sslmode=sometimes", "postgresql://u@h/db%00"),
+    ],
+)
 async def test_a_wrong_url_is_misuse(url):
     assert "postgresql://USER@HOST/DATABASE" in await fails(Misuse, url)
 
@@ -154,6 +161,30 @@ async def test_a_wrong_option_is_misuse(database, option):
 async def test_a_server_that_is_not_there_is_unavailable(tmp_path):
     assert "cannot be reached" in await fails(Unavailable, "postgresql://u@127.0.0.1:1/db")
     assert "cannot be reached" in await fails(Unavailable, f"postgresql://u@/db?host={tmp_path}")
+
+
+async def test_a_host_that_nobody_knows_is_unavailable():
+    assert "host name" in await fails(Unavailable, "postgresql://u@no-such-host.invalid/db")
+
+
+async def test_a_role_that_may_not_log_in_or_only_read_is_misuse_one_that_has_no_room_is_unavailable(own_postgres):
+    own_postgres.run("CREATE ROLE barred NOLOGIN")
+    own_postgres.run("CREATE ROLE crowded LOGIN CONNECTION LIMIT 0")
+    own_postgres.run("CREATE ROLE looker LOGIN")
+    own_postgres.run("ALTER ROLE looker SET default_transaction_read_only = on")
+
+    assert "not permitted to log in" in await fails(Misuse, own_postgres.url(user="barred"))
+    assert "too many connections" in await fails(Unavailable, own_postgres.url(user="crowded"))
+    assert "mode=ro" in await fails(Misuse, own_postgres.url(user="looker"))
+
+
+async def test_a_connection_that_must_be_encrypted_and_cannot_be_is_misuse():
+    with running() as server:
+        async with trio.open_nursery() as nursery:
+            await nursery.start((proxy := Proxy(server.socket)).run)
+
+            assert "SSL" in await fails(Misuse, f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?sslmode=require")
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_does_not_answer_is_unavailable(monkeypatch, tmp_path):

@@ -29,7 +29,8 @@ def main() -> int:
     print(f"seed {verdict.seed}, {sum(verdict.cycles.values())} cycles in {time.monotonic() - began:.0f} s")
     for fault, times in verdict.cycles.items():
         print(f"  {times:4}  {fault}")
-    print(f"{verdict.acknowledged} acknowledged, {verdict.doubted} in doubt to the end, longest call {verdict.longest_s:.1f} s, {verdict.owners} changes of who runs a projection, told: {dict(verdict.errors)}")
+    print(f"{verdict.acknowledged} acknowledged, {verdict.doubted} in doubt to the end, longest call {verdict.longest_s:.1f} s, told: {dict(verdict.errors)}")
+    print(f"{verdict.owners} times another runtime ran a projection")
     for problem in verdict.problems:
         print(f"VIOLATION: {problem}")
     print("0 violations" if not verdict.problems else f"{len(verdict.problems)} violations")

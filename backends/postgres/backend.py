@@ -136,7 +136,7 @@ class PostgresBackend(PostgresReads):
     async def _write(self, commits: Sequence[Commit]) -> Group:
         """Judge and write: by what is believed, or else with the head locked."""
         needed = needs(commits)
-        if not (self._server.pooled or self._belief.shy):
+        if not (self._server.pooled or self._belief.takes_the_lock()):
             group = await self._write_believing(commits, needed)
             if group is not None:
                 return group

@@ -87,9 +87,8 @@ class Belief:
 
     # -- whether to rely on it ---------------------------------------------------------------
 
-    @property
-    def shy(self) -> bool:
-        """Whether the next group had better ask with the head locked: too often something else was true."""
+    def takes_the_lock(self) -> bool:
+        """Whether the next group had better be judged with the head locked, since of late something else was true too often. Counts it."""
         if self._shy:
             self._shy -= 1
             return True

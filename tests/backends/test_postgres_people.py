@@ -18,7 +18,7 @@ from perdure.backends.urls import open_backend
 from postgres_server import run
 
 PACK = msgspec.msgpack.encode
-EDGES = [
+EDGES: list[Any] = [
     *((1 << bits) + step for bits in (0, 5, 7, 8, 15, 16, 31, 32, 63) for step in (-1, 0, 1)),
     *(-(1 << bits) - step for bits in (0, 5, 7, 8, 15, 16, 31, 32) for step in (-1, 0, 1)),
     *((1 << 64) - 1, -(1 << 63)),
@@ -39,7 +39,7 @@ def a_value(draw: Random, depth: int = 0) -> Any:
 
 def forms(database: str, payloads: list[bytes]) -> list[Any]:
     with psycopg.connect(database) as connection:
-        return [connection.execute("SELECT perdure.json_of(%b)::text", (payload,)).fetchone()[0] for payload in payloads]
+        return [row[0] for payload in payloads for row in connection.execute("SELECT perdure.json_of(%b)::text", (payload,))]
 
 
 def exactly(text: str | bytes) -> Any:
@@ -96,5 +96,5 @@ async def test_every_event_is_a_row_whatever_it_was_appended_with(database, size
         assert [row[:7] for row in rows] == told
         assert [row[7] for row in rows if row[1] == "a"] == [n for count in (1, 3, 4, 256, 257, 600) for n in range(count)]
         assert run(database, "SELECT * FROM perdure.streams ORDER BY name") == [("a", 1, 1_121, 1_126), ("b", 1, 6, 1_127)]
-        assert run(database, "SELECT count(*) FROM perdure.runs")[0][0] < 40
+        assert run(database, "SELECT count(*) < 40 FROM perdure.runs") == [(True,)]
         assert await backend.verify() == []

@@ -42,7 +42,7 @@ async def test_a_store_that_does_not_wait_for_the_end_of_the_other_transaction_i
         self._writer.close()
 
     monkeypatch.setattr(PostgresBackend, "_resolve", look_at_once)
-    monkeypatch.setattr(Belief, "shy", True)  # a statement that comes late by itself finds its seqs taken
+    monkeypatch.setattr(Belief, "takes_the_lock", lambda self: True)  # a statement that comes late by itself finds its seqs taken
     monkeypatch.setattr(cycles, "FAULTS", [Fault.LATE])
 
     verdict = await run_cycles(own_postgres, 2, seed=1)

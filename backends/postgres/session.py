@@ -65,11 +65,11 @@ def read_url(url: str) -> tuple[bytes, str]:
       Misuse: it is none.
     """
     if not url.startswith("postgresql://"):
-        raise Misuse(f"{url!r} names no PostgreSQL database: {_HOW}")
+        raise Misuse(f"{_without_secret(url)!r} names no PostgreSQL database: {_HOW}")
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise Misuse(f"{url!r} is no URL ({error}): {_HOW}") from error
+    except ValueError:  # which says what is between // and /, a password too
+        raise Misuse(f"{_without_secret(url)!r} is no URL: {_HOW}") from None
     rest = [(name, value) for name, value in _parameters(parts.query) if name not in OPTIONS]
     rest += [(name, value) for name, value in {**_DEFAULTS, "application_name": f"perdure {os.getpid()}"}.items() if name not in dict(rest)]
     conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest, quote_via=quote), "")).encode()
@@ -97,6 +97,11 @@ _DEFAULTS: Final = {
 def _parameters(query: str) -> list[tuple[str, str]]:
     """As libpq reads them: a + is a +."""
     return parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+
+
+def _without_secret(url: str) -> str:
+    """What cannot be taken apart, without what may be a password."""
+    return "postgresql:..." if "@" in url or "password" in url else url
 
 
 def _shown(url: str) -> str:

@@ -145,6 +145,11 @@ async def test_a_wrong_url_is_misuse(url):
     assert "postgresql://USER@HOST/DATABASE" in await fails(Misuse, url)
 
 
+@pytest.mark.parametrize("url", ["postgresql:u:secr3t@h/db", "postgresql://u:secr3t@[::1/db", "postgresql://u:secr3t@h:notaport/db", "postgresql://u:secr3t@h/db?nosuch=1"])
+async def test_a_wrong_url_is_told_without_its_password(url):
+    assert "secr3t" not in await fails(Misuse, url)
+
+
 async def test_what_a_url_says_reaches_the_server_as_it_is_written(database):
     async with open_backend(f"{database}&options=-c%20work_mem%3D4242kB&application_name=a+b%20c%2Bd") as backend:
         assert isinstance(backend, PostgresBackend)

@@ -26,7 +26,7 @@ import trio
 from perdure.backends.blobs.cid import DAG_PB, RAW, Cid
 from perdure.backends.blobs.putting import Chunk, put_tree
 from perdure.backends.blobs.reader import MENDED, BlobReader, read_through
-from perdure.backends.blobs.ref import OCTETS, BlobRef, BlobStat, address_of
+from perdure.backends.blobs.ref import OCTETS, BlobRef, BlobStat, address_of, is_address
 from perdure.backends.blobs.source import WINDOW_BYTES, Source, Window, reading
 from perdure.backends.blobs.unixfs import BLOCK_BYTES_MAX, Block, Part, read_node
 from perdure.backends.disk import Disk, Lock, Taken, make_folder_durably, name_durably
@@ -69,7 +69,7 @@ class DirectoryBlobs:
         self._lock: Lock | None = lock
         self._numbers = count(1)
         self._made: set[str] = set()
-        """Folders whose entries are known to be durable: at most 2 × 256."""
+        """Folders whose entries are known to be durable: at most 512."""
 
     def __repr__(self) -> str:
         return f"<blobs in {self.url}>"
@@ -139,7 +139,7 @@ class DirectoryBlobs:
             for shard in await self._disk.entries(f"{self._folder}/blobs"):
                 if after is None or shard >= after[-2:]:
                     names = await self._disk.entries(f"{self._folder}/blobs/{shard}")
-                    found += [name for name in names if (after is None or (shard, name) > (after[-2:], after)) and _is_cid(name)]
+                    found += [name for name in names if (after is None or (shard, name) > (after[-2:], after)) and is_address(name)]
                 if len(found) >= limit:
                     break
         return found[:limit]
@@ -380,14 +380,6 @@ _REMEDIES = {
     errno.EPERM: "give this user the right to write to the folder",
     errno.EROFS: "the file system is read-only",
 }
-
-
-def _is_cid(name: str) -> bool:
-    try:
-        Cid.parse(name)
-    except Misuse:
-        return False
-    return True
 
 
 _NOTHING: Final = Cid.of(RAW, b"")

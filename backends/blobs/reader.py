@@ -75,7 +75,7 @@ class BlobReader:
             parts.append(piece)
             size += len(piece)
             if size > bytes_max:
-                raise TooLarge("read", f"blob {self.cid}", size, bytes_max, remedy="iterate over it, or give a higher bytes_max")
+                raise TooLarge("read", f"blob {self.cid}", size, bytes_max, "bytes", "iterate over it, or give a higher bytes_max")
         return b"".join(parts)
 
     async def stat(self) -> BlobStat | None:

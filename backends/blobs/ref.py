@@ -79,3 +79,12 @@ def address_of(what: BlobRef | str) -> Cid:
       Misuse: it is none.
     """
     return Cid.parse(what.cid if isinstance(what, BlobRef) else what)
+
+
+def is_address(text: str) -> bool:
+    """Whether *text* names a blob."""
+    try:
+        Cid.parse(text)
+    except Misuse:
+        return False
+    return True

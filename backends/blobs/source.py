@@ -50,7 +50,8 @@ async def reading(source: Source) -> AsyncIterator[Read]:
 def _refusal(source: object) -> str:
     if isinstance(source, str):
         return f"a text is no blob: write pathlib.Path({source[:40]!r}) for what is in that file, or encode() it"
-    return f"a {type(source).__qualname__} is no blob: give bytes, a pathlib.Path, a Trio stream or an asynchronous iterable of bytes (trio.wrap_file for an open file)"
+    kinds = "bytes, a pathlib.Path, a Trio stream or an asynchronous iterable of bytes (trio.wrap_file for an open file)"
+    return f"a {type(source).__qualname__} is no blob: give {kinds}"
 
 
 def _of_bytes(given: bytes | bytearray | memoryview) -> Read:

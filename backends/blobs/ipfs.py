@@ -40,10 +40,12 @@ CONNECT_S = 5.0
 
 @attrs.frozen
 class Options:
-    """*timeout_s* bounds each call, and in a long one the time without progress; *tls*: the node is behind HTTPS."""
+    """*timeout_s* bounds each call, and in a long one the time without progress; *tls*: the node is behind HTTPS; *network*: what the node has not, it
+    may look for at other nodes, and what it has not pinned is read too."""
 
     timeout_s: float = 30.0
     tls: bool = False
+    network: bool = False
 
 
 def open_ipfs(url: str, options: Options, *, environment: Environment | None = None) -> IpfsBlobs:
@@ -78,7 +80,8 @@ class IpfsBlobs:
     def __init__(self, client: httpx.AsyncClient, url: str, options: Options, environment: Environment) -> None:
         self.url = url
         self._client = client
-        self._rpc = Rpc(client, f"the IPFS node at {url}", options.timeout_s)
+        self._rpc = Rpc(client, f"the IPFS node at {url}", options.timeout_s, network=options.network)
+        self._network = options.network
         self._threads = environment.threads
 
     def __repr__(self) -> str:
@@ -97,7 +100,7 @@ class IpfsBlobs:
 
     def get(self, what: BlobRef | str, *, start: int = 0, end: int | None = None) -> BlobReader:
         self._check_open()
-        return BlobReader(_Blocks(self._rpc), self._threads, what, start, end)
+        return BlobReader(_Blocks(self._rpc, None if self._network else address_of(what)), self._threads, what, start, end)
 
     async def stat(self, what: BlobRef | str) -> BlobStat | None:
         self._check_open()
@@ -142,16 +145,19 @@ class IpfsBlobs:
 
 
 class _Blocks:
-    """See `Blocks`: the node's, several at once."""
+    """See `Blocks`: the node's, several at once. Of a *root* that is not pinned there are none."""
 
-    def __init__(self, rpc: Rpc) -> None:
+    def __init__(self, rpc: Rpc, root: Cid | None) -> None:
         self.where = rpc.where
         self._rpc = rpc
+        self._root = root
 
     async def whole(self, cid: Cid) -> bytes | None:
-        return await self._rpc.block_get(cid)
+        return await self.node(cid)
 
     async def node(self, cid: Cid) -> bytes | None:
+        if cid == self._root and not await self._rpc.pinned(cid):
+            return None
         return await self._rpc.block_get(cid)
 
     async def leaves(self, parts: Sequence[Part]) -> list[bytes | None]:

@@ -29,12 +29,13 @@ class Refused(Exception):
 
 
 class Rpc:
-    """One node. *timeout_s* bounds each call; of a long one, the time without progress."""
+    """One node. *timeout_s* bounds each call; of a long one, the time without progress. Unless *network*, it is to answer from what it has."""
 
-    def __init__(self, client: httpx.AsyncClient, where: str, timeout_s: float) -> None:
+    def __init__(self, client: httpx.AsyncClient, where: str, timeout_s: float, *, network: bool) -> None:
         self.where = where
         self._client = client
         self._timeout_s = timeout_s
+        self._always = {} if network else {"offline": "true"}  # js-ipfs does not know it: there a block that is missing is waited for
 
     # -- calls -------------------------------------------------------------------------------
 
@@ -42,7 +43,7 @@ class Rpc:
         """Give the node a block; it is kept until its next garbage collection, unless something pinned leads to it."""
         codec = "dag-pb" if block.cid.codec == DAG_PB else "raw"
         # `version` is for js-ipfs, which knows no `cid-codec` and would give a CIDv0 (and then takes everything for dag-pb: the digest is what counts).
-        answer = await self._ask("block/put", {"cid-codec": codec, "mhtype": "sha2-256", "version": "1"}, data=block.data)
+        answer = await self._ask("block/put", {"cid-codec": codec, "mhtype": "sha2-256", "version": "1"}, block=block)
         told = self._field(answer, "Key", "block/put")
         try:
             digest = Cid.parse(told).digest
@@ -120,17 +121,17 @@ class Rpc:
 
     # -- asking ------------------------------------------------------------------------------
 
-    async def _ask(self, call: str, params: Mapping[str, str], *, data: bytes | None = None) -> dict[str, Any]:
+    async def _ask(self, call: str, params: Mapping[str, str], *, block: Block | None = None) -> dict[str, Any]:
         try:
-            return self._parsed(await self._bytes(call, params, ANSWER_BYTES_MAX, data=data), call)
+            return self._parsed(await self._bytes(call, params, ANSWER_BYTES_MAX, block=block), call)
         except Refused as error:
             raise self._refused(call, error) from error
 
-    async def _bytes(self, call: str, params: Mapping[str, str], bytes_max: int, *, data: bytes | None = None) -> bytes:
+    async def _bytes(self, call: str, params: Mapping[str, str], bytes_max: int, *, block: Block | None = None) -> bytes:
         """The whole answer, within the time for one call."""
         parts, size = [], 0
         with trio.move_on_after(self._timeout_s):
-            async with self._answer(call, params, data) as response:
+            async with self._answer(call, params, block) as response:
                 async for part in response.aiter_raw():
                     parts.append(part)
                     size += len(part)
@@ -155,10 +156,10 @@ class Rpc:
             raise self._slow(call)
 
     @asynccontextmanager
-    async def _answer(self, call: str, params: Mapping[str, str], data: bytes | None) -> AsyncIterator[httpx.Response]:
-        files = None if data is None else {"data": ("block", data, "application/octet-stream")}
+    async def _answer(self, call: str, params: Mapping[str, str], block: Block | None) -> AsyncIterator[httpx.Response]:
+        headers, content = (None, None) if block is None else _form(block)
         try:
-            async with self._client.stream("POST", f"/api/v0/{call}", params=params, files=files) as response:
+            async with self._client.stream("POST", f"/api/v0/{call}", params={**params, **self._always}, headers=headers, content=content) as response:
                 if response.status_code != 200:
                     raise await self._told(call, response)
                 yield response
@@ -215,6 +216,28 @@ class Rpc:
 
     def _lie(self, what: str) -> Corrupt:
         return Corrupt(self.where, what, "nothing that it says can be relied on: look at that node")
+
+
+def _form(block: Block) -> tuple[dict[str, str], _Pieces]:
+    """A block as a form of one file, sent without its length as Kubo's own clients do: js-ipfs would count the form, and refuse a block of 1 MiB."""
+    boundary = block.cid.digest.hex()  # no block has its own digest inside
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="data"; filename="block"\r\nContent-Type: application/octet-stream\r\n\r\n'
+    return {"Content-Type": f"multipart/form-data; boundary={boundary}"}, _Pieces([head.encode(), block.data, f"\r\n--{boundary}--\r\n".encode()])
+
+
+class _Pieces:
+    """Bytes to be sent, one after the other."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._left = iter(pieces)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._left:
+            return piece
+        raise StopAsyncIteration
 
 
 class _LongLine(Exception):

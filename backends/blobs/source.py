@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
 import trio
@@ -26,7 +26,7 @@ Read = Callable[[], Awaitable[Window]]
 
 @asynccontextmanager
 async def reading(source: Source) -> AsyncIterator[Read]:
-    """Read *source* from where it stands. What the caller gave stays the caller's to close.
+    """Read *source* from where it stands. What the caller gave stays the caller's to close, but for an async generator, which nobody else would.
 
     Raises:
       Misuse: it is nothing that a blob can be put from, or there is no such file.
@@ -41,6 +41,9 @@ async def reading(source: Source) -> AsyncIterator[Read]:
                 raise Misuse(f"{os.fspath(source)} cannot be put: {error.strerror or error}") from error
             async with file:
                 yield lambda: file.read(WINDOW_BYTES)
+        case AsyncGenerator():
+            async with aclosing(source):
+                yield _of_pieces(source)
         case _ if hasattr(source, "__aiter__"):
             yield _of_file(source) if hasattr(source, "read") else _of_pieces(source)
         case _:

@@ -20,7 +20,8 @@ _KNOWN = "a blob store is directory:DIR or ipfs://HOST:PORT"
 async def open_blobs(url: str, *, environment: Environment | None = None, create: bool = True) -> AsyncIterator[BlobStore]:
     """Open the blob store that *url* names: `directory:DIR`, or `ipfs://HOST:PORT` (extra `ipfs`; `ipfs+https://` behind TLS).
 
-    A folder is made if it is not there, unless *create* is false. `?timeout=30` is how long an IPFS node may take for a block.
+    A folder is made if it is not there, unless *create* is false. `?timeout=30` is how long an IPFS node may take for a block; with `?network=1` it
+    may look for it at other nodes.
 
     Raises:
       Misuse: the URL names no blob store.
@@ -48,10 +49,15 @@ async def _open(url: str, environment: Environment | None, create: bool) -> Blob
 
             return await open_directory(folder, url=url, create=create, environment=environment)
         case "ipfs" | "ipfs+https" if colon:
-            _refuse(_shown(url), options, ("timeout",))
+            _refuse(_shown(url), options, ("timeout", "network"))
             from perdure.backends.blobs.ipfs import Options, open_ipfs
 
-            return open_ipfs(f"ipfs:{address}", Options(_seconds(options.get("timeout", "30")), scheme == "ipfs+https"), environment=environment)
+            given = Options(
+                timeout_s=_seconds(options.get("timeout", "30")),
+                tls=scheme == "ipfs+https",
+                network=_switch(options.get("network", "0")),
+            )
+            return open_ipfs(f"ipfs:{address}", given, environment=environment)
         case _:
             raise Misuse(f"{_shown(url)!r} names no blob store: {_KNOWN}")
 
@@ -76,3 +82,9 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 86_400:
         raise Misuse(f"timeout={text}: write seconds, more than 0 and at most 86400")
     return seconds
+
+
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise Misuse(f"network={text}: it is 0 or 1")
+    return text == "1"

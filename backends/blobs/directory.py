@@ -198,6 +198,7 @@ class DirectoryBlobs:
                 self._made.add(shard)
             await self._disk.rename(temporary, path)
             await self._disk.sync_folder(shard)
+            await self._disk.sync_folder(f"{self._folder}/incoming")  # a rename is durable where both folders are
 
     # -- reading -----------------------------------------------------------------------------
 

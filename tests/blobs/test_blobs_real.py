@@ -202,9 +202,11 @@ def test_dialling_would_be_seen(server, tmp_path):
     dialled = tmp_path / "dialled"
     environment = {**os.environ, "DIALLED": str(dialled), "NODE_OPTIONS": f"--require={js.HERE / 'watch.cjs'}"}
 
-    for code in ('require("net").connect(4001, "192.0.2.1")', 'require("dns").lookup("example.invalid", () => {})', 'fetch("http://192.0.2.1/").catch(() => {})'):
+    for code in (
+        'require("net").connect(4001, "192.0.2.1")',
+        'require("dns").lookup("example.invalid", () => {})',
+        'fetch("http://192.0.2.1/").catch(() => {})',
+    ):
         subprocess.run([js.executable(), "-e", code], env=environment, check=False, capture_output=True, timeout=60)
 
     assert len(dialled.read_text().splitlines()) == 3
-
-

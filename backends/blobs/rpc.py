@@ -44,9 +44,9 @@ class Rpc:
         codec = "dag-pb" if block.cid.codec == DAG_PB else "raw"
         # `version` is for js-ipfs, which knows no `cid-codec` and would give a CIDv0 (and then takes everything for dag-pb: the digest is what counts).
         answer = await self._ask("block/put", {"cid-codec": codec, "mhtype": "sha2-256", "version": "1"}, block=block)
-        told = self._field(answer, "Key", "block/put")
+        told = None if answer is None else answer.get("Key")
         try:
-            digest = Cid.parse(told).digest
+            digest = Cid.parse(told).digest  # type: ignore[arg-type]  # of what is no text neither
         except Misuse:
             digest = b""
         if digest != block.cid.digest:
@@ -63,13 +63,10 @@ class Rpc:
 
     async def block_size(self, cid: Cid) -> int | None:
         """How large the node says the block is; None: it has none."""
-        try:
-            raw = await self._bytes("block/stat", {"arg": str(cid)}, ANSWER_BYTES_MAX)
-        except Refused as error:
-            if _NOT_THERE.search(str(error)):
-                return None
-            raise self._refused("block/stat", error) from error
-        size = self._parsed(raw, "block/stat").get("Size")
+        answer = await self._ask("block/stat", {"arg": str(cid)}, no=_NOT_THERE)
+        if answer is None:
+            return None
+        size = answer.get("Size")
         if not isinstance(size, int) or not 0 <= size <= BLOCK_BYTES_MAX:
             raise self._lie(f"its answer to block/stat says {size!r:.80} for a size")
         return size
@@ -90,23 +87,12 @@ class Rpc:
 
     async def unpin(self, root: Cid) -> bool:
         """Keep it no longer; false: it was not pinned."""
-        try:
-            await self._bytes("pin/rm", {"arg": str(root), "recursive": "true", "cid-base": "base32"}, ANSWER_BYTES_MAX)
-        except Refused as error:
-            if _NOT_PINNED.search(str(error)):
-                return False
-            raise self._refused("pin/rm", error) from error
-        return True
+        return await self._ask("pin/rm", {"arg": str(root), "recursive": "true", "cid-base": "base32"}, no=_NOT_PINNED) is not None
 
     async def pinned(self, root: Cid) -> bool:
         """Whether the node says that it keeps all of it."""
-        try:
-            raw = await self._bytes("pin/ls", {"arg": str(root), "type": "recursive", "cid-base": "base32"}, ANSWER_BYTES_MAX)
-        except Refused as error:
-            if _NOT_PINNED.search(str(error)):
-                return False
-            raise self._refused("pin/ls", error) from error
-        keys = self._parsed(raw, "pin/ls").get("Keys")
+        answer = await self._ask("pin/ls", {"arg": str(root), "type": "recursive", "cid-base": "base32"}, no=_NOT_PINNED)
+        keys = None if answer is None else answer.get("Keys")
         return isinstance(keys, dict) and str(root) in keys
 
     async def pins(self, see: Callable[[str], object]) -> None:
@@ -121,37 +107,56 @@ class Rpc:
 
     # -- asking ------------------------------------------------------------------------------
 
-    async def _ask(self, call: str, params: Mapping[str, str], *, block: Block | None = None) -> dict[str, Any]:
+    async def _ask(self, call: str, params: Mapping[str, str], *, block: Block | None = None, no: re.Pattern[str] | None = None) -> dict[str, Any] | None:
+        """The answer, a JSON object; None: an error that reads like *no*."""
         try:
             return self._parsed(await self._bytes(call, params, ANSWER_BYTES_MAX, block=block), call)
         except Refused as error:
+            if no is not None and no.search(str(error)):
+                return None
             raise self._refused(call, error) from error
 
     async def _bytes(self, call: str, params: Mapping[str, str], bytes_max: int, *, block: Block | None = None) -> bytes:
         """The whole answer, within the time for one call."""
-        parts, size = [], 0
         with trio.move_on_after(self._timeout_s):
             async with self._answer(call, params, block) as response:
-                async for part in response.aiter_raw():
-                    parts.append(part)
-                    size += len(part)
-                    if size > bytes_max:
-                        raise self._lie(f"its answer to {call} has more than {bytes_max:,} bytes")
-            return b"".join(parts)
+                answer = await _read(response, bytes_max)
+            if answer is None:
+                raise self._lie(f"its answer to {call} has more than {bytes_max:,} bytes")
+            return answer
         raise self._slow(call)
 
     async def _each(self, call: str, params: Mapping[str, str], see: Callable[[dict[str, Any]], bool]) -> None:
         """Show the answer, a JSON object at a time as they come; *see* says whether it is progress, which gives the call more time."""
+        held, failed = b"", None
+
+        def take(part: bytes) -> None:
+            nonlocal held, failed
+            *lines, held = (held + part).split(b"\n")
+            try:
+                for line in filter(bytes.strip, lines):
+                    if see(self._parsed(line, call)):
+                        scope.deadline = trio.current_time() + self._timeout_s
+                if len(held) > LINE_BYTES_MAX:
+                    raise self._lie(f"a line of its answer to {call} has more than {LINE_BYTES_MAX:,} bytes")
+            except (Refused, Corrupt) as error:
+                failed = error
+                scope.cancel()  # see `_read`
+
         with trio.CancelScope(deadline=trio.current_time() + self._timeout_s) as scope:
             try:
                 async with self._answer(call, params, None) as response:
-                    async for line in _Lines(response, LINE_BYTES_MAX):
-                        if see(self._parsed(line, call)):
-                            scope.deadline = trio.current_time() + self._timeout_s
+                    async for part in response.aiter_raw():
+                        if failed is None:
+                            take(part)
+                if failed is None:
+                    take(b"\n")
             except Refused as error:
-                raise self._refused(call, error) from error
-            except _LongLine as error:
-                raise self._lie(f"a line of its answer to {call} has more than {LINE_BYTES_MAX:,} bytes") from error
+                failed = error
+        if isinstance(failed, Refused):
+            raise self._refused(call, failed) from failed
+        if failed is not None:
+            raise failed
         if scope.cancelled_caught:
             raise self._slow(call)
 
@@ -172,14 +177,9 @@ class Rpc:
 
     async def _told(self, call: str, response: httpx.Response) -> Exception:
         """What an answer that is not 200 means."""
-        text = b""
-        async for part in response.aiter_raw():
-            text += part
-            if len(text) > ANSWER_BYTES_MAX:
-                break
         try:
-            message = json.loads(text)["Message"]
-        except (ValueError, KeyError, TypeError):
+            message = json.loads(await _read(response, ANSWER_BYTES_MAX) or b"")["Message"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             message = None
         if response.status_code in (401, 403):
             remedy = "give ipfs://USER:PASSWORD@HOST:PORT, or allow it in the node's API.Authorizations"
@@ -199,12 +199,6 @@ class Rpc:
         if found.get("Type") == "error":  # within a stream that began well
             raise Refused(str(found.get("Message")))
         return found
-
-    def _field(self, answer: Mapping[str, Any], name: str, call: str) -> str:
-        value = answer.get(name)
-        if not isinstance(value, str):
-            raise self._lie(f"its answer to {call} has no {name}")
-        return value
 
     # -- what goes wrong ---------------------------------------------------------------------
 
@@ -240,32 +234,14 @@ class _Pieces:
         raise StopAsyncIteration
 
 
-class _LongLine(Exception):
-    """A line that has no end in sight."""
-
-
-class _Lines:
-    """The lines of an answer as they come, without their ends."""
-
-    def __init__(self, response: httpx.Response, bytes_max: int) -> None:
-        self._parts = response.aiter_raw()
-        self._bytes_max = bytes_max
-        self._ready: list[bytes] = []
-        self._held = b""
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._ready:
-            part = await anext(self._parts, None)
-            if part is None:
-                if not self._held.strip():
-                    raise StopAsyncIteration
-                self._ready, self._held = [self._held], b""
+async def _read(response: httpx.Response, bytes_max: int) -> bytes | None:
+    """All of it; None: it is more than *bytes_max*."""
+    parts, size = [], 0
+    with trio.CancelScope() as scope:
+        async for part in response.aiter_raw():
+            size += len(part)
+            if size > bytes_max:
+                scope.cancel()  # and on, until it is felt: whoever leaves httpx's generators half-way leaves them to the garbage collector
             else:
-                *lines, self._held = (self._held + part).split(b"\n")
-                self._ready = [line for line in reversed(lines) if line.strip()]
-                if len(self._held) > self._bytes_max:
-                    raise _LongLine
-        return self._ready.pop()
+                parts.append(part)
+    return b"".join(parts) if size <= bytes_max else None

@@ -50,7 +50,8 @@ async def open_runtime(
     On entry the store is recovered and every projection of the app stands at its last snapshot.
     *changed* says what happens to a projection whose stored state another version of it made:
     "refuse" leaves it readable, faulted; "rebuild" starts it again. *converter* is a cattrs converter
-    with the program's own hooks. *blobs* is where large objects go, `rt.blobs`: a URL (see `open_blobs`), or an open store, which stays open. On exit what is under way is finished, within `limits.close_s`.
+    with the program's own hooks. *blobs* is where large objects go, `rt.blobs`: a URL (see `open_blobs`), or an
+    open blob store, which stays open. On exit what is under way is finished, within `limits.close_s`.
 
     The nursery inside does not show: the body's exception leaves as it is.
 

@@ -18,6 +18,7 @@ from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.blobs.ref import OCTETS
 from perdure.backends.blobs.source import Source
 from perdure.backends.blobs.urls import open_blobs
+from perdure.backends.errors import Misuse
 from perdure.runtime.cli import out
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.options import AsJson
@@ -68,8 +69,14 @@ def get(
     /,
     *,
     to: Annotated[str | None, Parameter(name="--out", help="Write to this file, which is there whole or not at all.")] = None,
+    json: AsJson = False,
 ) -> int:
-    """Write the bytes of a blob to standard output, each checked before it is written."""
+    """Write the bytes of a blob to standard output, or with --out to a file.
+
+    Each is checked before it is written. --json goes with --out.
+    """
+    if json and to is None:
+        raise Misuse("the bytes go to standard output, so --json has no room there: give --out FILE")
 
     async def command() -> int:
         async with opened(blobs) as store:
@@ -77,29 +84,35 @@ def get(
                 async for piece in store.get(cid):
                     out.raw(piece)
                 out.flush()
-            else:
-                with out.busy(f"getting {cid} from {store.url}"):
-                    await _save(store, cid, Path(to))
+                return Exit.DONE
+            with out.busy(f"getting {cid} from {store.url}"):
+                size_bytes = await _save(store, cid, Path(to))
+        if json:
+            out.document({"cid": cid, "size_bytes": size_bytes, "out": to})
+        else:
+            out.line(f"{size_bytes:,} bytes in {to}")
         return Exit.DONE
 
     return run_async(command)
 
 
-async def _save(store: BlobStore, cid: str, path: Path) -> None:
-    """Write beside *path*, then give it the name."""
-    beside = trio.Path(path.with_name(f".{path.name}.{os.getpid()}"))
+async def _save(store: BlobStore, cid: str, path: Path) -> int:
+    """Write beside *path*, then give it the name; how many bytes."""
+    beside, size_bytes = trio.Path(path.with_name(f".{path.name}.{os.getpid()}")), 0
     try:
         async with await beside.open("xb") as file:
             async for piece in store.get(cid):
                 await file.write(piece)
+                size_bytes += len(piece)
         await beside.replace(path)
     finally:
         with trio.CancelScope(shield=True):
             await beside.unlink(missing_ok=True)
+    return size_bytes
 
 
 @app.command
-def delete(blobs: Blobs, cid: Cid, /) -> int:
+def delete(blobs: Blobs, cid: Cid, /, *, json: AsJson = False) -> int:
     """Keep a blob no longer.
 
     Nobody looks whether an event refers to it: `perdure blob verify BLOBS --store URL` says which ones nothing refers to.
@@ -107,10 +120,14 @@ def delete(blobs: Blobs, cid: Cid, /) -> int:
 
     async def command() -> int:
         async with opened(blobs) as store:
-            if not await store.delete(cid):
-                out.note(f"{store.url} has no blob {cid}")
-                return Exit.NO
-        return Exit.DONE
+            deleted = await store.delete(cid)
+        if json:
+            out.document({"cid": cid, "deleted": deleted})
+        elif deleted:
+            out.line(f"deleted {cid}")
+        if not deleted:
+            out.note(f"{store.url} has no blob {cid}")
+        return Exit.DONE if deleted else Exit.NO
 
     return run_async(command)
 

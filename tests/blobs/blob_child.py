@@ -40,4 +40,4 @@ async def pieces(name: str, drawn: Random) -> AsyncIterator[bytes]:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:3])
+    trio.run(main, sys.argv[1], sys.argv[2])

@@ -58,7 +58,10 @@ def _refusal(source: object) -> str:
 
 
 def _of_bytes(given: bytes | bytearray | memoryview) -> Read:
-    left = memoryview(bytes(given) if isinstance(given, bytearray) else given).cast("B")  # a bytearray may be changed meanwhile
+    left = memoryview(given)
+    if not left.readonly or not left.c_contiguous:  # what may be changed between its digest and its writing
+        left = memoryview(bytes(left))
+    left = left.cast("B")
 
     async def read() -> Window:
         nonlocal left

@@ -170,8 +170,8 @@ def _tell(report: BlobReport, *, looked: bool) -> None:
         out.line(f"unreferenced: {cid}")
     for text in report.left_out:
         out.note(f"not looked through: {text}")
-    refs = f"; {report.refs:,} are referred to, {len(report.unreferenced):,} are not" if looked else ""
-    out.line(f"{report.blobs:,} blobs of {told_bytes(report.size_bytes)} read, problems found: {len(report.problems)}{refs}")
+    refs = f"; refs: {report.refs:,}, blobs without one: {len(report.unreferenced):,}" if looked else ""
+    out.line(f"blobs read: {report.blobs:,} ({told_bytes(report.size_bytes)}); problems found: {len(report.problems):,}{refs}")
 
 
 @asynccontextmanager

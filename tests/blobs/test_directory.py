@@ -73,6 +73,25 @@ async def test_all_sources_give_the_same_blob(store, tmp_path):
     assert {*refs, from_channel} == {refs[0]}
 
 
+async def test_bytes_that_change_meanwhile(store):
+    """What was given is put, whatever happens to it afterwards."""
+    given = bytearray(DATA)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_spoil, given)
+        ref = await store.put(memoryview(given))
+        nursery.cancel_scope.cancel()
+
+    await store.verify(ref)
+    assert await store.get(await store.put(memoryview(DATA)[::2])).read() == DATA[::2]
+
+
+async def _spoil(given: bytearray) -> None:
+    while True:
+        given[:] = bytes(len(given))
+        await trio.sleep(0)
+
+
 async def _send(channel: trio.MemorySendChannel[bytes]) -> None:
     async with channel:
         for at in range(0, len(DATA), 10_007):

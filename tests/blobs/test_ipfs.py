@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -341,3 +343,19 @@ async def test_a_closed_store_says_so(node):
     for call in (lambda: blobs.put(b"x"), lambda: blobs.has(ref), lambda: blobs.cids()):
         with pytest.raises(Closed):
             await call()
+
+
+def test_without_its_extra_it_says_what_to_install(tmp_path):
+    code = (
+        "import sys, trio; sys.modules['httpx2'] = None\n"
+        "from perdure.runtime import MissingExtra, open_blobs\n"
+        "async def main():\n"
+        "    try:\n"
+        "        async with open_blobs('ipfs://127.0.0.1'): pass\n"
+        "    except MissingExtra as error: print(error)\n"
+        "trio.run(main)"
+    )
+
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("ipfs:// needs an extra: pip install 'perdure[ipfs]'\n", "")

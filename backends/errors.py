@@ -57,8 +57,8 @@ class TooLarge(PerdureError):
 
 
 _REMEDIES = {
-    "event": "put the bytes in a blob store and append its BlobRef",
-    "value": "put the bytes in a blob store and keep its BlobRef",
+    "event": "put the bytes in a blob store (rt.blobs.put) and append its BlobRef",
+    "value": "put the bytes in a blob store (rt.blobs.put) and keep its BlobRef",
     "commit": "split it into several commits",
     "stream name": "use a shorter name",
     "bucket name": "use a shorter name",
@@ -176,9 +176,10 @@ class Corrupt(PerdureError):
 
     where: str
     why: str
+    remedy: str = "keep the files, run `perdure verify`, restore from a backup"
 
     def __str__(self) -> str:
-        return f"{self.where} is damaged: {self.why}; keep the files, run `perdure verify`, restore from a backup"
+        return f"{self.where} is damaged: {self.why}; {self.remedy}"
 
 
 @_define
@@ -252,6 +253,34 @@ class WrongStore(PerdureError):
 
     def __str__(self) -> str:
         return f"the cursor belongs to store {self.expected}, this is store {self.actual}: start again from a position of this store"
+
+
+# -- blobs -----------------------------------------------------------------------------------
+
+
+@_define
+class BlobMissing(PerdureError):
+    """A blob, or a block of it, is not in the blob store."""
+
+    cid: str
+    where: str
+    block: str | None = None
+
+    def __str__(self) -> str:
+        lost = f"block {self.block} of blob {self.cid}" if self.block is not None else f"blob {self.cid}"
+        return f"{lost} is not in {self.where}: put the same bytes again, or open the blob store that has them"
+
+
+@_define
+class BlobsUnavailable(PerdureError):
+    """The blob store did not do it: no blob was put, none was taken away."""
+
+    where: str
+    why: str
+    remedy: str = "try again"
+
+    def __str__(self) -> str:
+        return f"{self.where} is unavailable: {self.why}; nothing was put or deleted, {self.remedy}"
 
 
 # -- actors ----------------------------------------------------------------------------------

@@ -479,6 +479,15 @@ def read_snapshot(reader: Reader, name: str, at_most: Position | None = None) ->
     return None
 
 
+def snapshot_state(key: bytes, raw: Buffer) -> bytes:
+    """The state in a row of `snapshots`.
+
+    Raises:
+      Corrupt: it is not as it was written.
+    """
+    return _unpack_snapshot(unseal(f"snapshot {key!r}", key, raw)).state
+
+
 def snapshots(reader: Reader, name: str) -> list[Position]:
     """See `Reads.snapshots`."""
     lead = keys.named(name)

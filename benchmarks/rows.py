@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks import ours, ours_backend, ours_latency, ours_memory, ours_postgres, ours_processes, ours_segments
+from benchmarks import ours, ours_backend, ours_blobs, ours_latency, ours_memory, ours_postgres, ours_processes, ours_segments
 from benchmarks.harness import BEST, Case, Row, constant
 from benchmarks.peers import bare_trio, eventsource, eventsourcing, eventsourcing_visible, postgres, raw_lmdb, raw_sqlite, umadb
 
@@ -136,6 +136,12 @@ ROWS: Sequence[Row] = [
     disk("bulk", ours.DISK_BULK, 1.6),
     disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),
     disk("interleaved-before-merging", ours.DISK_INTERLEAVED, 3.2),
+    Row("blob-put", ours_blobs.PUT["directory"], [ours_blobs.PLAIN_COPY], {ours_blobs.PLAIN_COPY.name: 1 / 3}, unit="MB/s"),
+    Row("blob-get", ours_blobs.GET["directory"], [ours_blobs.PLAIN_COPY], {ours_blobs.PLAIN_COPY.name: 1 / 3}, unit="MB/s"),
+    Row("blob-memory", ours_blobs.MEMORY["directory"], [ours_blobs.MEMORY_LIMIT], {ours_blobs.MEMORY_LIMIT.name: 1}, at_most=True, unit="MiB"),
+    Row("blob-put-ipfs", ours_blobs.PUT["ipfs"], [ours_blobs.PLAIN_COPY], {}, unit="MB/s"),
+    Row("blob-get-ipfs", ours_blobs.GET["ipfs"], [ours_blobs.PLAIN_COPY], {}, unit="MB/s"),
+    Row("blob-memory-ipfs", ours_blobs.MEMORY["ipfs"], [ours_blobs.MEMORY_LIMIT], {ours_blobs.MEMORY_LIMIT.name: 1}, at_most=True, unit="MiB"),
     Row("postgres-64-writers", ours_postgres.WRITERS, [postgres.LEDGER_WRITERS, postgres.STORE_WRITERS], {BEST: 20}),
     Row(
         "postgres-8x8-writers",

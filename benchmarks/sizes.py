@@ -32,6 +32,7 @@ class Sizes:
     actors: int = 10_000
     seconds: float = 3.0
     wake_ups: int = 400
+    blob_mib: int = 1_024
 
 
 FULL = Sizes()
@@ -58,4 +59,5 @@ QUICK = Sizes(
     actors=1_000,
     seconds=0.5,
     wake_ups=50,
+    blob_mib=40,
 )

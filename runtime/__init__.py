@@ -7,11 +7,17 @@ from perdure.actors.sql import SqlModel, SqlProjection
 from perdure.actors.status import ActorStatus, Lifecycle, What
 from perdure.actors.subscription import Subscription
 from perdure.actors.supervisor import Child, Supervisor
+from perdure.backends.blobs.protocol import BlobStore
+from perdure.backends.blobs.reader import BlobReader
+from perdure.backends.blobs.ref import BlobRef, BlobStat
+from perdure.backends.blobs.urls import open_blobs
 from perdure.backends.commit import ANY, EXISTS, Append, Appended, Check, Committed, Delete, Fence, Put, Stored, Unless
 from perdure.backends.environment import Environment, InlineThreads, TrioThreads
 from perdure.backends.errors import (
     AlreadyRunning,
     AskTimeout,
+    BlobMissing,
+    BlobsUnavailable,
     ClockAhead,
     Closed,
     Compacted,
@@ -71,6 +77,12 @@ __all__ = [
     "Appended",
     "AsOf",
     "AskTimeout",
+    "BlobMissing",
+    "BlobReader",
+    "BlobRef",
+    "BlobStat",
+    "BlobStore",
+    "BlobsUnavailable",
     "Bucket",
     "Changed",
     "Check",
@@ -144,6 +156,7 @@ __all__ = [
     "lifecycle",
     "of",
     "open_backend",
+    "open_blobs",
     "open_runtime",
     "traceparent",
 ]

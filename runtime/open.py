@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import cattrs
 import trio
@@ -16,6 +16,8 @@ from perdure.actors.projection import Changed, Services
 from perdure.actors.ring import Ring
 from perdure.actors.status import Hub, Lifecycle, What
 from perdure.actors.stream import Streams
+from perdure.backends.blobs.protocol import BlobStore
+from perdure.backends.blobs.urls import open_blobs
 from perdure.backends.codec import Codec
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Misuse, RuntimeFailed
@@ -36,6 +38,7 @@ async def open_runtime(
     store: str | Backend,
     app: App | None = None,
     *,
+    blobs: str | BlobStore | None = None,
     environment: Environment | None = None,
     limits: Limits = LIMITS,
     changed: Changed = "refuse",
@@ -47,7 +50,8 @@ async def open_runtime(
     On entry the store is recovered and every projection of the app stands at its last snapshot.
     *changed* says what happens to a projection whose stored state another version of it made:
     "refuse" leaves it readable, faulted; "rebuild" starts it again. *converter* is a cattrs converter
-    with the program's own hooks. On exit what is under way is finished, within `limits.close_s`.
+    with the program's own hooks. *blobs* is where large objects go, `rt.blobs`: a URL (see `open_blobs`), or an
+    open blob store, which stays open. On exit what is under way is finished, within `limits.close_s`.
 
     The nursery inside does not show: the body's exception leaves as it is.
 
@@ -58,21 +62,25 @@ async def open_runtime(
     if changed not in ("refuse", "rebuild"):
         raise Misuse(f'changed is "refuse" or "rebuild", not {changed!r}')
     environment = environment or Environment()
-    if not isinstance(store, str):
-        refuse_loading(store, "the store")
-        async with _run(store, app or App(), environment, limits, changed, converter) as rt:
-            yield rt
-        return
-    async with (
-        open_backend(store, environment=environment, limits=limits, create=create) as backend,
-        _run(backend, app or App(), environment, limits, changed, converter) as rt,
-    ):
-        yield rt
+    async with AsyncExitStack() as stack:
+        if isinstance(store, str):
+            store = await stack.enter_async_context(open_backend(store, environment=environment, limits=limits, create=create))
+        else:
+            refuse_loading(store, "the store")
+        if isinstance(blobs, str):
+            blobs = await stack.enter_async_context(open_blobs(blobs, environment=environment, create=create))
+        yield await stack.enter_async_context(_run(store, app or App(), environment, limits, changed, converter, blobs))
 
 
 @asynccontextmanager
 async def _run(
-    backend: Backend, app: App, environment: Environment, limits: Limits, changed: Changed, converter: cattrs.Converter | None
+    backend: Backend,
+    app: App,
+    environment: Environment,
+    limits: Limits,
+    changed: Changed,
+    converter: cattrs.Converter | None,
+    blobs: BlobStore | None,
 ) -> AsyncIterator[Runtime]:
     if (app.projections or app.sql) and not backend.capabilities.writes:
         raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
@@ -112,7 +120,7 @@ async def _run(
         environment.threads,
     )
     models = Models(services, Sources(backend, codec, limits))
-    rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
+    rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree, blobs)
 
     body: BaseException | None = None
     closing: BaseException | None = None

@@ -1,4 +1,4 @@
-"""The runtime: fifteen methods, each a delegation."""
+"""The runtime: fifteen methods, each a delegation, and the blob store it was given."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from perdure.actors.sql import SqlModel, SqlProjection
 from perdure.actors.status import Hub
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
+from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.codec import Codec
 from perdure.backends.commit import ANY, Appended, Committed, Expect, Expected, check_name
 from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, Rewound
@@ -55,6 +56,7 @@ class Runtime:
     _streams: Streams
     _models: Models
     _tree: Tree
+    _blobs: BlobStore | None = None
     _buckets: dict[str, Any] = attrs.field(factory=dict)
     _subscriptions: dict[object, Subscription[Any]] = attrs.field(factory=dict)
     _names: set[str | None] = attrs.field(factory=set)
@@ -290,6 +292,17 @@ class Runtime:
         self._check_open()
         async with open_lease(self._tree.leases, name, lease_s=self.limits.lease_s, release_s=self.limits.ask_s) as held:
             yield held
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The blob store that `open_runtime` was given, for large objects: `ref = await rt.blobs.put(path)`, then append *ref*.
+
+        Raises:
+          Misuse: it was given none.
+        """
+        if self._blobs is None:
+            raise Misuse("this runtime has no blob store: open_runtime(..., blobs='directory:DIR') gives it one")
+        return self._blobs
 
     async def head(self) -> Position:
         """The last position; 0 while the log is empty."""

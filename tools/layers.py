@@ -16,6 +16,7 @@ LAYERS = ("backends", "actors", "runtime")
 
 PURE = {
     "backends": (
+        *("blobs.cid", "blobs.ref", "blobs.unixfs"),
         *("apply", "build", "codec", "commit", "cuts", "engine", "errors", "event", "faults", "filesystem", "frame", "image", "keys", "layered"),
         *("limits", "loading", "nodes", "pages", "recovery", "redo", "schema", "segment", "selector", "sql", "tables", "upkeep"),
     ),

@@ -42,7 +42,7 @@ MEANING: Final = {
     Exit.TERMINATED: "ended by SIGTERM",
 }
 
-_UNAVAILABLE = (errors.Unavailable, errors.Full, errors.ClockAhead, errors.Closed, errors.AskTimeout)
+_UNAVAILABLE = (errors.Unavailable, errors.BlobsUnavailable, errors.Full, errors.ClockAhead, errors.Closed, errors.AskTimeout)
 _APP = (
     errors.Unreadable,
     errors.ProjectionFailed,
@@ -63,7 +63,7 @@ def exit_of(error: PerdureError) -> Exit:
     match error:
         case RuntimeFailed(__cause__=PerdureError() as cause):
             return exit_of(cause)
-        case errors.Conflict():
+        case errors.Conflict() | errors.BlobMissing():
             return Exit.NO
         case errors.InDoubt():
             return Exit.IN_DOUBT

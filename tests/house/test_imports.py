@@ -17,7 +17,7 @@ import layers
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(source.name for layer in layers.LAYERS for source in layers.read_folder(ROOT / layer, f"perdure.{layer}"))
 
-HEAVY = ("lmdb", "sqlite3", "perdure.backends.lmdb", "perdure.backends.memory", "cyclopts", "rich", "pytest", "hypothesis")
+HEAVY = ("lmdb", "sqlite3", "perdure.backends.lmdb", "perdure.backends.memory", "httpx2", "cyclopts", "rich", "pytest", "hypothesis")
 """What `import perdure.runtime` must not load: concrete backends before one is opened, and what only an extra or a test brings."""
 
 ALONE = """

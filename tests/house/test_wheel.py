@@ -25,6 +25,8 @@ EXTRAS = {
     "perdure.runtime.testing.plugin": {"pytest"},
     "perdure.backends.postgres": {"psycopg"},
     "perdure.backends.conformance.databases": {"psycopg"},
+    "perdure.backends.blobs.ipfs": {"httpx2"},
+    "perdure.backends.blobs.rpc": {"httpx2"},
 }
 """What a part may import beyond the required: it says what to install where that is not there, or is loaded only by who has it."""
 

@@ -72,14 +72,14 @@ def options(command):
 
 
 def test_there_are_commands():
-    assert len(list(commands())) == 22
+    assert len(list(commands())) == 26
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))
 def test_every_command_is_documented(name, command):
     section = sections()[name]
 
-    assert any(f"`{name} {first}" in section for first in ("URL", "DIR", "APP"))
+    assert any(f"`{name} {first}" in section for first in ("URL", "DIR", "APP", "BLOBS"))
     assert f"$ {name} " in section or f"| {name} " in section
 
 

@@ -1,0 +1,1 @@
+"""Blob stores: large objects by content address, beside a backend. Public names are in `perdure.runtime`."""

@@ -18,7 +18,7 @@ from perdure.actors.status import Hub, Lifecycle, What
 from perdure.actors.stream import Streams
 from perdure.backends.codec import Codec
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Misuse, RuntimeFailed
+from perdure.backends.errors import Misuse, RuntimeFailed, StoreMoved
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.urls import open_backend, refuse_loading
@@ -53,6 +53,7 @@ async def open_runtime(
 
     Raises:
       RuntimeFailed: a part of the runtime failed; the body was cancelled. If both failed, a group of the two.
+      StoreMoved: the store is elsewhere now.
       Misuse, Unavailable, Corrupt, TooNew, ...: the store cannot be opened (see `open_backend`).
     """
     if changed not in ("refuse", "rebuild"):
@@ -76,6 +77,8 @@ async def _run(
 ) -> AsyncIterator[Runtime]:
     if (app.projections or app.sql) and not backend.capabilities.writes:
         raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
+    if gone_to := await backend.moved_to():
+        raise StoreMoved(backend.id, gone_to)
     codec = Codec(converter=converter)
     for cls in app.classes():
         codec.registry.register(cls)

@@ -43,7 +43,7 @@ class Honest(OrderedBackend):
     """What the liars are made of; it keeps all laws, durable in that its map outlives it."""
 
     def __init__(self, rows: MemoryMap) -> None:
-        super().__init__(rows, url="liar:", capabilities=Capabilities(loads=True, images=True), environment=Environment(threads=InlineThreads()))
+        super().__init__(rows, url="liar:", capabilities=Capabilities(loads=True, images=True, moves=True), environment=Environment(threads=InlineThreads()))
 
 
 class Liar(FaultyBackend):
@@ -58,7 +58,7 @@ class Durable(Liar):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(durable=True, loads=True, images=True)
+        return Capabilities(durable=True, loads=True, images=True, moves=True)
 
 
 # -- writing ---------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import attrs
 
+from perdure.actors.seat import seat_of
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Full, Misuse, StoreMoved, Unavailable, Unsupported, WrongStore
 from perdure.backends.limits import LIMITS, Limits
@@ -26,6 +27,7 @@ from perdure.backends.protocol import Backend, State
 from perdure.backends.urls import open_backend, split_url
 from perdure.runtime.carry import Carrier
 from perdure.runtime.cutover import PAUSE_S, Pause, cut_over, end_cut_over, turn_back
+from perdure.runtime.runtime import Runtime
 
 IN_FOLDERS = ("lmdb", "file")
 _ONLY_THAT_ONE = "One process at a time has it open, and only that one can migrate it: await perdure.runtime.migrate.migrate(rt, URL)"
@@ -149,6 +151,68 @@ async def _check_arrived(target: Backend, to: str, back: str) -> None:
 
 
 # -- under a live runtime --------------------------------------------------------------------
+
+
+async def migrate(rt: Runtime, target: str, *, pause_s: float = PAUSE_S, progress: Told = nobody) -> Migrated:
+    """Bring the store of *rt* to *target*, and *rt* with it: callers wait for *pause_s* at most and are answered there; all that follows goes on.
+
+    The old place stays open until *rt* ends, and says where the store is now. Views are not brought along. If cancelled or failed, *rt* is where it
+    was, unless the source says that it is at the target: then the same call ends it.
+
+    Raises: as `migrate_store` does.
+    """
+    check_target(target)
+    seat = seat_of(rt.backend)
+    source = seat.inner
+    back = await place_of(source)
+    if back == place_of_url(target):
+        raise Misuse(f"{target} is the source itself: name another place")
+    check_declared(source, back)
+    await check_room(source, target)
+    with seat.moving():
+        async with source.claim_move(), AsyncExitStack() as place:
+            there = await place.enter_async_context(_opened_target(target, source, rt.environment, rt.limits))
+            done = await _bring(rt, source, there, pause_s, progress)
+            rt._keep_open(place.pop_all())
+    rt._ask_leases()
+    return done
+
+
+async def move_back(rt: Runtime, *, pause_s: float = PAUSE_S, progress: Told = nobody) -> Migrated:
+    """Bring the store of *rt* back to where `migrate` took it from, with all that has come since.
+
+    Raises:
+      Misuse: it was not brought here.
+      Unavailable, Full, Corrupt: as `migrate`.
+    """
+    seat = seat_of(rt.backend)
+    source, there = seat.inner, seat.left
+    if there is None:
+        raise Misuse("this runtime stands where it was opened: there is no way back")
+    with seat.moving():
+        async with source.claim_move():
+            done = await _bring(rt, source, there, pause_s, progress)
+    rt._ask_leases()
+    return done
+
+
+async def _bring(rt: Runtime, source: Backend, there: Backend, pause_s: float, progress: Told) -> Migrated:
+    back, to = await place_of(source), await place_of(there)
+    gone_to = await source.moved_to()
+    if gone_to and gone_to != to:
+        raise StoreMoved(back, gone_to)
+    carrier, pause = Carrier(source, there, progress), Pause(0.0, 0.0, 0)
+    async with there.claim_move():
+        await carrier.begin()
+        if gone_to:
+            await end_cut_over(carrier, source, there)
+            seat_of(rt.backend).move(there)
+        else:
+            pause = await cut_over(carrier, source, there, to, pause_s=pause_s, then=lambda: seat_of(rt.backend).move(there))
+    return await report(carrier, source.id, back, to, there, pause)
+
+
+# -- both ------------------------------------------------------------------------------------
 
 
 def check_declared(backend: Backend, url: str) -> None:

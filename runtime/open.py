@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import cattrs
 import trio
@@ -14,6 +14,7 @@ from perdure.actors.keeper import Keeper
 from perdure.actors.model import Sources
 from perdure.actors.projection import Changed, Services
 from perdure.actors.ring import Ring
+from perdure.actors.seat import seated
 from perdure.actors.status import Hub, Lifecycle, What
 from perdure.actors.stream import Streams
 from perdure.backends.codec import Codec
@@ -61,24 +62,32 @@ async def open_runtime(
     environment = environment or Environment()
     if not isinstance(store, str):
         refuse_loading(store, "the store")
-        async with _run(store, app or App(), environment, limits, changed, converter) as rt:
+        async with AsyncExitStack() as places, _run(store, app or App(), environment, limits, changed, converter, places) as rt:
             yield rt
         return
     async with (
         open_backend(store, environment=environment, limits=limits, create=create) as backend,
-        _run(backend, app or App(), environment, limits, changed, converter) as rt,
+        AsyncExitStack() as places,
+        _run(backend, app or App(), environment, limits, changed, converter, places) as rt,
     ):
         yield rt
 
 
 @asynccontextmanager
 async def _run(
-    backend: Backend, app: App, environment: Environment, limits: Limits, changed: Changed, converter: cattrs.Converter | None
+    backend: Backend,
+    app: App,
+    environment: Environment,
+    limits: Limits,
+    changed: Changed,
+    converter: cattrs.Converter | None,
+    places: AsyncExitStack,
 ) -> AsyncIterator[Runtime]:
     if (app.projections or app.sql) and not backend.capabilities.writes:
         raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
     if gone_to := await backend.moved_to():
         raise StoreMoved(backend.id, gone_to)
+    backend = seated(backend)
     codec = Codec(converter=converter)
     for cls in app.classes():
         codec.registry.register(cls)
@@ -110,12 +119,12 @@ async def _run(
         warn,
         keeper.reopened,
         lambda: keeper.reopenings,
-        tree.leases if backend.capabilities.shared_writes else None,
+        tree.leases,
         tell,
         environment.threads,
     )
     models = Models(services, Sources(backend, codec, limits))
-    rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
+    rt = Runtime(backend, environment, limits, hub, codec, encoder, journal, streams, models, tree, places)
 
     body: BaseException | None = None
     closing: BaseException | None = None

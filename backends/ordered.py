@@ -371,7 +371,7 @@ class OrderedBackend(OrderedLoads):
     def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int, *, merges: bool = True) -> bool:
         if writer.stale:
             self._cache_valid = False
-        if tables.read_meta(writer, "loading"):
+        if tables.read_meta(writer, "loading") or tables.read_moved(writer):
             raise _NothingToWrite
         before = tables.read_meta(writer, "merged")
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)

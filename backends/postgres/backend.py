@@ -24,13 +24,14 @@ from perdure.backends import build
 from perdure.backends.commit import Answer, Commit, Committed, Group
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Full, InDoubt, Misuse, PerdureError, Unavailable, Unsupported
-from perdure.backends.event import Position, Record
+from perdure.backends.errors import Closed, Full, InDoubt, Misuse, PerdureError, StoreMoved, Unavailable, Unsupported
+from perdure.backends.event import Position
 from perdure.backends.limits import Limits
-from perdure.backends.loading import refusal as loading_refusal
+from perdure.backends.loading import refused
 from perdure.backends.news import Moved
 from perdure.backends.ordered import moved_by
-from perdure.backends.postgres import checking, facts, filling, session, upkeep, writing
+from perdure.backends.postgres import checking, facts, session, upkeep, writing
+from perdure.backends.postgres.moves import PostgresMoves
 from perdure.backends.postgres.news import CHANNEL, PostgresNews, tell
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import Asks, PostgresReads
@@ -52,18 +53,19 @@ _NOTHING = "ROLLBACK"
 Connect = Callable[[], Awaitable[Wire]]
 
 
-class PostgresBackend(PostgresReads):
+class PostgresBackend(PostgresMoves):
     """See the module. *connect* makes a connection that is ready; *server* is what the server said of itself."""
 
     def __init__(
-        self, id: str, connect: Connect, server: Server, options: Options, *, url: str, environment: Environment, limits: Limits, loading: bool
+        self, id: str, connect: Connect, server: Server, options: Options, *, url: str, environment: Environment, limits: Limits, elsewhere: str
     ) -> None:
         super().__init__(self._ask_pool)
         self.id = id
         self.url = url
         self.environment = environment
         self.limits = limits
-        self.capabilities = Capabilities(durable=True, shared_reads=True, shared_writes=True, loads=True, writes=not options.readonly)
+        writes = not options.readonly
+        self.capabilities = Capabilities(durable=True, shared_reads=True, shared_writes=True, loads=True, writes=writes, moves=writes)
         self._options = options
         self._server = server
         self._connect = connect
@@ -88,7 +90,7 @@ class PostgresBackend(PostgresReads):
         """What was found of them once the server was back."""
         self._back = trio.lowlevel.ParkingLot()
         self._open_views: set[trio.CancelScope] = set()
-        self._loading = loading
+        self._elsewhere = elsewhere
         self._scrub: checking.Scrub | None = None
         self._scrubbed = ""
         self._damages: list[str] = []
@@ -129,11 +131,11 @@ class PostgresBackend(PostgresReads):
         needed = needs(commits)
         head, answers = await self._lock(facts.questions(needed))
         done = decide(commits, facts.facts(needed, head, answers))
-        self._loading = head[3]
-        if self._loading or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn):
+        self._elsewhere = head[3]
+        if self._elsewhere or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn):
             await self._leave()
-            if self._loading:
-                raise Unavailable(loading_refusal(self.url))
+            if self._elsewhere:
+                raise refused(self.url, "" if self._elsewhere == facts.LOADING else self._elsewhere)
         else:
             moved = moved_by(done)
             try:
@@ -271,7 +273,9 @@ class PostgresBackend(PostgresReads):
             return State.CLOSED
         if self._reopening.locked():
             return State.REOPENING
-        return State.DOUBTFUL if self._doubts or self._away else State.LOADING if self._loading else State.OPEN
+        if self._doubts or self._away:
+            return State.DOUBTFUL
+        return State.LOADING if self._elsewhere == facts.LOADING else State.MOVED if self._elsewhere else State.OPEN
 
     def _check_sound(self) -> None:
         self._check_open()
@@ -305,7 +309,7 @@ class PostgresBackend(PostgresReads):
                 ask: Asks = partial(self._writer.ask, within_s=ASK_S)
                 found = await PostgresReads(ask).answers(self._doubts, self._doubts_after)
                 self._resolved = {id: found.get(id) for id in self._doubts}
-            self._doubts, self._away, self._loading = [], False, head[3]
+            self._doubts, self._away, self._elsewhere = [], False, head[3]
         except (Lost, Refused) as error:
             raise Unavailable(f"{self.url} went away again ({error})") from error
         finally:
@@ -358,7 +362,7 @@ class PostgresBackend(PostgresReads):
             raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after its connection was lost")
 
     async def _head_and_revision(self) -> tuple[int, int]:
-        head, revision, _, self._loading = await self.numbers()
+        head, revision, _, self._elsewhere = await self.numbers()
         return head, revision
 
     async def _listen(self) -> Wire:
@@ -383,6 +387,8 @@ class PostgresBackend(PostgresReads):
             told = self._news.told(what)
             if done(*await self._look()):
                 return
+            if self._elsewhere not in ("", facts.LOADING):
+                raise StoreMoved(self.url, self._elsewhere)
             await self._news.wait(what, told)
             self._check_open()
 
@@ -429,22 +435,8 @@ class PostgresBackend(PostgresReads):
         await trio.lowlevel.checkpoint()
         raise Unsupported("images", self.url)
 
-    async def begin_load(self, *, anew: bool = False) -> None:
-        """See `Backend.begin_load`."""
-        async with self._step(within_s=self.limits.commit_s) as (head, ask):
-            await filling.begin(head, ask, self.url, anew=anew)
-            self._loading = True
-
-    async def load(self, records: Sequence[Record]) -> None:
-        """See `Backend.load`."""
-        async with self._step(within_s=self.limits.commit_s) as (head, ask):
-            await filling.load(head, ask, self.url, records)
-
-    async def end_load(self) -> None:
-        """See `Backend.end_load`."""
-        async with self._step() as (_, ask):
-            await ask("UPDATE perdure.head SET loading = false WHERE loading")
-        self._loading = False
+    def _note_mark(self, to: str) -> None:
+        self._elsewhere = to
         self._news.wake_all()
 
     # -- the rest ----------------------------------------------------------------------------

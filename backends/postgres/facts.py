@@ -14,7 +14,9 @@ from perdure.backends.postgres.reads import condition_of
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, bodies, int8, texts
 from perdure.backends.selector import Item
 
-LOCK: Final = Statement("SELECT position, revision, at, loading FROM perdure.head FOR UPDATE")
+LOADING: Final = "loading"
+"""What stands in the head's row of a store that is being loaded where else stands the place that it was moved to, or ''."""
+LOCK: Final = Statement("SELECT position, revision, at, CASE WHEN loading THEN 'loading' ELSE moved END FROM perdure.head FOR UPDATE")
 """The right to write. What it gives is the state after the wait; what is asked by the same statement would be that before it."""
 
 _STREAMS = Statement("SELECT name, last FROM perdure.streams WHERE name = ANY($1)", ("text[]",))

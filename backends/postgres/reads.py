@@ -45,7 +45,7 @@ def _cut(order: str, condition: str, limit: str, bytes_max: str) -> str:
     return f"SELECT {COLUMNS}, spent FROM ({_weighed(order, condition, limit)}) e WHERE spent - own < {bytes_max}"
 
 
-_HEAD = Statement("SELECT position, revision, at, loading FROM perdure.head")
+_HEAD = Statement("SELECT position, revision, at, CASE WHEN loading THEN 'loading' ELSE moved END FROM perdure.head")
 _STREAM = Statement("SELECT first, last, position FROM perdure.streams WHERE name = $1", ("text",))
 _ON = Statement(_cut("seq", "stream = $1 AND seq > $2", "$3", "$4"), ("text", "int8", "int8", "int8"))
 _BACK = Statement(_cut("seq DESC", "stream = $1 AND seq < $2", "$3", "$4"), ("text", "int8", "int8", "int8"))
@@ -123,8 +123,8 @@ class PostgresReads:
         """See `Reads.revision`."""
         return (await self.numbers())[1]
 
-    async def numbers(self) -> tuple[int, int, int, bool]:
-        """The head, the newest revision, the last time, and whether the store is being loaded."""
+    async def numbers(self) -> tuple[int, int, int, str]:
+        """The head, the newest revision, the last time, and why nothing is committed: 'loading', or where the store is now; else ''."""
         ((head,),) = await self._ask(Question(_HEAD))
         return head[0], head[1], head[2] + EPOCH_US, head[3]
 

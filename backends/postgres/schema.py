@@ -22,7 +22,8 @@ CREATE TABLE perdure.head (
     position int8 NOT NULL DEFAULT 0,
     revision int8 NOT NULL DEFAULT 0,
     at timestamptz NOT NULL DEFAULT 'epoch',
-    loading boolean NOT NULL DEFAULT false
+    loading boolean NOT NULL DEFAULT false,
+    moved text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 CREATE TABLE perdure.events (

@@ -362,7 +362,10 @@ class PostgresBackend(PostgresMoves):
             raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after its connection was lost")
 
     async def _head_and_revision(self) -> tuple[int, int]:
-        head, revision, _, self._elsewhere = await self.numbers()
+        head, revision, _, elsewhere = await self.numbers()
+        if elsewhere != self._elsewhere:  # who waits for what will not come is to know
+            self._elsewhere = elsewhere
+            self._news.wake_all()
         return head, revision
 
     async def _listen(self) -> Wire:

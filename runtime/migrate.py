@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -77,23 +77,12 @@ async def migrate_store(
     """
     _check_names(source, target)
     async with _opened_source(source, environment, limits) as here, here.claim_move():
-        back, to = await place_of(here), place_of_url(target)
         gone_to = await here.moved_to()
-        if gone_to and gone_to != to:
-            raise StoreMoved(back, gone_to)
+        if gone_to and gone_to != place_of_url(target):
+            raise StoreMoved(place_of_url(source), gone_to)
         await check_room(here, target)
-        async with _opened_target(target, here, environment, limits) as there, there.claim_move():
-            to = await place_of(there)
-            carrier, pause = Carrier(here, there, progress), Pause(0.0, 0.0, 0)
-            if gone_to and there.state is not State.LOADING:
-                await _check_arrived(there, to, back)
-            else:
-                await carrier.begin()
-                if gone_to:
-                    await end_cut_over(carrier, here, there)
-                else:
-                    pause = await cut_over(carrier, here, there, to, pause_s=pause_s)
-            return await report(carrier, here.id, back, to, there, pause)
+        async with _opened_target(target, here, environment, limits) as there:
+            return await bring(here, there, pause_s=pause_s, progress=progress)
 
 
 async def roll_back(source: str, target: str, *, environment: Environment | None = None, limits: Limits = LIMITS) -> None:
@@ -136,20 +125,6 @@ async def _opened_target(url: str, source: Backend, environment: Environment | N
         raise Misuse(f"{url} is a store already, another one ({error.actual}): name a place where there is none") from error
 
 
-async def _check_arrived(target: Backend, to: str, back: str) -> None:
-    """The source says that the store is at *target*, and there it is.
-
-    Raises:
-      Misuse: that one says that it is at the source: a rollback was cut off.
-      StoreMoved: it has gone on from there.
-    """
-    gone_to = await target.moved_to()
-    if gone_to == back:
-        raise Misuse(f"a rollback from {to} was cut off: end it with --rollback")
-    if gone_to:
-        raise StoreMoved(to, gone_to)
-
-
 # -- under a live runtime --------------------------------------------------------------------
 
 
@@ -172,8 +147,12 @@ async def migrate(rt: Runtime, target: str, *, pause_s: float = PAUSE_S, progres
     with seat.moving():
         async with source.claim_move(), AsyncExitStack() as place:
             there = await place.enter_async_context(_opened_target(target, source, rt.environment, rt.limits))
-            done = await _bring(rt, source, there, pause_s, progress)
-            rt._keep_open(place.pop_all())
+
+            def arrive() -> None:
+                seat.move(there)
+                rt._keep_open(place.pop_all())
+
+            done = await bring(source, there, pause_s=pause_s, progress=progress, then=arrive)
     rt._ask_leases()
     return done
 
@@ -191,28 +170,64 @@ async def move_back(rt: Runtime, *, pause_s: float = PAUSE_S, progress: Told = n
         raise Misuse("this runtime stands where it was opened: there is no way back")
     with seat.moving():
         async with source.claim_move():
-            done = await _bring(rt, source, there, pause_s, progress)
+            done = await bring(source, there, pause_s=pause_s, progress=progress, then=lambda: seat.move(there))
     rt._ask_leases()
     return done
 
 
-async def _bring(rt: Runtime, source: Backend, there: Backend, pause_s: float, progress: Told) -> Migrated:
-    back, to = await place_of(source), await place_of(there)
-    gone_to = await source.moved_to()
-    if gone_to and gone_to != to:
-        raise StoreMoved(back, gone_to)
-    carrier, pause = Carrier(source, there, progress), Pause(0.0, 0.0, 0)
-    async with there.claim_move():
-        await carrier.begin()
-        if gone_to:
-            await end_cut_over(carrier, source, there)
-            seat_of(rt.backend).move(there)
-        else:
-            pause = await cut_over(carrier, source, there, to, pause_s=pause_s, then=lambda: seat_of(rt.backend).move(there))
-    return await report(carrier, source.id, back, to, there, pause)
-
-
 # -- both ------------------------------------------------------------------------------------
+
+
+async def bring(
+    source: Backend, target: Backend, *, pause_s: float = PAUSE_S, progress: Told = nobody, then: Callable[[], object] = lambda: None
+) -> Migrated:
+    """Bring what the open store *source* holds to *target*, opened for loading, or end what an attempt before has begun.
+
+    *then* is called when it is there, before the first commit may go on. The caller has claimed the source. Raises: as `migrate_store` does.
+    """
+    back, to = await place_of(source), await place_of(target)
+    carrier, pause = Carrier(source, target, progress), Pause(0.0, 0.0, 0)
+    async with target.claim_move():
+        gone_to = await source.moved_to()
+        if gone_to and gone_to != to:
+            raise StoreMoved(back, gone_to)
+        if not gone_to:
+            await carrier.begin()
+            pause = await cut_over(carrier, source, target, to, pause_s=pause_s, then=then)
+        elif target.state is State.LOADING:
+            await carrier.begin()
+            await end_cut_over(carrier, source, target)
+            then()
+        else:
+            await _check_arrived(target, to, back)
+            then()
+    return Migrated(
+        store=source.id,
+        source=back,
+        target=to,
+        head=await target.head(),
+        revision=await target.revision(),
+        events=carrier.events,
+        entries=carrier.entries,
+        log_digest=carrier.digest if carrier.position else "",
+        paused_s=pause.took_s,
+        longest_pause_s=pause.longest_s,
+        attempts=pause.attempts,
+    )
+
+
+async def _check_arrived(target: Backend, to: str, back: str) -> None:
+    """The source says that the store is at *target*, and there it is.
+
+    Raises:
+      Misuse: that one says that it is at the source: a rollback was cut off.
+      StoreMoved: it has gone on from there.
+    """
+    gone_to = await target.moved_to()
+    if gone_to == back:
+        raise Misuse(f"a rollback from {to} was cut off: end it with --rollback")
+    if gone_to:
+        raise StoreMoved(to, gone_to)
 
 
 def check_declared(backend: Backend, url: str) -> None:
@@ -223,23 +238,6 @@ def check_declared(backend: Backend, url: str) -> None:
     """
     if not (backend.capabilities.moves and backend.capabilities.loads and backend.capabilities.writes):
         raise Unsupported("moves", url)
-
-
-async def report(carrier: Carrier, store: str, source: str, target: str, there: Backend, pause: Pause) -> Migrated:
-    """What was done."""
-    return Migrated(
-        store=store,
-        source=source,
-        target=target,
-        head=await there.head(),
-        revision=await there.revision(),
-        events=carrier.events,
-        entries=carrier.entries,
-        log_digest=carrier.digest if carrier.position else "",
-        paused_s=pause.took_s,
-        longest_pause_s=pause.longest_s,
-        attempts=pause.attempts,
-    )
 
 
 # -- places ----------------------------------------------------------------------------------

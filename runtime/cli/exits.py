@@ -29,7 +29,7 @@ class Exit(IntEnum):
 
 MEANING: Final = {
     Exit.DONE: "done",
-    Exit.NO: "no: a conflict, nothing there, the store is elsewhere, problems found, a law broken",
+    Exit.NO: "no: a conflict, nothing there, problems found, a law broken",
     Exit.USAGE: "asked wrongly, or for too much: asking again will not help",
     Exit.UNAVAILABLE: "the store is unavailable (another writes, no room): try again",
     Exit.DAMAGED: "the store is damaged, or of a newer perdure",

@@ -26,11 +26,11 @@ from perdure.backends.protocol import AgedPage, Answered, Backend, BucketEntry, 
 
 T = TypeVar("T")
 
-PAGE_EVENTS: Final = 2_000
+PAGE_EVENTS: Final = 500
 """So many events are brought in one durable step, or the few more of a commit,"""
-PAGE_BYTES: Final = 1 << 20
-"""or so many bytes."""
-PAGE_ROWS: Final = 1_000
+PAGE_BYTES: Final = 256 << 10
+"""or so many bytes: what is done in one turn of the loop is what a live program waits for, several times in each append."""
+PAGE_ROWS: Final = 500
 ROUND_S: Final = 0.05
 """Who catches up in less is as near as one comes to a store in use."""
 ROUNDS_MAX: Final = 20

@@ -35,7 +35,8 @@ async def main():
     try:
         async with open_runtime(sys.argv[1]) as rt:
             while True:
-                answer = await rt.append(f"s-{number % 7}", [NewEvent({"n": number, "by": sys.argv[2]}, type="noted")], key=b"%s %d" % (sys.argv[2].encode(), number))
+                event = NewEvent({"n": number, "by": sys.argv[2]}, type="noted")
+                answer = await rt.append(f"s-{number % 7}", [event], key=b"%s %d" % (sys.argv[2].encode(), number))
                 print(answer.position, flush=True)
                 number += 1
                 await trio.sleep(0.005)

@@ -11,8 +11,8 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from moving import Writes
+
 from perdure.backends.commit import Put
 from perdure.backends.conformance.law import Desk, appending
 from perdure.backends.environment import Environment, InlineThreads

@@ -57,7 +57,7 @@ def begin(writer: Writer, cache: Cache, url: str, *, anew: bool) -> bool:
         if not cache.moved and not is_empty(writer):
             raise Misuse(f"{url} holds data already: load into a new store")
         tables.write_meta(writer, "loading", 1)
-        tables.write_moved(writer, cache, "")
+        write_moved(writer, cache, "")
         cache.loading = True
     return _clear(writer) if anew else False
 
@@ -71,6 +71,18 @@ def end(writer: Writer, cache: Cache) -> None:
     """All has been loaded: the store is like any other from here on."""
     writer.delete("meta", b"loading")
     cache.loading = False
+
+
+def write_moved(writer: Writer, cache: Cache, to: str, *, revision: int = 0) -> None:
+    """Say where the store is from here on, '' that it is here; revisions go on after *revision* at least."""
+    if to:
+        writer.put("meta", tables.MOVED, tables.sealed(tables.MOVED, to.encode()))
+    else:
+        writer.delete("meta", tables.MOVED)
+    if revision > cache.revision:
+        tables.write_meta(writer, "revision", revision)
+        cache.revision = revision
+    cache.moved = to
 
 
 def check_loading(cache: Cache, url: str) -> None:

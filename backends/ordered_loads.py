@@ -160,7 +160,7 @@ class OrderedLoads(OrderedReads):
         def step(writer: Writer) -> None:
             self._refresh(writer, again=bool(runs))
             runs.append(writer)
-            tables.write_moved(writer, self._cache, to, revision=revision)
+            loading.write_moved(writer, self._cache, to, revision=revision)
 
         done = False
         try:

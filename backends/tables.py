@@ -142,18 +142,6 @@ def read_moved(reader: Reader) -> str:
     return "" if raw is None else unseal("the row that says where the store is", MOVED, raw).decode()
 
 
-def write_moved(writer: Writer, cache: Cache, to: str, *, revision: int = 0) -> None:
-    """Say where the store is from here on, '' that it is here; revisions go on after *revision* at least."""
-    if to:
-        writer.put("meta", MOVED, sealed(MOVED, to.encode()))
-    else:
-        writer.delete("meta", MOVED)
-    if revision > cache.revision:
-        write_meta(writer, "revision", revision)
-        cache.revision = revision
-    cache.moved = to
-
-
 def read_head(reader: Reader) -> tuple[Position, int]:
     """The last position and its time; zeros while the log is empty."""
     for _, value in reader.scan_back("frames", b"", None, 1):

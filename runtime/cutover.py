@@ -74,18 +74,22 @@ async def cut_over(
 
 async def _open(target: Backend, held: Held, to: str) -> None:
     """End the loading of *target*; where that fails for certain, the source is where it was."""
+    failed: PerdureError | None = None
     try:
         await target.end_load()
     except PerdureError as error:
-        try:
-            await target.reopen()
-            loading = target.state is State.LOADING
-        except PerdureError:
-            unknown = f"nobody knows whether {to} could be opened ({error})"
-            raise Unavailable(f"{unknown}, and the source says that it is there: migrate again, the same way") from error
-        if loading:
-            await held.mark("")
-            raise
+        failed = error
+    if failed is None:
+        return
+    try:
+        await target.reopen()
+        loading = target.state is State.LOADING
+    except PerdureError as error:
+        unknown = f"nobody knows whether {to} could be opened ({failed})"
+        raise Unavailable(f"{unknown}, and the source says that it is there: migrate again, the same way") from error
+    if loading:
+        await held.mark("")
+        raise failed
 
 
 async def end_cut_over(carrier: Carrier, source: Backend, target: Backend) -> None:

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from perdure.backends.urls import open_backend
 from perdure.runtime import open_runtime
 from perdure.runtime.carry import digest_of
 from perdure.runtime.migrate import roll_back
+from postgres_server import Given
 
 KILLS = 20
 MIGRATE = """
@@ -46,18 +48,18 @@ trio.run(main)
 """
 
 
-def start(program, *arguments):
+def start(program: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
 
 
-async def written(url):
+async def written(url: str) -> None:
     """Enough for a migration to take a while."""
     async with open_backend(url) as backend:
         for number in range(400):
             await Desk(backend).append(f"old-{number % 9}", 10)
 
 
-async def kill_some(here, there, kills, draw):
+async def kill_some(here: str, there: str, kills: int, draw: random.Random) -> bool:
     """Begin the migration so often, and kill it; whether it came to its end before."""
     for _ in range(kills):
         child = start(MIGRATE, here, there)
@@ -73,12 +75,13 @@ async def kill_some(here, there, kills, draw):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lmdb", "postgresql"])
-async def test_a_migration_that_is_killed_twenty_times(kind, tmp_path, postgres):
+async def test_a_migration_that_is_killed_twenty_times(kind: str, tmp_path: Path, postgres: Given) -> None:
     here = f"lmdb:{tmp_path}/here"
     there = f"lmdb:{tmp_path}/there" if kind == "lmdb" else postgres.new_database()
     draw = random.Random(6)
     await written(here)
-    acknowledged, killed = [], 0
+    acknowledged: list[int] = []
+    killed = 0
     writer = start(WRITER, here, "a")
 
     while killed < KILLS:

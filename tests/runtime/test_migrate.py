@@ -268,7 +268,7 @@ async def test_a_rollback_and_the_same_migration_once_more(place):
             await Desk(target).append("late")
         assert (await digest_of(source)).log == before.log
         revision = await source.revision()
-        assert (await Desk(source).done(Put("users", b"new", b"x"))).parts[0].revision == revision + 1
+        assert await Desk(source).store(Put("users", b"new", b"x")) == revision + 1
         await Writes(3).many(Desk(source), 20)
     done = await migrate_store(here, there)
     assert done.events == 20

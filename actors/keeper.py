@@ -13,7 +13,7 @@ import trio
 
 from perdure.actors.restart import FORGIVEN_AFTER_DELAYS, delay_s
 from perdure.actors.status import Lifecycle, What
-from perdure.backends.errors import Closed, Full, InDoubt, PerdureError, Unavailable
+from perdure.backends.errors import Closed, Full, InDoubt, PerdureError, StoreMoved, Unavailable
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, State
 
@@ -58,6 +58,7 @@ class Keeper:
 
         Raises:
           PerdureError: the store does not come back.
+          StoreMoved: it is elsewhere.
         """
         try:
             while True:
@@ -65,6 +66,8 @@ class Keeper:
                     await self._wanted.wait()
                 if self._backend.state is State.CLOSED:
                     return
+                if self._backend.state is State.MOVED:
+                    raise StoreMoved(self._backend.id, await self._backend.moved_to())
                 if self._wanted.is_set() or self._backend.state in (State.DOUBTFUL, State.REOPENING):
                     await self._bring_back()
                     self._wanted = trio.Event()

@@ -78,7 +78,7 @@ class Services:
     reopenings: Callable[[], int] = lambda: 0
     """How often it had to be."""
     leases: Leases | None = None
-    """Where other processes may run the same projections."""
+    """Asked where other processes may run the same projections."""
     tell: Callable[[str, What, str], None] = lambda name, what, text: log.info("%s: %s", name, text)
     threads: Threads = attrs.field(factory=TrioThreads)
     """For databases of read models."""
@@ -128,8 +128,8 @@ class ProjectionActor(Generic[P]):
     # -- its life ----------------------------------------------------------------------------
 
     def ask(self) -> None:
-        """Want the lease of the projection from now on, where there are leases."""
-        if self._services.leases is not None and self.claim is None:
+        """Want the lease of the projection from now on, where other processes may run it too."""
+        if self._services.leases is not None and self.claim is None and self._services.backend.capabilities.shared_writes:
             self.claim = self._services.leases.claim(lease_of(self.name), self._interrupt)
 
     async def leave(self) -> None:

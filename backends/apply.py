@@ -39,7 +39,7 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
     if done.pieces:
         _write_events(writer, cache, done)
     for change in done.changes:
-        _write_change(writer, change, done.at_us)
+        write_change(writer, change, done.at_us)
     for states, revision in done.states:
         writer.put_all("kv", pack_entries(states.bucket, revision, states.entries))
     if done.changes or done.states:
@@ -47,7 +47,7 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
     if not done.pieces and done.at_us > cache.at_us and (done.changes or done.states or done.kept or done.snapshots):
         write_meta(writer, "at", done.at_us)
     for snapshot, at_us in done.snapshots:
-        _write_snapshot(writer, snapshot, at_us)
+        write_snapshot(writer, snapshot, at_us)
     for id, kept in done.kept:
         writer.put("keys", id, sealed(id, _pack(kept)))
         writer.put("ages", keys.aged(kept.at_us, "key", id), b"")
@@ -101,7 +101,8 @@ def stream_number(writer: Writer, cache: Cache, stream: str, first: int = 1) -> 
     return cache.streams_made
 
 
-def _write_change(writer: Writer, change: Change, at_us: int) -> None:
+def write_change(writer: Writer, change: Change, at_us: int) -> None:
+    """Put or delete an entry, with what is kept for those who watch its bucket."""
     row = keys.entry(change.bucket, change.key)
     if change.bucket.startswith(UNWATCHED):
         if change.value is None:
@@ -119,7 +120,8 @@ def _write_change(writer: Writer, change: Change, at_us: int) -> None:
         writer.put("ages", keys.aged(at_us, "tombstone", row), keys.number(change.revision))
 
 
-def _write_snapshot(writer: Writer, snapshot: SaveSnapshot, at_us: int) -> None:
+def write_snapshot(writer: Writer, snapshot: SaveSnapshot, at_us: int) -> None:
+    """Put a snapshot in the place of those that it drops."""
     for position in snapshot.drop:
         writer.delete("snapshots", keys.snapshot(snapshot.name, position))
     key = keys.snapshot(snapshot.name, snapshot.position)

@@ -144,6 +144,17 @@ class Unavailable(PerdureError):
 
 
 @_define
+class StoreMoved(PerdureError):
+    """The store was brought to another place: nothing was stored here, and nothing will be."""
+
+    where: str
+    to: str
+
+    def __str__(self) -> str:
+        return f"the store {self.where} is at {self.to} now: nothing was stored here; open it there"
+
+
+@_define
 class InDoubt(PerdureError):
     """The store went away during the commit and did not come back in time."""
 

@@ -30,7 +30,26 @@ from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.errors import InDoubt, Misuse, Unavailable
 from perdure.backends.event import Position, Record
 from perdure.backends.progress import Told, nobody
-from perdure.backends.protocol import Backend, Capabilities, Changes, Entry, Moment, Page, Reads, Snapshot, State, StoreStatus, StreamInfo
+from perdure.backends.protocol import (
+    AgedPage,
+    Backend,
+    Capabilities,
+    Changes,
+    Entry,
+    EntryPage,
+    Held,
+    Moment,
+    Moves,
+    Numbers,
+    Page,
+    Reads,
+    Rest,
+    Snapshot,
+    SnapshotHead,
+    State,
+    StoreStatus,
+    StreamInfo,
+)
 from perdure.backends.selector import EVERYTHING, Selector
 
 T = TypeVar("T")
@@ -167,6 +186,17 @@ class FaultyReads:
         return await self._go("streams", [], lambda: self._reads.streams(prefix=prefix, after=after, limit=limit))
 
 
+class FaultyHeld:
+    """A held store, by way of *faults*."""
+
+    def __init__(self, held: Held, faults: Faults) -> None:
+        self._held = held
+        self._faults = faults
+
+    async def mark(self, to: str, *, revision: int = 0) -> None:
+        await self._faults.through("mark", [to], lambda: self._held.mark(to, revision=revision))
+
+
 class FaultyBackend(FaultyReads):
     """See `Backend`: *inner*, and what is told to go wrong. Without faults it keeps every law that *inner* keeps."""
 
@@ -269,9 +299,45 @@ class FaultyBackend(FaultyReads):
         self._check_sound()
         await self._faults.through("load_rows", [table, rows], lambda: self.inner.load_rows(table, rows))
 
+    async def load_rest(self, rest: Rest) -> None:
+        self._check_sound()
+        await self._faults.through("load_rest", [rest], lambda: self.inner.load_rest(rest))
+
     async def end_load(self) -> None:
         self._check_sound()
         await self._faults.through("end_load", [], self.inner.end_load)
+
+    async def read_entries(self, *, beyond: int = 0, after: bytes = b"", limit: int, bytes_max: int) -> EntryPage:
+        read = self.inner.read_entries
+        return await self._go("read_entries", [], lambda: read(beyond=beyond, after=after, limit=limit, bytes_max=bytes_max))
+
+    async def read_aged(self, *, since_us: int = 0, after: bytes = b"", limit: int) -> AgedPage:
+        return await self._go("read_aged", [], lambda: self.inner.read_aged(since_us=since_us, after=after, limit=limit))
+
+    async def count_unwatched(self) -> dict[str, int]:
+        return await self._go("count_unwatched", [], self.inner.count_unwatched)
+
+    async def snapshot_heads(self) -> list[SnapshotHead]:
+        return await self._go("snapshot_heads", [], self.inner.snapshot_heads)
+
+    async def read_numbers(self) -> Numbers:
+        return await self._go("read_numbers", [], self.inner.read_numbers)
+
+    async def moved_to(self) -> str:
+        return await self._go("moved_to", [], self.inner.moved_to)
+
+    @asynccontextmanager
+    async def hold_commits(self) -> AsyncIterator[Held]:
+        await self._faults.through("hold_commits", [], trio.lowlevel.checkpoint)
+        self._check_sound()
+        async with self.inner.hold_commits() as held:
+            yield FaultyHeld(held, self._faults)
+
+    @asynccontextmanager
+    async def claim_move(self) -> AsyncIterator[None]:
+        await self._faults.through("claim_move", [], trio.lowlevel.checkpoint)
+        async with self.inner.claim_move():
+            yield
 
     async def now_us(self) -> int:
         return await self._faults.through("now_us", [], self.inner.now_us)
@@ -299,5 +365,5 @@ class FaultyBackend(FaultyReads):
         self._faults.end_doubt()
 
 
-METHODS = tuple(name for kind in (Reads, Backend) for name, value in vars(kind).items() if isfunction(value) and not name.startswith("_"))
+METHODS = tuple(name for kind in (Reads, Moves, Held, Backend) for name, value in vars(kind).items() if isfunction(value) and not name.startswith("_"))
 """Every method that a fault may be set for."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any, TypeVar
 
 import attrs
@@ -309,6 +309,9 @@ class FileMap:
             self._imaging.close()
             self._imaging = None
 
+    def claim_move(self) -> AbstractContextManager[None]:
+        return nullcontext()  # no other process has it open
+
     async def shrink(self) -> str:
         self._refuse_fork()
         if self.state is not State.OPEN:
@@ -505,7 +508,8 @@ async def open_file(folder: str, options: Options, *, url: str, environment: Env
             raise
     except OSError as error:
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
-    return OrderedBackend(store, url=url, capabilities=Capabilities(durable=True, views=True, loads=True, images=True), environment=environment, limits=limits)
+    capabilities = Capabilities(durable=True, views=True, loads=True, images=True, moves=True)
+    return OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
 
 
 async def _create(disk: Disk, folder: str, id: bytes, options: Options) -> bytes:

@@ -18,7 +18,7 @@ from perdure.backends import frame, keys, tables
 from perdure.backends.apply import new_type, stream_number
 from perdure.backends.build import Built, Piece, build
 from perdure.backends.commit import Draft, check_name
-from perdure.backends.errors import Corrupt, Misuse, PerdureError
+from perdure.backends.errors import Corrupt, Misuse, PerdureError, StoreMoved, Unavailable
 from perdure.backends.event import Record, unpack_extra
 from perdure.backends.limits import LIMITS
 from perdure.backends.tables import Cache, Reader, Writer
@@ -36,7 +36,12 @@ OURS_PREFIX: Final = b"compacted "
 
 def refusal(url: str) -> str:
     """Why a store that is being loaded is not available."""
-    return f"{url} is being loaded, or its loading was cut off: let it end, begin the same import or restore again, or remove the store"
+    return f"{url} is being loaded, or its loading was cut off: let it end, begin the same import, restore or migration again, or remove the store"
+
+
+def refused(url: str, moved: str) -> PerdureError:
+    """Why nothing is committed: the store is being loaded, or it was *moved*."""
+    return StoreMoved(url, moved) if moved else Unavailable(refusal(url))
 
 
 # -- steps -----------------------------------------------------------------------------------
@@ -49,9 +54,10 @@ def begin(writer: Writer, cache: Cache, url: str, *, anew: bool) -> bool:
       Misuse: it holds something that was not loaded.
     """
     if not cache.loading:
-        if not is_empty(writer):
+        if not cache.moved and not is_empty(writer):
             raise Misuse(f"{url} holds data already: load into a new store")
         tables.write_meta(writer, "loading", 1)
+        write_moved(writer, cache, "")
         cache.loading = True
     return _clear(writer) if anew else False
 
@@ -65,6 +71,18 @@ def end(writer: Writer, cache: Cache) -> None:
     """All has been loaded: the store is like any other from here on."""
     writer.delete("meta", b"loading")
     cache.loading = False
+
+
+def write_moved(writer: Writer, cache: Cache, to: str, *, revision: int = 0) -> None:
+    """Say where the store is from here on, '' that it is here; revisions go on after *revision* at least."""
+    if to:
+        writer.put("meta", tables.MOVED, tables.sealed(tables.MOVED, to.encode()))
+    else:
+        writer.delete("meta", tables.MOVED)
+    if revision > cache.revision:
+        tables.write_meta(writer, "revision", revision)
+        cache.revision = revision
+    cache.moved = to
 
 
 def check_loading(cache: Cache, url: str) -> None:

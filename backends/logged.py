@@ -9,7 +9,7 @@ applies what is waiting before anything is shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -321,6 +321,9 @@ class LoggedMap:
                 await self._apply()
             more = await self._base.tidy()
         return more  # noqa: RET504 - a scope may swallow what is raised in it
+
+    def claim_move(self) -> AbstractContextManager[None]:
+        return nullcontext()  # no other process has it open
 
     async def shrink(self) -> str:
         if self.state is not State.OPEN:

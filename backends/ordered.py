@@ -8,7 +8,7 @@ with no `await` between.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,16 +19,16 @@ from perdure.backends.apply import TYPES_MAX, TooManyTypes, apply
 from perdure.backends.commit import BEATS, CHECKPOINTS, Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, TooLarge, Unavailable, Unsupported
-from perdure.backends.event import Position, Record
+from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, StoreMoved, TooLarge, Unavailable, Unsupported
+from perdure.backends.event import Position
 from perdure.backends.frame import TypeName
 from perdure.backends.limits import LIMITS, Limits
-from perdure.backends.moment import hold_moment
 from perdure.backends.news import Moved
+from perdure.backends.ordered_loads import OrderedLoads
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedMap
 from perdure.backends.ordered_reads import OrderedReads
 from perdure.backends.progress import Progress, Told, nobody
-from perdure.backends.protocol import Capabilities, Moment, State, StoreStatus
+from perdure.backends.protocol import Capabilities, State, StoreStatus
 from perdure.backends.scrub import PROBLEMS_MAX, Place, scrub_some
 from perdure.backends.tables import Cache, Reader, Writer
 from perdure.backends.verify import Finding, verify_tables
@@ -43,7 +43,7 @@ class _NothingToWrite(Exception):
     """Ends a batch that turned out empty: no flush is owed."""
 
 
-class OrderedBackend(OrderedReads):
+class OrderedBackend(OrderedLoads):
     """See `Backend`. *environment* gives the clock; *limits* what is kept and for how long."""
 
     def __init__(self, store: OrderedMap, *, url: str, capabilities: Capabilities, environment: Environment | None = None, limits: Limits = LIMITS) -> None:
@@ -56,7 +56,11 @@ class OrderedBackend(OrderedReads):
         self._cache = Cache(owner=self.environment.ids()[:8])
         self._cache_valid = False
         self._loading: bool | None = None
-        """Whether it is being loaded, as far as this handle knows; None before it looked."""
+        """Whether it is being loaded, as far as this handle knows; None before it looked;"""
+        self._gone_to = ""
+        """where it is now, as far as this handle knows."""
+        self._claimed = False
+        """Whether somebody brings it elsewhere by way of this handle."""
         self._read_types: list[TypeName] = []
         """The table of types as far as readers know it: the cache belongs to whoever writes, who may be a thread."""
         self._closed = False
@@ -168,8 +172,8 @@ class OrderedBackend(OrderedReads):
     def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
         self._refresh(writer, again=bool(out))
         out.clear()
-        if self._cache.loading:
-            raise Unavailable(loading.refusal(self.url))
+        if self._cache.loading or self._cache.moved:
+            raise loading.refused(self.url, self._cache.moved)
         done = decide(commits, tables.facts(writer, self._cache, needs(commits)))
         out.append(done)
         if not (done.pieces or done.changes or done.states or done.snapshots or done.kept):
@@ -183,7 +187,7 @@ class OrderedBackend(OrderedReads):
         if writer.stale or not self._cache_valid:  # stale: another process has written
             self._cache.load(writer)
             self._cache_valid = True
-            self._loading = self._cache.loading
+            self._loading, self._gone_to = self._cache.loading, self._cache.moved
 
     def _forget(self) -> None:
         """What the cache says may not have been written."""
@@ -235,13 +239,13 @@ class OrderedBackend(OrderedReads):
             return State.CLOSED
         if self._store.state is not State.OPEN:
             return self._store.state
-        return State.DOUBTFUL if self._doubts else State.LOADING if self._is_loading() else State.OPEN
+        return State.DOUBTFUL if self._doubts else State.LOADING if self._is_loading() else State.MOVED if self._gone_to else State.OPEN
 
     def _is_loading(self) -> bool:
         """As far as this handle knows: as it was opened, loaded it or committed last."""
         if self._loading is None:
             with suppress(MapAway):
-                self._loading = bool(self._store.read(lambda reader: tables.read_meta(reader, "loading")))
+                self._loading, self._gone_to = self._store.read(lambda reader: (bool(tables.read_meta(reader, "loading")), tables.read_moved(reader)))
         return bool(self._loading)
 
     def _note_doubt(self, commits: Sequence[Commit], follows: Position) -> None:
@@ -254,6 +258,7 @@ class OrderedBackend(OrderedReads):
         for scope in self._views if self._store.state is not State.OPEN else ():
             scope.cancel()
         await self._store.reopen()
+        self._loading = None  # whatever was written last
         if self._doubts:
             found = await self._now(lambda reader: answers.answers(reader, self._known_types(reader), self._doubts, self._doubts_after), large=True)
             self._resolved = {id: found.get(id) for id in self._doubts}
@@ -294,6 +299,9 @@ class OrderedBackend(OrderedReads):
         else:
             await trio.lowlevel.checkpoint()
         while not await self._look(done):
+            if gone_to := await self._look(tables.read_moved):
+                self._gone_to = gone_to
+                raise StoreMoved(self.url, gone_to)
             await self._store.news.wait(what)
             self._woken = True
             if position is not None and self._store.news.head > position and not self._closed:
@@ -305,69 +313,6 @@ class OrderedBackend(OrderedReads):
             return self._read_open(done)
         except MapAway:
             return await self._read_later(done)
-
-    # -- whole stores ------------------------------------------------------------------------
-
-    def moment(self) -> AbstractAsyncContextManager[Moment]:
-        """See `Backend.moment`."""
-        self._check_open()
-        self._check_declared("images")
-        return hold_moment(self._store, self.environment.threads, self.url)
-
-    async def begin_load(self, *, anew: bool = False) -> None:
-        """See `Backend.begin_load`."""
-        while await self._load(lambda writer: loading.begin(writer, self._cache, self.url, anew=anew)):
-            pass
-        self._forget()  # of what was cleared
-
-    async def load(self, records: Sequence[Record]) -> None:
-        """See `Backend.load`."""
-        try:
-            await self._load(lambda writer: loading.load_records(writer, self._cache, records), size_bytes=tables.bytes_of(records), loads=True)
-        except TooManyTypes as error:
-            raise self._too_many_types(error) from error
-
-    async def load_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """See `Backend.load_rows`."""
-        self._check_declared("images")
-        size = sum([len(key) + len(value) for key, value in rows])
-        await self._load(lambda writer: loading.load_rows(writer, table, rows), size_bytes=size, loads=True)
-        self._forget()
-
-    async def end_load(self) -> None:
-        """See `Backend.end_load`."""
-        await self._load(lambda writer: loading.end(writer, self._cache))
-        self._store.news.tell(Moved.LOG | Moved.KV, self._cache.head, self._cache.revision)
-
-    async def _load(self, fn: Callable[[Writer], T], *, size_bytes: int = 0, loads: bool = False) -> T:
-        """One durable step of loading; *loads*: only while the store is being loaded."""
-        self._check_open()
-        self._check_declared("loads")
-        await self._take_turn()
-        runs: list[Writer] = []
-
-        def step(writer: Writer) -> T:
-            self._refresh(writer, again=bool(runs))
-            runs.append(writer)
-            if loads:
-                loading.check_loading(self._cache, self.url)
-            return fn(writer)
-
-        done = False
-        try:
-            result = await self._store.write(step, size_bytes=size_bytes)
-            done, self._loading = True, self._cache.loading
-            return result
-        except (MapDoubtful, MapAway) as error:
-            raise Unavailable(f"a flush of {self.url} failed while it was being loaded") from error
-        except MapFull as error:
-            raise self._full(error) from error
-        except tables.DAMAGE as error:
-            raise self._damaged(error) from error
-        finally:
-            if not done:
-                self._forget()
-            self._end_turn()
 
     # -- the rest ----------------------------------------------------------------------------
 
@@ -426,7 +371,7 @@ class OrderedBackend(OrderedReads):
     def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int, *, merges: bool = True) -> bool:
         if writer.stale:
             self._cache_valid = False
-        if tables.read_meta(writer, "loading"):
+        if tables.read_meta(writer, "loading") or tables.read_moved(writer):
             raise _NothingToWrite
         before = tables.read_meta(writer, "merged")
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -110,6 +110,14 @@ class OrderedMap(Protocol):
         """
         ...
 
+    def claim_move(self) -> AbstractContextManager[None]:
+        """The right to bring the store elsewhere, among the processes that have it open.
+
+        Raises:
+          Unavailable: another one has it.
+        """
+        ...
+
     async def shrink(self) -> str:
         """Give room that is not used back to the disk; '' when done, else why not. Readers wait meanwhile, those that are held are ended.
 
@@ -148,6 +156,9 @@ class Alone:
 
     def end_turn(self) -> None:
         """Likewise."""
+
+    def claim_move(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def shrink(self) -> str:
         return "it has no file"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import trio
 
-from perdure.backends import answers, tables
+from perdure.backends import answers, rest, tables
 from perdure.backends.commit import Committed
 from perdure.backends.errors import Closed
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName
 from perdure.backends.ordered_map import MapAway
-from perdure.backends.protocol import Changes, Entry, Page, Snapshot, StreamInfo
+from perdure.backends.protocol import AgedPage, Changes, Entry, EntryPage, Numbers, Page, Snapshot, SnapshotHead, StreamInfo
 from perdure.backends.selector import EVERYTHING, Selector
 from perdure.backends.tables import Reader
 
@@ -99,3 +100,36 @@ class OrderedReads:
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
         """See `Reads.streams`."""
         return await self._now(lambda reader: tables.streams(reader, prefix=prefix, after=after, limit=limit))
+
+    # -- what there is beside the log --------------------------------------------------------
+
+    async def read_entries(self, *, beyond: int = 0, after: bytes = b"", limit: int, bytes_max: int) -> EntryPage:
+        """See `Moves.read_entries`."""
+        return await self._now(lambda reader: rest.read_entries(reader, beyond=beyond, after=after, limit=limit, bytes_max=bytes_max), large=True)
+
+    async def read_aged(self, *, since_us: int = 0, after: bytes = b"", limit: int) -> AgedPage:
+        """See `Moves.read_aged`."""
+        return await self._now(lambda reader: rest.read_aged(reader, since_us=since_us, after=after, limit=limit), large=True)
+
+    async def count_unwatched(self) -> dict[str, int]:
+        """See `Moves.count_unwatched`."""
+        counts, after = await self._count(b"")
+        while after is not None:
+            more, after = await self._count(after)
+            counts += more
+        return dict(counts)
+
+    async def _count(self, after: bytes) -> tuple[Counter[str], bytes | None]:
+        return await self._now(lambda reader: rest.count_unwatched(reader, after), large=True)
+
+    async def snapshot_heads(self) -> list[SnapshotHead]:
+        """See `Moves.snapshot_heads`."""
+        return await self._now(rest.snapshot_heads, large=True)
+
+    async def read_numbers(self) -> Numbers:
+        """See `Moves.read_numbers`."""
+        return await self._now(rest.read_numbers)
+
+    async def moved_to(self) -> str:
+        """See `Moves.moved_to`."""
+        return await self._now(tables.read_moved)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import attrs
 
 from perdure.backends.commit import Commit, Committed, Group
+from perdure.backends.engine import Kept
 from perdure.backends.event import Position, Record
 from perdure.backends.progress import Told, nobody
 from perdure.backends.recovery import Recovery
@@ -29,7 +30,9 @@ class State(enum.StrEnum):
     REOPENING = "reopening"
     """Reads wait."""
     LOADING = "loading"
-    """It is being filled by a restore or an import, or that was cut off: nothing is committed until `Backend.end_load`."""
+    """It is being filled by a restore, an import or a migration, or that was cut off: nothing is committed until `Backend.end_load`."""
+    MOVED = "moved"
+    """Its place is elsewhere, as `Backend.moved_to` says: nothing is committed here any more."""
     CLOSED = "closed"
 
 
@@ -51,6 +54,8 @@ class Capabilities:
     """Its rows can be read as they are at one moment, and loaded as they are: `moment`, `load_rows`."""
     writes: bool = True
     """Something can be stored through this handle: it was not opened for reading only."""
+    moves: bool = False
+    """All that it holds beside its log can be read and loaded as it is, and it can be left for another place: see `Moves`."""
 
     def declared(self) -> tuple[str, ...]:
         """The names of those it has."""
@@ -138,6 +143,86 @@ class StoreStatus:
     """What opening found of the last stop."""
     details: dict[str, Any] = attrs.field(factory=dict)
     """What only this kind of backend knows: flush times, oldest reader, and so on."""
+
+
+@attrs.frozen
+class BucketEntry:
+    """An entry as it is kept, with its bucket."""
+
+    bucket: str
+    key: bytes
+    revision: int
+    value: bytes
+
+
+@attrs.frozen
+class Tombstone:
+    """What is kept of an entry that was deleted: the revision of that, and its time."""
+
+    bucket: str
+    key: bytes
+    revision: int
+    at_us: int
+
+
+@attrs.frozen
+class Answered:
+    """What is kept of a commit that had an idempotency key."""
+
+    id: bytes
+    kept: Kept
+
+
+@attrs.frozen
+class EntryPage:
+    """Some entries; *after* is what to ask for next, None at the end. A page may be empty and not the last."""
+
+    entries: list[BucketEntry]
+    after: bytes | None
+
+
+@attrs.frozen
+class AgedPage:
+    """Some of what is to be forgotten one day, in order of its time; *after* as in `EntryPage`."""
+
+    aged: list[Tombstone | Answered]
+    after: bytes | None
+
+
+@attrs.frozen
+class SnapshotHead:
+    """Which snapshot it is: all but its state."""
+
+    name: str
+    position: Position
+    fingerprint: str
+    at_us: int
+
+
+@attrs.frozen
+class Numbers:
+    """A store's counters: the newest revision, its last time, and by bucket up to which revision deletes are forgotten."""
+
+    revision: int
+    at_us: int
+    compacted: dict[str, int] = attrs.field(factory=dict)
+
+
+@attrs.define
+class Rest:
+    """What is to be laid over what a store holds beside its log: put as it is here, taken away where it is among the *gone*."""
+
+    entries: list[BucketEntry] = attrs.field(factory=list)
+    aged: list[Tombstone | Answered] = attrs.field(factory=list)
+    snapshots: list[Snapshot] = attrs.field(factory=list)
+    gone: list[tuple[str, bytes]] = attrs.field(factory=list)
+    """Entries and tombstones, by bucket and key."""
+    gone_answers: list[bytes] = attrs.field(factory=list)
+    gone_snapshots: list[tuple[str, Position]] = attrs.field(factory=list)
+    numbers: Numbers | None = None
+
+    def __bool__(self) -> bool:
+        return any((self.entries, self.aged, self.snapshots, self.gone, self.gone_answers, self.gone_snapshots, self.numbers))
 
 
 class Reads(Protocol):
@@ -248,7 +333,74 @@ class View(Reads, Protocol):
     """Reads that all stand at one position."""
 
 
-class Backend(Reads, Protocol):
+class Held(Protocol):
+    """A store to which nobody commits for the moment."""
+
+    async def mark(self, to: str, *, revision: int = 0) -> None:
+        """Say that the store is at *to* from here on, '' that it is here again; revisions go on after *revision* at least. Durable on return.
+
+        Raises:
+          Unavailable: a flush failed, and nobody knows whether it says so.
+        """
+        ...
+
+
+class Moves(Protocol):
+    """What it takes to bring a store to another place: all that it holds beside its log, and a way to leave.
+
+    Where `moves` is not declared, loading and leaving are `Unsupported`.
+    """
+
+    async def read_entries(self, *, beyond: int = 0, after: bytes = b"", limit: int, bytes_max: int) -> EntryPage:
+        """Entries of all buckets, reserved ones too, with a revision beyond *beyond*; those of all revisions in order of bucket and key."""
+        ...
+
+    async def read_aged(self, *, since_us: int = 0, after: bytes = b"", limit: int) -> AgedPage:
+        """Tombstones, and answers to idempotency keys, of that time or later."""
+        ...
+
+    async def count_unwatched(self) -> dict[str, int]:
+        """How many entries each bucket has whose deletes leave no tombstones."""
+        ...
+
+    async def snapshot_heads(self) -> list[SnapshotHead]:
+        """All snapshots, in order of name and position."""
+        ...
+
+    async def read_numbers(self) -> Numbers:
+        """The store's counters."""
+        ...
+
+    async def load_rest(self, rest: Rest) -> None:
+        """Lay *rest* over what is there, while the store is being loaded; durable on return, all or none.
+
+        Raises:
+          Misuse: the store is not being loaded.
+        """
+        ...
+
+    async def moved_to(self) -> str:
+        """Where the store is now; '' if it is here."""
+        ...
+
+    def hold_commits(self) -> AbstractAsyncContextManager[Held]:
+        """Nobody commits while the body runs, in any process: it is to be short. What waits meanwhile goes on after it.
+
+        Raises:
+          Unavailable: another keeps the right to write.
+        """
+        ...
+
+    def claim_move(self) -> AbstractAsyncContextManager[None]:
+        """The right to bring the store elsewhere, in one process at a time; who dies loses it.
+
+        Raises:
+          Unavailable: another has it.
+        """
+        ...
+
+
+class Backend(Reads, Moves, Protocol):
     """A store that is open."""
 
     @property
@@ -269,6 +421,7 @@ class Backend(Reads, Protocol):
         Raises:
           Unavailable: not begun; nothing will happen later. Where `state` is doubtful, `reopen` is the remedy.
           Unsupported: it was opened for reading only.
+          StoreMoved: the store is elsewhere; nothing was stored.
           InDoubt: the flush failed; the store is doubtful. `reopen` it, then ask for each commit's `answer`.
           Closed: not begun.
         """
@@ -291,11 +444,19 @@ class Backend(Reads, Protocol):
         ...
 
     async def wait_beyond(self, position: Position) -> None:
-        """Return when the head is beyond *position*; at once if it is already."""
+        """Return when the head is beyond *position*; at once if it is already.
+
+        Raises:
+          StoreMoved: nothing will come here any more.
+        """
         ...
 
     async def wait_changed(self, revision: int) -> None:
-        """Return when kv has changed beyond *revision*; at once if it has already."""
+        """Return when kv has changed beyond *revision*; at once if it has already.
+
+        Raises:
+          StoreMoved: nothing will come here any more.
+        """
         ...
 
     def view(self) -> AbstractAsyncContextManager[View]:
@@ -312,6 +473,8 @@ class Backend(Reads, Protocol):
 
     async def begin_load(self, *, anew: bool = False) -> None:
         """Begin to load an empty store, or go on where loading it was cut off; *anew*: with nothing in it.
+
+        One that was moved elsewhere may be loaded again, with what has come since: it does not say any more that it was moved.
 
         On return its state is loading, durably: nothing is committed, by any process, until `end_load`.
 

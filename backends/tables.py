@@ -82,6 +82,8 @@ class Cache:
     streams_made: int = 0
     loading: bool = False
     """Whether the store is being loaded: nothing is committed then."""
+    moved: str = ""
+    """Where the store is now, if it is not here: nothing is committed then either."""
     owner: bytes = b"\0" * 8
     """Whose it is: under this name the ids of the last group are kept that its events do not tell."""
 
@@ -96,6 +98,7 @@ class Cache:
         self.at_us = max(self.at_us, read_meta(reader, "at"))
         self.streams_made = read_meta(reader, "streams")
         self.loading = bool(read_meta(reader, "loading"))
+        self.moved = read_moved(reader)
 
     def load_types(self, reader: Reader) -> None:
         """Read the table of types."""
@@ -127,6 +130,16 @@ def write_meta(writer: Writer, name: str, value: int) -> None:
     """Keep a number of the store as a whole."""
     key = name.encode()
     writer.put("meta", key, sealed(key, keys.number(value)))
+
+
+MOVED = b"moved"
+"""The row of `meta` that says where the store is now."""
+
+
+def read_moved(reader: Reader) -> str:
+    """Where the store is now; '' if it is here."""
+    raw = reader.get("meta", MOVED)
+    return "" if raw is None else unseal("the row that says where the store is", MOVED, raw).decode()
 
 
 def read_head(reader: Reader) -> tuple[Position, int]:
@@ -474,7 +487,7 @@ def read_snapshot(reader: Reader, name: str, at_most: Position | None = None) ->
     stop = keys.after_prefix(lead) if at_most is None else keys.snapshot(name, at_most + 1)
     for key, raw in reader.scan_back("snapshots", lead, stop, 1):
         position = Position(keys.last_number(key))
-        row = _unpack_snapshot(unseal(f"snapshot {name!r} at position {position}", bytes(key), raw))
+        row = unpack_snapshot(name, position, bytes(key), raw)
         return Snapshot(name, position, row.fingerprint, row.state, row.at_us)
     return None
 
@@ -486,6 +499,11 @@ def snapshot_state(key: bytes, raw: Buffer) -> bytes:
       Corrupt: it is not as it was written.
     """
     return _unpack_snapshot(unseal(f"snapshot {key!r}", key, raw)).state
+
+
+def unpack_snapshot(name: str, position: int, key: bytes, raw: Buffer) -> SnapshotRow:
+    """The value of a row of `snapshots`, checked."""
+    return _unpack_snapshot(unseal(f"snapshot {name!r} at position {position}", key, raw))
 
 
 def snapshots(reader: Reader, name: str) -> list[Position]:

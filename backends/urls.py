@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
+import attrs
 import trio
 
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Misuse, Unavailable
+from perdure.backends.errors import Misuse, Unavailable, WrongStore
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.loading import refusal
 from perdure.backends.protocol import Backend, State
@@ -23,24 +24,34 @@ LATER = {"jetstream": "jetstream"}
 
 @asynccontextmanager
 async def open_backend(
-    url: str, *, environment: Environment | None = None, limits: Limits = LIMITS, create: bool = True, loading: bool = False
+    url: str, *, environment: Environment | None = None, limits: Limits = LIMITS, create: bool = True, loading: bool = False, id: str | None = None
 ) -> AsyncIterator[Backend]:
     """Open the store that *url* names: `memory:`, `file:DIR`, `lmdb:DIR` or `postgresql://...`; it is made if there is none, unless *create* is false.
 
-    *loading*: also one that is being loaded, or whose loading was cut off.
+    *loading*: also one that is being loaded, or whose loading was cut off. *id*: the one that a new store gets, and that one which is there
+    has to have.
 
     Raises:
       Misuse: the URL names no store.
+      WrongStore: the store there has another id than *id*.
       Corrupt, TooNew, Unavailable: the store cannot be opened; the message says why.
     """
-    backend = await _open(url, environment=environment, limits=limits, create=create)
+    backend = await _open(url, environment=environment if id is None else _drawing(id, environment or Environment()), limits=limits, create=create)
     try:
+        if id is not None and backend.id != id:
+            raise WrongStore(id, backend.id)
         if not loading:
             refuse_loading(backend, url)
         yield backend
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):
             await backend.aclose()
+
+
+def _drawing(id: str, environment: Environment) -> Environment:
+    """The environment whose first id, that of a store which is made, is *id*."""
+    first = [bytes.fromhex(id)]
+    return attrs.evolve(environment, ids=lambda: first.pop() if first else environment.ids())
 
 
 def refuse_loading(backend: Backend, url: str) -> None:

@@ -134,3 +134,4 @@ def _numbers(reader: Reader) -> Iterator[Finding]:
             except PerdureError as error:
                 yield str(error)
     read_drawn(reader)
+    tables.read_moved(reader)

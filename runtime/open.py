@@ -14,13 +14,14 @@ from perdure.actors.keeper import Keeper
 from perdure.actors.model import Sources
 from perdure.actors.projection import Changed, Services
 from perdure.actors.ring import Ring
+from perdure.actors.seat import seated
 from perdure.actors.status import Hub, Lifecycle, What
 from perdure.actors.stream import Streams
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.blobs.urls import open_blobs
 from perdure.backends.codec import Codec
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Misuse, RuntimeFailed
+from perdure.backends.errors import Misuse, RuntimeFailed, StoreMoved
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.urls import open_backend, refuse_loading
@@ -57,6 +58,7 @@ async def open_runtime(
 
     Raises:
       RuntimeFailed: a part of the runtime failed; the body was cancelled. If both failed, a group of the two.
+      StoreMoved: the store is elsewhere now.
       Misuse, Unavailable, Corrupt, TooNew, ...: the store cannot be opened (see `open_backend`).
     """
     if changed not in ("refuse", "rebuild"):
@@ -69,7 +71,8 @@ async def open_runtime(
             refuse_loading(store, "the store")
         if isinstance(blobs, str):
             blobs = await stack.enter_async_context(open_blobs(blobs, environment=environment, create=create))
-        yield await stack.enter_async_context(_run(store, app or App(), environment, limits, changed, converter, blobs))
+        places = await stack.enter_async_context(AsyncExitStack())
+        yield await stack.enter_async_context(_run(store, app or App(), environment, limits, changed, converter, places, blobs))
 
 
 @asynccontextmanager
@@ -80,10 +83,14 @@ async def _run(
     limits: Limits,
     changed: Changed,
     converter: cattrs.Converter | None,
+    places: AsyncExitStack,
     blobs: BlobStore | None,
 ) -> AsyncIterator[Runtime]:
     if (app.projections or app.sql) and not backend.capabilities.writes:
         raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
+    if gone_to := await backend.moved_to():
+        raise StoreMoved(backend.id, gone_to)
+    backend = seated(backend)
     codec = Codec(converter=converter)
     for cls in app.classes():
         codec.registry.register(cls)
@@ -115,12 +122,12 @@ async def _run(
         warn,
         keeper.reopened,
         lambda: keeper.reopenings,
-        tree.leases if backend.capabilities.shared_writes else None,
+        tree.leases,
         tell,
         environment.threads,
     )
     models = Models(services, Sources(backend, codec, limits))
-    rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree, blobs)
+    rt = Runtime(backend, environment, limits, hub, codec, encoder, journal, streams, models, tree, places, blobs)
 
     body: BaseException | None = None
     closing: BaseException | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, TypeVar, overload
 
 import attrs
@@ -21,6 +21,7 @@ from perdure.actors.subscription import Place, Subscription, start_position
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.codec import Codec
 from perdure.backends.commit import ANY, Appended, Committed, Expect, Expected, check_name
+from perdure.backends.environment import Environment
 from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, Rewound
 from perdure.backends.event import HEAD, START, Event, Position
 from perdure.backends.limits import Limits
@@ -48,6 +49,8 @@ class Runtime:
     """An open store with its actors. Made by `open_runtime`; see there."""
 
     backend: Backend
+    """Not the one that `open_runtime` was given, but a seat on it: the store may go elsewhere (see `perdure.runtime.migrate`)."""
+    environment: Environment
     limits: Limits
     hub: Hub
     _codec: Codec
@@ -56,6 +59,8 @@ class Runtime:
     _streams: Streams
     _models: Models
     _tree: Tree
+    _places: AsyncExitStack
+    """Stores that it was brought to, open until it ends."""
     _blobs: BlobStore | None = None
     _buckets: dict[str, Any] = attrs.field(factory=dict)
     _subscriptions: dict[object, Subscription[Any]] = attrs.field(factory=dict)
@@ -325,6 +330,15 @@ class Runtime:
         return (await self.backend.store_status()).recovery
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _keep_open(self, place: AsyncExitStack) -> None:
+        """Keep a store open that this runtime stands on, until it ends."""
+        self._places.push_async_exit(place)
+
+    def _ask_leases(self) -> None:
+        """Want leases for what is run here, if other processes may run it too now."""
+        for running in self._models.all():
+            running.actor.ask()
 
     def _check_open(self) -> None:
         if self._tree.closing:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from perdure.runtime.models import Models, Running
 
 
+DURABLE_LOOK_S = 60.0
+"""So often it is looked whether the store has become one that lasts."""
 LOOK_S = 1.0
 """So long opening waits at most to learn which projections are its own."""
 
@@ -104,9 +106,10 @@ class Tree:
         await nursery.start(self._streams.run)
         nursery.start_soon(self._guard, self.leases.run, name="leases")
         jitter, publish = self._environment.jitter, self._hub.publish
-        upkeep = [Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged)]
-        if self._backend.capabilities.durable:
-            upkeep.append(Child("scrub", self._run_scrub, Restart.PERMANENT, final=_damaged))
+        upkeep = [
+            Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged),
+            Child("scrub", self._run_scrub, Restart.PERMANENT, final=_damaged),
+        ]
         self._upkeep = Supervisor("upkeep", upkeep, jitter=jitter, publish=publish)
         nursery.start_soon(self._guard, self._upkeep.run, name="upkeep")
         nursery.start_soon(self._watch_loop)
@@ -146,6 +149,8 @@ class Tree:
 
     async def _run_scrub(self, *, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
+        while not self._backend.capabilities.durable:  # noqa: ASYNC110 - it may be brought to where it lasts
+            await trio.sleep(DURABLE_LOOK_S)
         await scrub(self._backend, self._warn_of_damage)
 
     def _warn_of_damage(self, problem: str) -> None:

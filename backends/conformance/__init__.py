@@ -28,6 +28,7 @@ from perdure.backends.conformance import (
     leases,
     limits,
     loading,
+    moving,
     pages,
     reads,
     resolved,
@@ -67,7 +68,7 @@ __all__ = [
 
 _MODULES = (
     *(commits, conflicts, ids_and_keys, conditions, reads, pages, waits, kv, changes, snapshots, views, limits),
-    *(durability, loading, images, sharing, strangers, leases, turns, doubt, resolved, concurrency, errors),
+    *(durability, loading, images, moving, sharing, strangers, leases, turns, doubt, resolved, concurrency, errors),
 )
 CHECKS: Final[tuple[Law, ...]] = tuple(law for module in _MODULES for law in module.PART.laws)
 """All laws, by part."""

@@ -16,7 +16,7 @@ import trio
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.lmdb import shared as sharing
-from perdure.backends.lmdb.files import DATA
+from perdure.backends.lmdb.files import DATA, FileLock
 from perdure.backends.lmdb.opening import begin_writing, close_shared, reopen_shared, shrink
 from perdure.backends.lmdb.rows import Held, TxnReader, TxnWriter
 from perdure.backends.lmdb.shared import SharedEnv
@@ -234,6 +234,14 @@ class LmdbMap:
         finally:
             if shared.state is State.REOPENING:
                 shared.state = State.DOUBTFUL
+
+    @contextmanager
+    def claim_move(self) -> Iterator[None]:
+        with closing(FileLock(self._shared.folder / "moving.lock")) as lock:
+            if not lock.take():
+                raise Unavailable(f"process {lock.read_pid()} is bringing {self._shared.folder} elsewhere: let it end, or end it")
+            lock.write_pid()
+            yield
 
     async def shrink(self) -> str:
         shared = self._shared

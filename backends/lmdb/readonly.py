@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -350,6 +350,9 @@ class ReadOnlyMap:
 
     def found_sound(self) -> None:
         """No mark is left."""
+
+    def claim_move(self) -> AbstractContextManager[None]:
+        raise Unsupported("moves", str(self._env.folder))
 
     async def shrink(self) -> str:
         return "it was opened for reading only"

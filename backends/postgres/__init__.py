@@ -46,7 +46,7 @@ async def open_postgres(
         server, there = await session.check_server(wire, options, shown)
         if not (there or options.readonly):
             await session.make_schema(wire, options.schema, environment.ids().hex())
-        id, loading = await session.check_store(wire, options, shown)
+        id, elsewhere = await session.check_store(wire, options, shown)
     except Lost as error:
         raise refused_connection(error, shown) from error
     except Refused as error:
@@ -57,4 +57,4 @@ async def open_postgres(
     async def connect() -> Wire:
         return await session.connect_ready(wires, conninfo, options, environment, server, limits)
 
-    return PostgresBackend(id, connect, server, options, url=shown, environment=environment, limits=limits, loading=loading)
+    return PostgresBackend(id, connect, server, options, url=shown, environment=environment, limits=limits, elsewhere=elsewhere)

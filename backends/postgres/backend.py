@@ -27,22 +27,25 @@ from perdure.backends import build
 from perdure.backends.commit import Answer, Commit, Committed, Group
 from perdure.backends.engine import Decisions, Facts, Needs, decide, needs
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, Misuse, PerdureError, Unavailable, Unsupported
+from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, Misuse, PerdureError, StoreMoved, Unavailable, Unsupported
 from perdure.backends.event import Position, Record
 from perdure.backends.limits import Limits
-from perdure.backends.loading import refusal as loading_refusal
+from perdure.backends.loading import refused
 from perdure.backends.news import Moved
 from perdure.backends.ordered import moved_by
-from perdure.backends.postgres import checking, facts, filling, reads, session, upkeep, writing
+from perdure.backends.postgres import checking, facts, reads, session, writing
 from perdure.backends.postgres.ahead import RECORDS_MIN, Ahead
-from perdure.backends.postgres.belief import Belief, copy, elsewhere, provable
+from perdure.backends.postgres.belief import Belief, copy, further_on, provable
+from perdure.backends.postgres.care import PostgresCare
+from perdure.backends.postgres.moves import PostgresMoves
 from perdure.backends.postgres.news import CHANNEL, PostgresNews, heard_by, tell
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import Asks, PostgresReads
+from perdure.backends.postgres.schema import LOADING
 from perdure.backends.postgres.session import ASK_S, Options, Server
+from perdure.backends.postgres.view import LEAVE_S, PostgresView
 from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Row, Wire
-from perdure.backends.progress import Told, nobody
-from perdure.backends.protocol import Capabilities, Moment, State, StoreStatus
+from perdure.backends.protocol import Capabilities, Moment, State
 
 T = TypeVar("T")
 
@@ -50,8 +53,6 @@ FLUSH_S = 10.0
 """Who has no answer to a COMMIT by then is in doubt."""
 READERS = 8
 """So many reads are asked at a time."""
-_LEAVE_S = 1.0
-"""A connection gets so long for its last word."""
 _NOTHING = "ROLLBACK"
 NEW_EPOCH = "UPDATE perdure.head SET epoch = epoch + 1"
 """What was judged in the one before is not written any more."""
@@ -59,18 +60,19 @@ NEW_EPOCH = "UPDATE perdure.head SET epoch = epoch + 1"
 Connect = Callable[[], Awaitable[Wire]]
 
 
-class PostgresBackend(PostgresReads):
+class PostgresBackend(PostgresMoves, PostgresCare):
     """See the module. *connect* makes a connection that is ready; *server* is what the server said of itself."""
 
     def __init__(
-        self, id: str, connect: Connect, server: Server, options: Options, *, url: str, environment: Environment, limits: Limits, loading: bool
+        self, id: str, connect: Connect, server: Server, options: Options, *, url: str, environment: Environment, limits: Limits, elsewhere: str
     ) -> None:
         super().__init__(self._ask_pool)
         self.id = id
         self.url = url
         self.environment = environment
         self.limits = limits
-        self.capabilities = Capabilities(durable=True, shared_reads=True, shared_writes=True, loads=True, writes=not options.readonly)
+        writes = not options.readonly
+        self.capabilities = Capabilities(durable=True, shared_reads=True, shared_writes=True, loads=True, writes=writes, moves=writes)
         self._options = options
         self._server = server
         self._connect = connect
@@ -97,7 +99,7 @@ class PostgresBackend(PostgresReads):
         """What was found of them once the server was back."""
         self._back = trio.lowlevel.ParkingLot()
         self._open_views: set[trio.CancelScope] = set()
-        self._loading = loading
+        self._elsewhere = elsewhere
         self._scrub: checking.Scrub | None = None
         self._scrubbed = ""
         self._damages: list[str] = []
@@ -143,11 +145,11 @@ class PostgresBackend(PostgresReads):
         head, answers = await self._lock(facts.questions(needed))
         known = facts.facts(needed, head, answers)
         done = decide(commits, known)
-        self._loading = head[3]
-        if self._loading or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn):
+        self._elsewhere = head[3]
+        if self._elsewhere or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn):
             await self._leave()
-            if self._loading:
-                raise Unavailable(loading_refusal(self.url))
+            if self._elsewhere:
+                raise refused(self.url, "" if self._elsewhere == LOADING else self._elsewhere)
             return Group(done.follows, done.answers)
         place = writing.Place(self.id, head[4], done.follows, head[1])
         rows = await self._flush(commits, done.follows, writing.write(done, place, self._owner, alone=False), "COMMIT")
@@ -172,7 +174,7 @@ class PostgresBackend(PostgresReads):
             return None
         follows, since, at, heard = rows[0]
         if (follows, since, at + EPOCH_US) != (before.head, before.revision, before.at_us):  # others have written in between: the same, further on
-            known = elsewhere(before, head=follows, at_us=at + EPOCH_US, revision=since)
+            known = further_on(before, head=follows, at_us=at + EPOCH_US, revision=since)
             done = decide(commits, known)
         return self._written(done, known, epoch, since, heard=heard)
 
@@ -187,7 +189,7 @@ class PostgresBackend(PostgresReads):
 
     def _written(self, done: Decisions, known: Facts, epoch: int, since: int, *, heard: bool) -> Group:
         """What is to be remembered and told of a group that was written, *since* being the revision before it."""
-        moved, self._loading = moved_by(done), False
+        moved, self._elsewhere = moved_by(done), ""
         self._belief.learn(known, epoch, since, done)
         self._news.tell(moved, done.head, done.revision)
         if self._writer is not None and heard:
@@ -235,7 +237,7 @@ class PostgresBackend(PostgresReads):
         """Who stands in the way of those who want to write."""
         with suppress(Lost, Refused):
             async with self._pool.wire() as wire:
-                (rows,) = await wire.ask(checking.WRITERS, within_s=_LEAVE_S)
+                (rows,) = await wire.ask(checking.WRITERS, within_s=LEAVE_S)
                 if rows:
                     return ", ".join(f"{name or 'somebody'} at {address or 'this machine'} (server process {pid})" for name, address, pid in rows)
         return "nobody knows who"
@@ -283,7 +285,7 @@ class PostgresBackend(PostgresReads):
         """Give the right to write back, nothing done."""
         if self._writer is not None and not self._writer.lost:
             with suppress(Lost, Refused), trio.CancelScope(shield=True):
-                await self._writer.ask(_NOTHING, within_s=_LEAVE_S)
+                await self._writer.ask(_NOTHING, within_s=LEAVE_S)
 
     @asynccontextmanager
     async def _step(self, *, within_s: float = FLUSH_S) -> AsyncIterator[tuple[Row, Callable[..., Awaitable[list[list[Row]]]]]]:
@@ -325,7 +327,9 @@ class PostgresBackend(PostgresReads):
             return State.CLOSED
         if self._reopening.locked():
             return State.REOPENING
-        return State.DOUBTFUL if self._doubts or self._away else State.LOADING if self._loading else State.OPEN
+        if self._doubts or self._away:
+            return State.DOUBTFUL
+        return State.LOADING if self._elsewhere == LOADING else State.MOVED if self._elsewhere else State.OPEN
 
     def _check_sound(self) -> None:
         self._check_open()
@@ -362,7 +366,7 @@ class PostgresBackend(PostgresReads):
                 found = await PostgresReads(ask).answers(self._doubts, self._doubts_after)
                 await self._writer.ask(NEW_EPOCH, "COMMIT", within_s=FLUSH_S)
                 self._resolved = {id: found.get(id) for id in self._doubts}
-            self._doubts, self._away, self._loading = [], False, head[3]
+            self._doubts, self._away, self._elsewhere = [], False, head[3]
         except (Lost, Refused) as error:
             raise Unavailable(f"{self.url} went away again ({error})") from error
         finally:
@@ -431,7 +435,10 @@ class PostgresBackend(PostgresReads):
             raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after its connection was lost")
 
     async def _head_and_revision(self) -> tuple[int, int]:
-        head, revision, _, self._loading = await self.numbers()
+        head, revision, _, elsewhere = await self.numbers()
+        if elsewhere != self._elsewhere:  # who waits for what will not come is to know
+            self._elsewhere = elsewhere
+            self._news.wake_all()
         return head, revision
 
     async def _listen(self) -> Wire:
@@ -456,6 +463,8 @@ class PostgresBackend(PostgresReads):
             told = self._news.told(what)
             if done(*await self._look()):
                 return
+            if self._elsewhere not in ("", LOADING):
+                raise StoreMoved(self.url, self._elsewhere)
             await self._news.wait(what, told)
             self._check_open()
         await trio.lowlevel.checkpoint()
@@ -476,7 +485,7 @@ class PostgresBackend(PostgresReads):
         scope = trio.CancelScope()
         try:
             async with self._views.wire() as wire:
-                held = _Held(wire, self.limits.view_s, self.url)
+                held = PostgresView(wire, self.limits.view_s, self.url)
                 await held.begin()
                 self._open_views.add(scope)
                 scope.deadline = trio.current_time() + self.limits.view_s
@@ -503,100 +512,13 @@ class PostgresBackend(PostgresReads):
         await trio.lowlevel.checkpoint()
         raise Unsupported("images", self.url)
 
-    async def begin_load(self, *, anew: bool = False) -> None:
-        """See `Backend.begin_load`."""
-        async with self._step(within_s=self.limits.commit_s) as (head, ask):
-            await filling.begin(head, ask, self.url, anew=anew)
-            self._loading = True
-            self._belief.forget()
-            self._ahead.drop()
-
-    async def load(self, records: Sequence[Record]) -> None:
-        """See `Backend.load`."""
-        async with self._step(within_s=self.limits.commit_s) as (head, ask):
-            await filling.load(head, ask, self.url, self.id, records)
-
-    async def end_load(self) -> None:
-        """See `Backend.end_load`."""
-        async with self._step() as (_, ask):
-            await ask("UPDATE perdure.head SET loading = false WHERE loading")
-        self._loading = False
+    def _note_mark(self, to: str) -> None:
+        self._elsewhere = to
         self._belief.forget()
+        self._ahead.drop()
         self._news.wake_all()
 
-    # -- the rest ----------------------------------------------------------------------------
-
-    async def now_us(self) -> int:
-        """See `Backend.now_us`: the server's clock."""
-        ((row,),) = await self._ask(checking.CLOCK)
-        return int(row[0]) + EPOCH_US
-
-    async def maintain(self) -> bool:
-        """See `Backend.maintain`."""
-        await trio.lowlevel.checkpoint()
-        self._check_open()
-        if not self.capabilities.writes:
-            return False
-        async with self._step() as (_, ask):
-            return await upkeep.forget(ask, self.limits)
-
-    async def shrink(self) -> str:
-        """See `Backend.shrink`."""
-        await trio.lowlevel.checkpoint()
-        self._check_open()
-        return "PostgreSQL gives room back by itself (see autovacuum), to the disk by VACUUM FULL"
-
-    async def verify(self, progress: Told = nobody) -> list[str]:
-        """See `Backend.verify`."""
-        return await checking.verify(self._ask_long, progress)
-
-    async def _ask_long(self, *questions: Question) -> list[list[Row]]:
-        """Ask what may take its time."""
-        self._check_open()
-        try:
-            async with self._pool.wire() as wire:
-                answers = await wire.ask("BEGIN READ ONLY", "SET LOCAL statement_timeout = 0", *questions, "COMMIT", within_s=3_600)
-                return answers[2:-1]
-        except Lost as error:
-            self._check_open()
-            raise Unavailable(f"the connection to {self.url} was lost ({error})") from error
-        except Refused as error:
-            session.raise_refusal(error, self.url)
-
-    async def scrub(self) -> bool:
-        """See `Backend.scrub`."""
-        scrub = self._scrub or checking.Scrub()
-        found = await scrub.slice(self._ask)
-        self._damages += [problem for problem in found if problem not in self._damages][: checking.PROBLEMS_MAX - len(self._damages)]
-        self._scrub = None if scrub.done else scrub
-        if scrub.done:
-            self._scrubbed = "all events" if not self._damages else f"all events, {len(self._damages)} damaged"
-        return not scrub.done
-
-    async def store_status(self) -> StoreStatus:
-        """See `Backend.store_status`."""
-        self._check_open()
-        ((row,),) = await self._ask(checking.SIZES)
-        return StoreStatus(
-            url=self.url,
-            id=self.id,
-            head=Position(row[0]),
-            revision=row[1],
-            bytes_used=row[2],
-            bytes_limit=0,
-            verified=self._scrubbed or ("by the server's page checksums" if self._server.checksums else "not since it was opened"),
-            scrubbed_rows=0 if self._scrub is None else self._scrub.rows,
-            damages=tuple(self._damages),
-            state=self.state,
-            details={
-                "server": self._server.version,
-                "pooled": self._server.pooled,
-                "told by": "LISTEN" if self._news.hears else "polling",
-                "synchronous_commit": self._server.synchronous,
-                "connections": self._pool.size + self._views.size + (self._writer is not None) + self._news.hears,
-                "reconnects": self.reconnects,
-            },
-        )
+    # -- the end -----------------------------------------------------------------------------
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
@@ -614,7 +536,7 @@ class PostgresBackend(PostgresReads):
                 await trio.sleep(0.001)
         self._views.close()
         if self._writer is not None:
-            await self._writer.settle(_LEAVE_S)
+            await self._writer.settle(LEAVE_S)
             self._writer.close()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -627,41 +549,6 @@ class PostgresBackend(PostgresReads):
     def _check_writes(self) -> None:
         if not self.capabilities.writes:
             raise Unsupported("writes", self.url)
-
-
-class _Held:
-    """A transaction that shows one state of the store."""
-
-    def __init__(self, wire: Wire, view_s: float, url: str) -> None:
-        self._wire = wire
-        self._view_s = view_s
-        self._url = url
-        self._one = trio.Lock()
-        self._ended = False
-
-    async def begin(self) -> None:
-        """From here on it stands still."""
-        idle = f"SET LOCAL idle_in_transaction_session_timeout = '{self._view_s + 5:g}s'"
-        await self._wire.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", idle, "SELECT position FROM perdure.head", within_s=ASK_S)
-
-    async def ask(self, *questions: Question) -> list[list[Row]]:
-        """See `Wire.ask`, one task at a time."""
-        async with self._one:
-            if self._ended or self._wire.lost:
-                raise Closed("the view")
-            try:
-                return await self._wire.ask(*questions, within_s=ASK_S)
-            except Lost as error:
-                raise Closed(f"the view (its connection was lost: {error})") from error
-            except Refused as error:
-                session.raise_refusal(error, self._url)
-
-    async def end(self) -> None:
-        """It is not needed any more."""
-        self._ended = True
-        if not self._wire.lost:
-            with suppress(Lost, Refused), trio.CancelScope(shield=True):
-                await self._wire.ask(_NOTHING, within_s=_LEAVE_S)
 
 
 def _told(commit: Commit, error: PerdureError) -> Any:

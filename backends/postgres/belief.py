@@ -22,7 +22,7 @@ def copy(facts: Facts) -> Facts:
     return Facts(facts.head, facts.at_us, facts.revision, dict(facts.streams), dict(facts.entries), dict(facts.ids), dict(facts.conditions), dict(facts.leases))
 
 
-def elsewhere(facts: Facts, *, head: int, at_us: int, revision: int) -> Facts:
+def further_on(facts: Facts, *, head: int, at_us: int, revision: int) -> Facts:
     """The same facts where others have written in between, but nothing of what they are about."""
     found = copy(facts)
     found.head, found.at_us, found.revision = Position(head), at_us, revision

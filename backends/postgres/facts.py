@@ -11,10 +11,11 @@ from perdure.backends.event import Position
 from perdure.backends.limits import CONDITION_ROWS
 from perdure.backends.postgres.packing import unpack_kept
 from perdure.backends.postgres.reads import condition_of
+from perdure.backends.postgres.schema import ELSEWHERE
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, bodies, int8, texts
 from perdure.backends.selector import Item
 
-HEAD: Final = Statement("SELECT position, revision, at, loading, epoch FROM perdure.head")
+HEAD: Final = Statement(f"SELECT position, revision, at, {ELSEWHERE}, epoch FROM perdure.head")
 LOCK: Final = Statement(HEAD.sql + " FOR UPDATE")
 """The right to write. What it gives is the state after the wait; what is asked by the same statement would be that before it."""
 

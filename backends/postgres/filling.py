@@ -10,6 +10,7 @@ from perdure.backends.event import Record
 from perdure.backends.frame import with_checksum
 from perdure.backends.loading import check_order, told
 from perdure.backends.postgres import schema, writing
+from perdure.backends.postgres.schema import LOADING
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, texts
 
 Ask = Callable[..., Awaitable[list[list[Row]]]]
@@ -25,14 +26,15 @@ async def begin(head: Row, ask: Ask, url: str, *, anew: bool) -> None:
     Raises:
       Misuse: it holds something that was not loaded.
     """
-    _, revision, _, loading, _ = head
-    if not loading:
+    _, revision, _, elsewhere, _ = head
+    if elsewhere != LOADING:
         ((empty,),) = await ask(f"SELECT {_EMPTY}")
-        if revision or not empty[0]:
+        if not elsewhere and (revision or not empty[0]):
             raise Misuse(f"{url} holds data already: load into a new store")
-        await ask("UPDATE perdure.head SET loading = true")
+        await ask("UPDATE perdure.head SET loading = true, moved = '', epoch = epoch + 1")
     if anew:
-        await ask(*(f"DELETE FROM perdure.{table}" for table in schema.TABLES), "UPDATE perdure.head SET position = 0, revision = 0, at = 'epoch'")
+        cleared = "UPDATE perdure.head SET position = 0, revision = 0, at = 'epoch', at_before = 'epoch', epoch = epoch + 1"
+        await ask(*(f"DELETE FROM perdure.{table}" for table in schema.TABLES), cleared)
 
 
 async def load(head: Row, ask: Ask, url: str, id: str, records: Sequence[Record]) -> None:
@@ -42,8 +44,8 @@ async def load(head: Row, ask: Ask, url: str, id: str, records: Sequence[Record]
       Misuse: the store is not being loaded; they are out of order, a seq is missing, or a commit is not whole.
       Corrupt: one does not fit its checksum.
     """
-    position, revision, at, loading, epoch = head
-    if not loading:
+    position, revision, at, elsewhere, epoch = head
+    if elsewhere != LOADING:
         raise Misuse(f"{url} is not being loaded: call begin_load first")
     if not records:
         return

@@ -16,6 +16,7 @@ from perdure.backends.limits import PAGE_EXAMINED
 from perdure.backends.postgres import runs
 from perdure.backends.postgres.packing import unpack_drawn, unpack_kept
 from perdure.backends.postgres.runs import COLUMNS
+from perdure.backends.postgres.schema import ELSEWHERE
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, Value, bodies, int8, texts
 from perdure.backends.protocol import ChangedEntry, Changes, Entry, Page, Snapshot, StreamInfo
 from perdure.backends.selector import EVERYTHING, Item, Selector
@@ -47,8 +48,8 @@ def _cut(order: str, condition: str, events: str, limit: str, bytes_max: str) ->
     return f"SELECT {COLUMNS}, counted, spent FROM ({rows}) e WHERE counted - own < {limit} AND spent - weight < {bytes_max}"
 
 
-_HEAD = Statement("SELECT position, revision, at, loading FROM perdure.head")
 _FIRST = Statement("SELECT first FROM perdure.names WHERE name = $1", ("text",))
+_HEAD = Statement(f"SELECT position, revision, at, {ELSEWHERE} FROM perdure.head")
 _STREAM = Statement("SELECT first, last, position FROM perdure.streams WHERE name = $1", ("text",))
 _RUN_OF = "coalesce((SELECT seq FROM perdure.runs WHERE stream = $1 AND seq <= $2 + 1 ORDER BY seq DESC LIMIT 1), 0)"
 _ON = Statement(
@@ -124,8 +125,8 @@ class PostgresReads:
         """See `Reads.revision`."""
         return (await self.numbers())[1]
 
-    async def numbers(self) -> tuple[int, int, int, bool]:
-        """The head, the newest revision, the last time, and whether the store is being loaded."""
+    async def numbers(self) -> tuple[int, int, int, str]:
+        """The head, the newest revision, the last time, and why nothing is committed: 'loading', or where the store is now; else ''."""
         ((head,),) = await self._ask(Question(_HEAD))
         return head[0], head[1], head[2] + EPOCH_US, head[3]
 

@@ -15,6 +15,9 @@ SCHEMA: Final = "perdure"
 COMMENT: Final = "A perdure store. Read as you like: it is written by perdure alone."
 LOCK: Final = 0x7065726475726521
 """The advisory lock under which the schema is made and migrated."""
+LOADING: Final = "loading"
+"""What stands for a store that is being loaded, where else stands the place that it was moved to, or ''."""
+ELSEWHERE: Final = f"CASE WHEN loading THEN '{LOADING}' ELSE moved END"
 
 _FIRST: Final = """
 CREATE TABLE perdure.head (
@@ -26,7 +29,8 @@ CREATE TABLE perdure.head (
     at timestamptz NOT NULL DEFAULT 'epoch',
     at_before timestamptz NOT NULL DEFAULT 'epoch',
     epoch int8 NOT NULL DEFAULT 0,
-    loading boolean NOT NULL DEFAULT false
+    loading boolean NOT NULL DEFAULT false,
+    moved text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 CREATE TABLE perdure.runs (

@@ -183,20 +183,20 @@ _RIGHTS = Statement(
 )
 
 
-async def check_store(wire: Wire, options: Options, shown: str) -> tuple[str, bool]:
-    """The store's id, and whether it is being loaded.
+async def check_store(wire: Wire, options: Options, shown: str) -> tuple[str, str]:
+    """The store's id, and why nothing is committed: 'loading', or where it is now; else ''.
 
     Raises:
       TooNew: a newer perdure has made it.
       Misuse: we may not read or write it.
     """
     try:
-        (rows,) = await wire.ask("SELECT store, format, loading FROM perdure.head", within_s=ASK_S)
+        (rows,) = await wire.ask(f"SELECT store, format, {schema.ELSEWHERE} FROM perdure.head", within_s=ASK_S)
     except Refused as error:
         raise refusal(error, shown) from error
     if not rows:
         raise Corrupt(f"the store {shown}", "its table head has no row")
-    id, format, loading = rows[0]
+    id, format, elsewhere = rows[0]
     if format > schema.FORMAT:
         raise TooNew(shown, format, schema.FORMAT)
     rights = "SELECT" if options.readonly else "SELECT,INSERT,UPDATE,DELETE"
@@ -204,7 +204,7 @@ async def check_store(wire: Wire, options: Options, shown: str) -> tuple[str, bo
     if missing:
         grant = f"GRANT {rights.replace(',', ', ')} ON ALL TABLES IN SCHEMA {options.schema} TO it"
         raise Misuse(f"this role may not use the table {options.schema}.{missing[0][0]} of {shown}: {grant}")
-    return str(id), bool(loading)
+    return str(id), str(elsewhere)
 
 
 def settings(server: Server, limits: Limits) -> dict[str, str]:

@@ -36,7 +36,7 @@ _ROW_TYPES: Final = (
 )
 _HEAD: Final = (
     "UPDATE perdure.head SET position = position + {0}, revision = revision + {1}, at_before = at, at = greatest(at, {2})"
-    " WHERE store = {3} AND epoch = {4} AND loading = LOADING AND position = coalesce({5}, position) AND revision = coalesce({6}, revision)"
+    " WHERE store = {3} AND epoch = {4} AND loading = LOADING AND moved = '' AND position = coalesce({5}, position) AND revision = coalesce({6}, revision)"
     " RETURNING position - {0} AS follows, revision - {1} AS since, at_before, position - {0} - {7} AS moved, NOT pg_try_advisory_xact_lock({8}) AS heard"
 )
 _HEAD_TYPES: Final = ("int8", "int8", "timestamptz", "text", "int8", "int8", "int8", "int8", "int8")

@@ -63,7 +63,7 @@ def exit_of(error: PerdureError) -> Exit:
     match error:
         case RuntimeFailed(__cause__=PerdureError() as cause):
             return exit_of(cause)
-        case errors.Conflict() | errors.BlobMissing():
+        case errors.Conflict() | errors.StoreMoved() | errors.BlobMissing():
             return Exit.NO
         case errors.InDoubt():
             return Exit.IN_DOUBT

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from perdure.backends.progress import Progress as Progressed
@@ -162,7 +162,8 @@ def bar(text: str, total: int | None) -> Iterator[Callable[..., None]]:
 @contextmanager
 def told(text: str) -> Iterator[Told]:
     """The same for an operation that says itself how far it is."""
-    with _progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()) as progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with _progress(*columns) as progress:
         task = progress.add_task(text, total=None)
 
         def tell(at: Progressed) -> None:

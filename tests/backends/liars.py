@@ -27,7 +27,7 @@ from perdure.backends.memory import MemoryMap
 from perdure.backends.news import Moved
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_reads import OrderedReads
-from perdure.backends.protocol import Backend, Capabilities, ChangedEntry, Changes, Entry, Page, Snapshot
+from perdure.backends.protocol import Answered, Backend, Capabilities, ChangedEntry, Changes, Entry, EntryPage, Page, Rest, Snapshot, Tombstone
 from perdure.backends.selector import EVERYTHING, Selector
 from perdure.backends.tables import Writer
 
@@ -43,7 +43,7 @@ class Honest(OrderedBackend):
     """What the liars are made of; it keeps all laws, durable in that its map outlives it."""
 
     def __init__(self, rows: MemoryMap) -> None:
-        super().__init__(rows, url="liar:", capabilities=Capabilities(loads=True, images=True), environment=Environment(threads=InlineThreads()))
+        super().__init__(rows, url="liar:", capabilities=Capabilities(loads=True, images=True, moves=True), environment=Environment(threads=InlineThreads()))
 
 
 class Liar(FaultyBackend):
@@ -58,7 +58,7 @@ class Durable(Liar):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(durable=True, loads=True, images=True)
+        return Capabilities(durable=True, loads=True, images=True, moves=True)
 
 
 # -- writing ---------------------------------------------------------------------------------
@@ -425,6 +425,64 @@ class ForgetsTheLoading(Durable):
         await super().aclose()
 
 
+class NumbersEntriesAnew(Liar):
+    """Gives the entries that are loaded revisions of its own."""
+
+    async def load_rest(self, rest: Rest) -> None:
+        entries = [attrs.evolve(entry, revision=place) for place, entry in enumerate(rest.entries, 1)]
+        await self.inner.load_rest(attrs.evolve(rest, entries=entries))
+
+
+class LoadsNoTombstones(Liar):
+    """Takes what was deleted for what was never there."""
+
+    async def load_rest(self, rest: Rest) -> None:
+        await self.inner.load_rest(attrs.evolve(rest, aged=[one for one in rest.aged if isinstance(one, Answered)]))
+
+
+class LoadsNoAnswers(Liar):
+    """Forgets to which keys it has answered."""
+
+    async def load_rest(self, rest: Rest) -> None:
+        await self.inner.load_rest(attrs.evolve(rest, aged=[one for one in rest.aged if isinstance(one, Tombstone)]))
+
+
+class OverlooksWhatIsUnwatched(Liar):
+    """Finds changes of watched buckets only."""
+
+    async def read_entries(self, *, beyond: int = 0, after: bytes = b"", limit: int, bytes_max: int) -> EntryPage:
+        page = await super().read_entries(beyond=beyond, after=after, limit=limit, bytes_max=bytes_max)
+        return attrs.evolve(page, entries=[entry for entry in page.entries if not (beyond and entry.bucket.startswith("$"))])
+
+
+class CommitsWhereItWas(Honest):
+    """Does not look whether it is elsewhere."""
+
+    def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
+        self._cache.moved, before = "", self._cache.moved
+        try:
+            super()._decide_and_write(commits, out, writer)
+        finally:
+            self._cache.moved = before
+
+
+class HoldsNobody(Liar):
+    """Lets commits through while they are held."""
+
+    @asynccontextmanager
+    async def hold_commits(self) -> AsyncIterator[Any]:
+        yield _HeldForAMoment(self.inner)
+
+
+class _HeldForAMoment:
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+
+    async def mark(self, to: str, *, revision: int = 0) -> None:
+        async with self._inner.hold_commits() as held:
+            await held.mark(to, revision=revision)
+
+
 class MovingMoment(Liar):
     """Reads each slice of a moment as it is by then."""
 
@@ -515,6 +573,12 @@ LIARS: dict[str, tuple[Callable[[MemoryMap], Backend], str]] = {
     "loading what is damaged": (LoadsDamage, "damage-is-not-loaded"),
     "commits while it is loaded": (CommitsWhileLoading, "what-is-loaded-takes-no-commits"),
     "a loading that does not outlive its process": (ForgetsTheLoading, "loading-outlives-its-process"),
+    "revisions anew": (NumbersEntriesAnew, "what-is-beside-the-log-is-loaded-as-it-was"),
+    "deletes that are not brought": (LoadsNoTombstones, "what-is-beside-the-log-is-loaded-as-it-was"),
+    "keys that are not brought": (LoadsNoAnswers, "what-was-loaded-counts"),
+    "changes of states overlooked": (OverlooksWhatIsUnwatched, "changed-entries-are-found-by-revision"),
+    "commits where it was": (CommitsWhereItWas, "a-moved-store-says-where-it-is"),
+    "commits while they are held": (HoldsNobody, "held-commits-wait"),
     "a moment that moves": (MovingMoment, "a-moment-stands-still"),
 }
 """What each does, and the law that must catch it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import attrs
@@ -124,6 +124,9 @@ class SharedMap:
     def _doubt(self) -> None:
         self.fails, self.state = None, State.DOUBTFUL
         raise MapDoubtful
+
+    def claim_move(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def shrink(self) -> str:
         return "it has no file"

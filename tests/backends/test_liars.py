@@ -46,6 +46,12 @@ NAMES = [
     "loading what is damaged",
     "commits while it is loaded",
     "a loading that does not outlive its process",
+    "revisions anew",
+    "deletes that are not brought",
+    "keys that are not brought",
+    "changes of states overlooked",
+    "commits where it was",
+    "commits while they are held",
     "a moment that moves",
 ]
 SHARED_NAMES = [

@@ -72,14 +72,14 @@ def options(command):
 
 
 def test_there_are_commands():
-    assert len(list(commands())) == 26
+    assert len(list(commands())) == 27
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))
 def test_every_command_is_documented(name, command):
     section = sections()[name]
 
-    assert any(f"`{name} {first}" in section for first in ("URL", "DIR", "APP", "BLOBS"))
+    assert any(f"`{name} {first}" in section for first in ("URL", "DIR", "APP", "BLOBS", "SOURCE"))
     assert f"$ {name} " in section or f"| {name} " in section
 
 
@@ -142,4 +142,4 @@ def test_every_example_runs_as_shown(tmp_path, monkeypatch, capsys):
     sys.modules.pop("shop", None)
     assert "\n".join(wrong) == ""
     left = sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
-    assert left == ["copy", "earlier", "restored", "saved", "shop", "shop.jsonl", "shop.py"]
+    assert left == ["copy", "earlier", "moved", "restored", "saved", "shop", "shop.jsonl", "shop.py"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from perdure.backends.errors import Corrupt
+from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.runs import COLUMNS, EVENTS, POSITION, read
-from perdure.backends.postgres.wire import Question, Row, Statement, int8
+from perdure.backends.postgres.wire import Lost, Question, Refused, Row, Statement, int8
 from perdure.backends.progress import Progress, Told
 
 Ask = Callable[..., Awaitable[list[list[Row]]]]
@@ -25,14 +27,23 @@ SIZES: Final = Question(
         " WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'perdure.head'::regclass) AND relkind = 'r') FROM perdure.head"
     )
 )
-WRITERS: Final = Question(
+_WRITERS: Final = Question(
     Statement(
         "SELECT DISTINCT application_name, host(client_addr), pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
         " WHERE relation = 'perdure.head'::regclass AND granted AND pid <> pg_backend_pid()"
         " AND pg_locks.mode <> 'AccessShareLock' AND cardinality(pg_blocking_pids(pid)) = 0"
     )
 )
-"""Who has the right to write, or keeps others from getting it."""
+
+
+async def who_writes(pool: Pool, *, within_s: float) -> str:
+    """Who has the right to write, or keeps others from getting it."""
+    with suppress(Lost, Refused):
+        async with pool.wire() as wire:
+            (rows,) = await wire.ask(_WRITERS, within_s=within_s)
+            if rows:
+                return ", ".join(f"{name or 'somebody'} at {address or 'this machine'} (server process {pid})" for name, address, pid in rows)
+    return "nobody knows who"
 
 
 # -- damage ----------------------------------------------------------------------------------

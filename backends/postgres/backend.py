@@ -53,7 +53,6 @@ READERS = 8
 """So many reads are asked at a time."""
 _LEAVE_S = 1.0
 """A connection gets so long for its last word."""
-_NOTHING = "ROLLBACK"
 NEW_EPOCH = "UPDATE perdure.head SET epoch = epoch + 1"
 """What was judged in the one before is not written any more."""
 
@@ -273,7 +272,7 @@ class PostgresBackend(PostgresReads):
         """Give the right to write back, nothing done."""
         if self._writer is not None and not self._writer.lost:
             with suppress(Lost, Refused), trio.CancelScope(shield=True):
-                await self._writer.ask(_NOTHING, within_s=_LEAVE_S)
+                await self._writer.ask("ROLLBACK", within_s=_LEAVE_S)
 
     @asynccontextmanager
     async def _step(self, *, within_s: float = FLUSH_S) -> AsyncIterator[tuple[Row, Callable[..., Awaitable[list[list[Row]]]]]]:

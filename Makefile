@@ -25,7 +25,7 @@ demo: setup  ## a year of New York's flights through the embedded store, checked
 	$(VENV)/bin/python examples/flights.py $(if $(STORE),--store '$(STORE)') $(ARGS)
 
 test: setup  ## the whole test suite: laws, layers, types, lint, the wheel's contents
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/python tools/suite.py $(ARGS)
 
 handovers: setup  ## twenty projections in two processes, their owner killed, ended and frozen 50 times, on LMDB and PostgreSQL (PERDURE_STORE=URL for another store)
 	HANDOVERS=50 $(VENV)/bin/pytest tests/processes/test_leases.py $(ARGS)

@@ -19,13 +19,16 @@ def run(doc: str, main: Callable[..., Awaitable[None]]) -> NoReturn:
     """Do *main* with the words of the command line and exit: 1 for what perdure or the program refuses, 2 for words that say nothing."""
     try:
         trio.run(main, *sys.argv[1:])
-    except* (PerdureError, ValueError, OSError) as refused:
-        sys.exit("\n".join(str(error) for error in leaves(refused)))
-    except* Unknown:
-        print(doc.partition("\n\n")[2].partition("\n\n")[0], file=sys.stderr)
-        sys.exit(2)
-    except* KeyboardInterrupt:
-        sys.exit(130)
+    except BaseException as error:
+        found = leaves(error)
+        if any(isinstance(one, Unknown) for one in found):
+            print(doc.partition("\n\n")[2].partition("\n\n")[0], file=sys.stderr)
+            sys.exit(2)
+        if any(isinstance(one, KeyboardInterrupt) for one in found):
+            sys.exit(130)
+        if all(isinstance(one, PerdureError | ValueError | OSError) for one in found):
+            sys.exit("\n".join(map(str, found)))
+        raise
     sys.exit(0)
 
 

@@ -6,11 +6,15 @@ come since it was asked for, and is asked for again.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
+from perdure.backends.event import Record
 from perdure.backends.postgres.pool import Pool
+from perdure.backends.postgres.reads import read_stream_page, stream_page
+from perdure.backends.postgres.session import ASK_S
 from perdure.backends.postgres.wire import Lost, Question, Refused, Row, Wire
 
 RECORDS_MIN: Final = 256
@@ -31,7 +35,20 @@ class Ahead:
         self._key: Key | None = None
         self._asked_at = 0.0
 
-    def ask_nowait(self, key: Key, *questions: Question) -> None:
+    async def read(self, stream: str, after: int, limit: int, bytes_max: int, ask: Callable[..., Awaitable[list[Record]]]) -> list[Record]:
+        """A page of a stream: the one that was asked for before, or what *ask* gives; if it is full, the next one is asked for."""
+        if limit < RECORDS_MIN:
+            return await ask(after=after)
+        answers = await self._take((stream, after, limit, bytes_max))
+        records = [] if answers is None else read_stream_page(stream, after, limit, bytes_max, *answers)
+        if len(records) < limit:
+            records = await ask(after=after)
+        if len(records) == limit:
+            last = records[-1].seq
+            self._ask_nowait((stream, last, limit, bytes_max), *stream_page(stream, last, limit, bytes_max))
+        return records
+
+    def _ask_nowait(self, key: Key, *questions: Question) -> None:
         """Ask, if there is a connection for it."""
         if self._wire is not None and trio.current_time() < self._asked_at + STALE_S:
             return
@@ -44,13 +61,13 @@ class Ahead:
         else:
             self._pool.take_back(wire)
 
-    async def take(self, key: Key, *, within_s: float) -> list[list[Row]] | None:
+    async def _take(self, key: Key) -> list[list[Row]] | None:
         """The answers to what was asked under *key*; None: nothing was."""
         if self._wire is None or self._key != key or trio.current_time() > self._asked_at + STALE_S:
             return None
         wire, self._wire, self._key = self._wire, None, None
         try:
-            return await wire.owed(within_s=within_s)
+            return await wire.owed(within_s=ASK_S)
         except (Lost, Refused):
             return None
         finally:

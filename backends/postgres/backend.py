@@ -19,12 +19,12 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
 from perdure.backends import build
-from perdure.backends.commit import Answer, Commit, Committed, Group
+from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.engine import Decisions, Facts, Needs, decide, needs
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, Misuse, PerdureError, StoreMoved, Unavailable, Unsupported
@@ -33,17 +33,17 @@ from perdure.backends.limits import Limits
 from perdure.backends.loading import refused
 from perdure.backends.news import Moved
 from perdure.backends.ordered import moved_by
-from perdure.backends.postgres import checking, facts, reads, session, writing
-from perdure.backends.postgres.ahead import RECORDS_MIN, Ahead
+from perdure.backends.postgres import checking, facts, session, writing
+from perdure.backends.postgres.ahead import Ahead
 from perdure.backends.postgres.belief import Belief, copy, further_on, provable
 from perdure.backends.postgres.care import PostgresCare
+from perdure.backends.postgres.held import LEAVE_S, Held
 from perdure.backends.postgres.moves import PostgresMoves
-from perdure.backends.postgres.news import CHANNEL, PostgresNews, heard_by, tell
+from perdure.backends.postgres.news import PostgresNews, listen, tell
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import Asks, PostgresReads
 from perdure.backends.postgres.schema import LOADING
 from perdure.backends.postgres.session import ASK_S, Options, Server
-from perdure.backends.postgres.view import LEAVE_S, PostgresView
 from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Row, Wire
 from perdure.backends.protocol import Capabilities, Moment, State
 
@@ -53,7 +53,6 @@ FLUSH_S = 10.0
 """Who has no answer to a COMMIT by then is in doubt."""
 READERS = 8
 """So many reads are asked at a time."""
-_NOTHING = "ROLLBACK"
 NEW_EPOCH = "UPDATE perdure.head SET epoch = epoch + 1"
 """What was judged in the one before is not written any more."""
 
@@ -81,7 +80,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         self._pool = Pool(connect, READERS)
         self._ahead = Ahead(self._pool)
         self._views = Pool(connect, READERS)
-        self._news = PostgresNews(None if server.pooled else self._listen, self._head_and_revision)
+        self._news = PostgresNews(None if server.pooled else partial(listen, connect, id), self._head_and_revision)
         self._writer: Wire | None = None
         self._turn = trio.Lock()
         self._reopening = trio.Lock()
@@ -132,7 +131,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         try:
             second = (await self._commit(commits[middle:])).answers
         except PerdureError as error:  # of the second half alone: the first is durable
-            second = [_told(commit, error) for commit in commits[middle:]]
+            second = [session.told_of(commit, error) for commit in commits[middle:]]
         return Group(first.follows, [*first.answers, *second])
 
     async def _write(self, commits: Sequence[Commit]) -> Group:
@@ -180,12 +179,9 @@ class PostgresBackend(PostgresMoves, PostgresCare):
 
     async def _ask_facts(self, needed: Needs) -> tuple[Facts, int] | None:
         """The facts of now, and the epoch; None where they cannot be had, or not yet. If cancelled, nothing was begun."""
-        try:
-            wire = await self._writing_wire()
-            (head,), *answers = await wire.ask(Question(facts.HEAD), *facts.questions(needed), within_s=ASK_S)
-        except (Lost, Refused):
-            return None
-        return None if head[3] else (facts.facts(needed, head, answers), head[4])
+        with suppress(Lost, Refused):
+            return await facts.ask(await self._writing_wire(), needed, within_s=ASK_S)
+        return None
 
     def _written(self, done: Decisions, known: Facts, epoch: int, since: int, *, heard: bool) -> Group:
         """What is to be remembered and told of a group that was written, *since* being the revision before it."""
@@ -229,20 +225,12 @@ class PostgresBackend(PostgresMoves, PostgresCare):
             if not got:
                 wire.close()
         if not got:
-            raise self._held_up(await self._who_writes())
+            raise await self._held_up()
         locked, *rest = answers[len(begin) :]
         return locked[0], rest
 
-    async def _who_writes(self) -> str:
-        """Who stands in the way of those who want to write."""
-        with suppress(Lost, Refused):
-            async with self._pool.wire() as wire:
-                (rows,) = await wire.ask(checking.WRITERS, within_s=LEAVE_S)
-                if rows:
-                    return ", ".join(f"{name or 'somebody'} at {address or 'this machine'} (server process {pid})" for name, address, pid in rows)
-        return "nobody knows who"
-
-    def _held_up(self, who: str) -> Unavailable:
+    async def _held_up(self) -> Unavailable:
+        who = await checking.who_writes(self._pool, within_s=LEAVE_S)
         return Unavailable(f"another has had the right to write to {self.url} for {self.limits.gate_s:g} s: {who}")
 
     async def _writing_wire(self) -> Wire:
@@ -270,7 +258,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
             elif error.state == "23505":
                 return None
             if error.state == "55P03":
-                raise self._held_up(await self._who_writes()) from error  # noqa: ASYNC120 - it has a limit
+                raise await self._held_up() from error  # noqa: ASYNC120 - it has a limit
             session.raise_refusal(error, self.url)
         except Lost as error:
             self._belief.forget()
@@ -285,7 +273,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         """Give the right to write back, nothing done."""
         if self._writer is not None and not self._writer.lost:
             with suppress(Lost, Refused), trio.CancelScope(shield=True):
-                await self._writer.ask(_NOTHING, within_s=LEAVE_S)
+                await self._writer.ask("ROLLBACK", within_s=LEAVE_S)
 
     @asynccontextmanager
     async def _step(self, *, within_s: float = FLUSH_S) -> AsyncIterator[tuple[Row, Callable[..., Awaitable[list[list[Row]]]]]]:
@@ -383,19 +371,9 @@ class PostgresBackend(PostgresMoves, PostgresCare):
 
     async def read_stream(self, stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
         """See `Reads.read_stream`. Who reads full pages, one after the other, finds the next one asked for already."""
-        if backward or limit < RECORDS_MIN:
-            return await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
+        more = partial(super().read_stream, stream, limit=limit, bytes_max=bytes_max, backward=backward)
         self._check_open()
-        records: list[Record] = []
-        answers = None if self._doubts else await self._ahead.take((stream, after, limit, bytes_max), within_s=ASK_S)
-        if answers is not None and not self._doubts:
-            records = reads.read_stream_page(stream, after, limit, bytes_max, *answers)
-        if len(records) < limit:
-            records = await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max)
-        if len(records) == limit:
-            after = records[-1].seq
-            self._ahead.ask_nowait((stream, after, limit, bytes_max), *reads.stream_page(stream, after, limit, bytes_max))
-        return records
+        return await (more(after=after) if backward or self._doubts else self._ahead.read(stream, after, limit, bytes_max, more))
 
     async def _ask_pool(self, *questions: Question) -> list[list[Row]]:
         """Ask on any connection; while there is none, for as long as a commit may take. While there is a doubt, nothing is shown.
@@ -441,15 +419,6 @@ class PostgresBackend(PostgresMoves, PostgresCare):
             self._news.wake_all()
         return head, revision
 
-    async def _listen(self) -> Wire:
-        wire = await self._connect()
-        try:
-            await wire.ask(f'LISTEN "{CHANNEL}"', f"SELECT pg_advisory_lock_shared({heard_by(self.id)})", within_s=ASK_S)
-        except BaseException:
-            wire.close()
-            raise
-        return wire
-
     async def wait_beyond(self, position: Position) -> None:
         """See `Backend.wait_beyond`."""
         await self._wait(Moved.LOG, lambda head, _: head > position)
@@ -485,7 +454,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         scope = trio.CancelScope()
         try:
             async with self._views.wire() as wire:
-                held = PostgresView(wire, self.limits.view_s, self.url)
+                held = Held(wire, self.limits.view_s, self.url)
                 await held.begin()
                 self._open_views.add(scope)
                 scope.deadline = trio.current_time() + self.limits.view_s
@@ -549,10 +518,3 @@ class PostgresBackend(PostgresMoves, PostgresCare):
     def _check_writes(self) -> None:
         if not self.capabilities.writes:
             raise Unsupported("writes", self.url)
-
-
-def _told(commit: Commit, error: PerdureError) -> Any:
-    """The error as the answer of one commit of several: an exception object carries one traceback."""
-    answer: Answer = InDoubt(commit.id, commit.key) if isinstance(error, InDoubt) else type(error)(*error.args)  # type: ignore[assignment]  # of those that commit raises
-    answer.__cause__ = error  # type: ignore[union-attr]
-    return answer

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from perdure.backends.errors import Corrupt
+from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.runs import COLUMNS, EVENTS, POSITION, read
-from perdure.backends.postgres.wire import Question, Row, Statement, int8
+from perdure.backends.postgres.wire import Lost, Question, Refused, Row, Statement, int8
 from perdure.backends.progress import Progress, Told
 
 Ask = Callable[..., Awaitable[list[list[Row]]]]
@@ -25,7 +27,7 @@ SIZES: Final = Question(
         " WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'perdure.head'::regclass) AND relkind = 'r') FROM perdure.head"
     )
 )
-WRITERS: Final = Question(
+_WRITERS: Final = Question(
     Statement(
         "WITH RECURSIVE b (pid) AS ("
         "SELECT pid FROM pg_locks WHERE relation = 'perdure.head'::regclass AND mode IN ('RowShareLock', 'RowExclusiveLock')"
@@ -35,6 +37,16 @@ WRITERS: Final = Question(
     )
 )
 """Who has the right to write or keeps from going on who has it, and waits for nobody. Not asked by the pid of who waits: behind a pooler nobody knows that."""
+
+
+async def who_writes(pool: Pool, *, within_s: float) -> str:
+    """Who has the right to write, or keeps others from getting it."""
+    with suppress(Lost, Refused):
+        async with pool.wire() as wire:
+            (rows,) = await wire.ask(_WRITERS, within_s=within_s)
+            if rows:
+                return ", ".join(f"{name or 'somebody'} at {address or 'this machine'} (server process {pid})" for name, address, pid in rows)
+    return "nobody knows who"
 
 
 # -- damage ----------------------------------------------------------------------------------

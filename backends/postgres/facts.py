@@ -12,7 +12,7 @@ from perdure.backends.limits import CONDITION_ROWS
 from perdure.backends.postgres.packing import unpack_kept
 from perdure.backends.postgres.reads import condition_of
 from perdure.backends.postgres.schema import ELSEWHERE
-from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, bodies, int8, texts
+from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, Wire, bodies, int8, texts
 from perdure.backends.selector import Item
 
 HEAD: Final = Statement(f"SELECT position, revision, at, {ELSEWHERE}, epoch FROM perdure.head")
@@ -60,6 +60,12 @@ def facts(needs: Needs, head: Row, answers: Sequence[list[Row]]) -> Facts:
         known.leases = dict.fromkeys(needs.leases, 0) | {key.decode(): int.from_bytes(value[:8], "big") for key, value in next(rest)}
     known.conditions = {condition: _matched(condition, rest) for condition in needs.conditions}
     return known
+
+
+async def ask(wire: Wire, needs: Needs, *, within_s: float) -> tuple[Facts, int] | None:
+    """The facts without a lock, the head's before the others, and the epoch; None while the store is being loaded."""
+    (head,), *answers = await wire.ask(Question(HEAD), *questions(needs), within_s=within_s)
+    return None if head[3] else (facts(needs, head, answers), head[4])
 
 
 # -- conditions ------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import trio
 from perdure.backends.errors import PerdureError
 from perdure.backends.event import Position
 from perdure.backends.news import Moved
+from perdure.backends.postgres.session import ASK_S
 from perdure.backends.postgres.wire import Lost, Question, Refused, Statement, Wire
 
 CHANNEL: Final = "perdure."
@@ -42,6 +43,17 @@ def tell(wire: Wire, moved: Moved, head: int, revision: int) -> None:
 def heard_by(store: str) -> int:
     """The advisory lock of those who listen to *store*."""
     return int.from_bytes(blake2b(store.encode(), digest_size=8, person=b"perdure-news").digest(), "big", signed=True)
+
+
+async def listen(connect: Callable[[], Awaitable[Wire]], store: str) -> Wire:
+    """A connection that listens, and is known to."""
+    wire = await connect()
+    try:
+        await wire.ask(f'LISTEN "{CHANNEL}"', f"SELECT pg_advisory_lock_shared({heard_by(store)})", within_s=ASK_S)
+    except BaseException:
+        wire.close()
+        raise
+    return wire
 
 
 class PostgresNews:

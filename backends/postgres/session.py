@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import attrs
 import psycopg
 from psycopg import pq
 
+from perdure.backends.commit import Answer, Commit
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Corrupt, Full, Misuse, PerdureError, TooNew, Unavailable
+from perdure.backends.errors import Corrupt, Full, InDoubt, Misuse, PerdureError, TooNew, Unavailable
 from perdure.backends.limits import Limits
 from perdure.backends.postgres import schema
 from perdure.backends.postgres.wire import Lost, Question, Refused, Statement, Wire, texts
@@ -312,3 +313,10 @@ def refusal(error: Refused, shown: str) -> PerdureError:
 def raise_refusal(error: Refused, shown: str) -> NoReturn:
     """The same, raised."""
     raise refusal(error, shown) from error
+
+
+def told_of(commit: Commit, error: PerdureError) -> Any:
+    """The error as the answer of one commit of several: an exception object carries one traceback."""
+    answer: Answer = InDoubt(commit.id, commit.key) if isinstance(error, InDoubt) else type(error)(*error.args)  # type: ignore[assignment]  # of those that commit raises
+    answer.__cause__ = error  # type: ignore[union-attr]
+    return answer

@@ -1,4 +1,4 @@
-"""One state of a store in a database, held by a transaction that shows it for as long as it is open."""
+"""What a view stands on: a transaction that is held open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAVE_S = 1.0
 """A connection gets so long for its last word."""
 
 
-class PostgresView:
+class Held:
     """A transaction that shows one state of the store."""
 
     def __init__(self, wire: Wire, view_s: float, url: str) -> None:

@@ -505,7 +505,8 @@ async def open_file(folder: str, options: Options, *, url: str, environment: Env
             raise
     except OSError as error:
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
-    return OrderedBackend(store, url=url, capabilities=Capabilities(durable=True, views=True, loads=True, images=True), environment=environment, limits=limits)
+    capabilities = Capabilities(durable=True, views=True, loads=True, images=True, cuts=True)
+    return OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
 
 
 async def _create(disk: Disk, folder: str, id: bytes, options: Options) -> bytes:

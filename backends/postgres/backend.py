@@ -16,12 +16,13 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
 from perdure.backends import build
-from perdure.backends.commit import Answer, Commit, Committed, Group
+from perdure.backends.commit import Commit, Committed, Group
+from perdure.backends.effects import alone, moved_by
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Closed, Full, InDoubt, Misuse, PerdureError, Unavailable, Unsupported
@@ -29,7 +30,6 @@ from perdure.backends.event import Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.loading import refusal as loading_refusal
 from perdure.backends.news import Moved
-from perdure.backends.ordered import moved_by
 from perdure.backends.postgres import checking, facts, filling, session, upkeep, writing
 from perdure.backends.postgres.news import CHANNEL, PostgresNews, tell
 from perdure.backends.postgres.pool import Pool
@@ -37,7 +37,7 @@ from perdure.backends.postgres.reads import Asks, PostgresReads
 from perdure.backends.postgres.session import ASK_S, Options, Server
 from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Row, Wire
 from perdure.backends.progress import Told, nobody
-from perdure.backends.protocol import Capabilities, Moment, State, StoreStatus
+from perdure.backends.protocol import Capabilities, CutBound, Moment, State, StoreStatus, StreamInfo
 
 T = TypeVar("T")
 
@@ -121,12 +121,14 @@ class PostgresBackend(PostgresReads):
         try:
             second = (await self._commit(commits[middle:])).answers
         except PerdureError as error:  # of the second half alone: the first is durable
-            second = [_told(commit, error) for commit in commits[middle:]]
+            second = [alone(commit, error) for commit in commits[middle:]]
         return Group(first.follows, [*first.answers, *second])
 
     async def _write(self, commits: Sequence[Commit], *, people: bool = True) -> Group:
         """Judge and write; *people*: with the form that payloads have for people, where the server can take it."""
         needed = needs(commits)
+        if needed.cuts:
+            raise Unsupported("cuts", self.url)
         head, answers = await self._lock(facts.questions(needed))
         done = decide(commits, facts.facts(needed, head, answers))
         self._loading = head[3]
@@ -424,6 +426,11 @@ class PostgresBackend(PostgresReads):
         """See `Backend.moment`."""
         raise Unsupported("images", self.url)
 
+    async def load_cuts(self, streams: Sequence[StreamInfo], cuts: Sequence[CutBound]) -> None:
+        """See `Backend.load_cuts`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise Unsupported("cuts", self.url)
+
     async def load_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """See `Backend.load_rows`."""
         await trio.lowlevel.checkpoint()
@@ -588,10 +595,3 @@ class _Held:
         if not self._wire.lost:
             with suppress(Lost, Refused), trio.CancelScope(shield=True):
                 await self._wire.ask(_NOTHING, within_s=_LEAVE_S)
-
-
-def _told(commit: Commit, error: PerdureError) -> Any:
-    """The error as the answer of one commit of several: an exception object carries one traceback."""
-    answer: Answer = InDoubt(commit.id, commit.key) if isinstance(error, InDoubt) else type(error)(*error.args)  # type: ignore[assignment]  # of those that commit raises
-    answer.__cause__ = error  # type: ignore[union-attr]
-    return answer

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 from zlib import crc32
 
+import trio
+
 from perdure.backends.answers import committed_of
 from perdure.backends.commit import Committed
 from perdure.backends.engine import Kept
@@ -16,7 +18,7 @@ from perdure.backends.keys import after_prefix
 from perdure.backends.limits import PAGE_EXAMINED
 from perdure.backends.postgres.packing import unpack_drawn, unpack_kept
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, Value, bodies, int8, texts
-from perdure.backends.protocol import ChangedEntry, Changes, Entry, Page, Snapshot, StreamInfo
+from perdure.backends.protocol import ChangedEntry, Changes, CutBound, Entry, Page, Snapshot, StreamInfo
 from perdure.backends.selector import EVERYTHING, Item, Selector
 
 RECENT: Final = 20_000
@@ -96,7 +98,9 @@ class PostgresReads:
             raise Corrupt(f"stream {stream!r}", "it has a row and no events")
         return records
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
         """See `Reads.read_log`."""
         chosen = _Chosen(where)
         limit = min(limit, PAGE_EXAMINED)
@@ -188,6 +192,11 @@ class PostgresReads:
         """See `Reads.stream`."""
         (rows,) = await self._ask(Question(_STREAM, (name.encode(),)))
         return StreamInfo(name, *rows[0]) if rows else None
+
+    async def cuts(self) -> list[CutBound]:
+        """See `Reads.cuts`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return []
 
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
         """See `Reads.streams`."""

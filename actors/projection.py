@@ -43,6 +43,7 @@ from perdure.backends.errors import (
     Rewound,
     StateTooLarge,
     TooLarge,
+    Truncated,
     Unavailable,
     Unreadable,
     UnstableState,
@@ -454,7 +455,7 @@ class Stale(Exception):
 
 def final(error: BaseException) -> bool:
     """Whether restarting cannot help: the projection's own decision, or a fault of the program."""
-    return isinstance(error, ProjectionFailed | ModelFaulted | StateTooLarge | TooLarge | UnstableState | Misuse | WrongStore | Rewound)
+    return isinstance(error, ProjectionFailed | ModelFaulted | StateTooLarge | TooLarge | UnstableState | Misuse | WrongStore | Rewound | Truncated)
 
 
 class SingleActor(ProjectionActor[Projection[Any, Any]]):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import cattrs
 import trio
@@ -18,13 +19,15 @@ from perdure.actors.status import Hub, Lifecycle, What
 from perdure.actors.stream import Streams
 from perdure.backends.codec import Codec
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Misuse, RuntimeFailed
+from perdure.backends.errors import Misuse, PerdureError, RuntimeFailed
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.urls import open_backend, refuse_loading
 from perdure.runtime.app import App
+from perdure.runtime.archives import Blobs, archived
 from perdure.runtime.encode import Encoder
 from perdure.runtime.models import Models
+from perdure.runtime.retention import Retained, keep_up
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.tree import Tree
 
@@ -36,6 +39,7 @@ async def open_runtime(
     store: str | Backend,
     app: App | None = None,
     *,
+    blobs: Blobs | None = None,
     environment: Environment | None = None,
     limits: Limits = LIMITS,
     changed: Changed = "refuse",
@@ -47,7 +51,8 @@ async def open_runtime(
     On entry the store is recovered and every projection of the app stands at its last snapshot.
     *changed* says what happens to a projection whose stored state another version of it made:
     "refuse" leaves it readable, faulted; "rebuild" starts it again. *converter* is a cattrs converter
-    with the program's own hooks. On exit what is under way is finished, within `limits.close_s`.
+    with the program's own hooks. *blobs* is the open blob store with the archives of what was cut: models are built, and looked at
+    `as_of`, with them, and `App.retention` puts more there. On exit what is under way is finished, within `limits.close_s`.
 
     The nursery inside does not show: the body's exception leaves as it is.
 
@@ -60,22 +65,30 @@ async def open_runtime(
     environment = environment or Environment()
     if not isinstance(store, str):
         refuse_loading(store, "the store")
-        async with _run(store, app or App(), environment, limits, changed, converter) as rt:
+        async with _run(store, app or App(), environment, limits, changed, converter, blobs) as rt:
             yield rt
         return
     async with (
         open_backend(store, environment=environment, limits=limits, create=create) as backend,
-        _run(backend, app or App(), environment, limits, changed, converter) as rt,
+        _run(backend, app or App(), environment, limits, changed, converter, blobs) as rt,
     ):
         yield rt
 
 
 @asynccontextmanager
 async def _run(
-    backend: Backend, app: App, environment: Environment, limits: Limits, changed: Changed, converter: cattrs.Converter | None
+    backend: Backend,
+    app: App,
+    environment: Environment,
+    limits: Limits,
+    changed: Changed,
+    converter: cattrs.Converter | None,
+    blobs: Blobs | None,
 ) -> AsyncIterator[Runtime]:
     if (app.projections or app.sql) and not backend.capabilities.writes:
         raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
+    if blobs is None and any(policy.archive for policy in app.retention):
+        raise Misuse("the App's retention archives what it cuts: open the runtime with blobs=, or say archive=False there")
     codec = Codec(converter=converter)
     for cls in app.classes():
         codec.registry.register(cls)
@@ -96,8 +109,9 @@ async def _run(
         log.info("%s: %s", name, text)
         hub.publish(Lifecycle(f"projections/{name}", what, text, trio.current_time()))
 
+    whole = archived(backend, blobs)
     services = Services(
-        backend,
+        whole,
         ring,
         codec,
         limits,
@@ -111,7 +125,7 @@ async def _run(
         tell,
         environment.threads,
     )
-    models = Models(services, Sources(backend, codec, limits))
+    models = Models(services, Sources(whole, codec, limits))
     rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
 
     body: BaseException | None = None
@@ -122,7 +136,8 @@ async def _run(
         try:
             with trio.CancelScope() as scope:
                 tree.on_failure = scope.cancel
-                await tree.start(nursery, models, (*app.projections, *app.sql))
+                retain = partial(_retain, backend, app, environment, limits, blobs) if app.retention else None
+                await tree.start(nursery, models, (*app.projections, *app.sql), retain)
                 yield rt
         except BaseException as error:  # noqa: ASYNC103 - raised below, outside the nursery, so that it leaves as it is
             body = error
@@ -139,6 +154,18 @@ async def _run(
     models.end()
     hub.close()
     _leave(body, tree.failure or closing)
+
+
+async def _retain(backend: Backend, app: App, environment: Environment, limits: Limits, blobs: Blobs | None, tell: Callable[[str], object]) -> None:
+    """What the app's retention allows goes, again and again."""
+
+    def told(done: Retained | PerdureError) -> None:
+        if isinstance(done, PerdureError):
+            tell(f"nothing goes now: {done}")
+        elif done.gone:
+            tell(f"{done.events:,} events of {len(done.gone):,} streams were cut" + (f" and are in archive {done.archive}" if done.archive else ""))
+
+    await keep_up(backend, app.retention, ids=environment.ids, blobs=blobs, tell=told, limits=limits)
 
 
 async def _shielded(task_status: trio.TaskStatus[trio.Nursery]) -> None:

@@ -12,6 +12,7 @@ from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.conformance import conformance
 from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
+from perdure.runtime.cli.retain import retain
 from perdure.runtime.cli.simulate import simulate
 from perdure.runtime.cli.store import compact, stats, verify
 
@@ -36,7 +37,7 @@ Exit codes:
 
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
 for command in (
-    *(log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, compact, backup, restore, export),
+    *(log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, compact, retain, backup, restore, export),
     *(conformance, bench, simulate),
 ):
     app.command(command)

@@ -140,6 +140,7 @@ def test_every_example_runs_as_shown(tmp_path, monkeypatch, capsys):
             wrong.append(f"$ {example.line}\n{actual}")
 
     sys.modules.pop("shop", None)
+    sys.modules.pop("keeping", None)
     assert "\n".join(wrong) == ""
     left = sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
-    assert left == ["copy", "earlier", "restored", "saved", "shop", "shop.jsonl", "shop.py"]
+    assert left == ["copy", "earlier", "keeping.py", "restored", "saved", "shop", "shop.jsonl", "shop.py"]

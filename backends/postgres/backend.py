@@ -30,7 +30,7 @@ from perdure.backends.event import Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.loading import refusal as loading_refusal
 from perdure.backends.news import Moved
-from perdure.backends.postgres import checking, facts, filling, session, upkeep, writing
+from perdure.backends.postgres import checking, cutting, facts, filling, session, upkeep, writing
 from perdure.backends.postgres.news import CHANNEL, PostgresNews, tell
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import Asks, PostgresReads
@@ -63,7 +63,7 @@ class PostgresBackend(PostgresReads):
         self.url = url
         self.environment = environment
         self.limits = limits
-        self.capabilities = Capabilities(durable=True, shared_reads=True, shared_writes=True, loads=True, writes=not options.readonly)
+        self.capabilities = Capabilities(durable=True, shared_reads=True, shared_writes=True, loads=True, cuts=True, writes=not options.readonly)
         self._options = options
         self._server = server
         self._connect = connect
@@ -127,12 +127,10 @@ class PostgresBackend(PostgresReads):
     async def _write(self, commits: Sequence[Commit], *, people: bool = True) -> Group:
         """Judge and write; *people*: with the form that payloads have for people, where the server can take it."""
         needed = needs(commits)
-        if needed.cuts:
-            raise Unsupported("cuts", self.url)
         head, answers = await self._lock(facts.questions(needed))
         done = decide(commits, facts.facts(needed, head, answers))
         self._loading = head[3]
-        if self._loading or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn):
+        if self._loading or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn or done.cuts):
             await self._leave()
             if self._loading:
                 raise Unavailable(loading_refusal(self.url))
@@ -206,7 +204,7 @@ class PostgresBackend(PostgresReads):
           _Unfit: a payload's form for people is refused; nothing was stored.
         """
         try:
-            await self._finish(writing.write(done, self._owner, people=people), *tell(moved, done.head, done.revision))
+            await self._finish([writing.write(done, self._owner, people=people), *cutting.write(done.cuts)], *tell(moved, done.head, done.revision))
         except Refused as error:
             await self._leave()  # noqa: ASYNC120 - shielded
             if people and error.state[:2] in ("22", "54"):
@@ -217,13 +215,13 @@ class PostgresBackend(PostgresReads):
             self._doubts += [commit.id for commit in commits]
             raise InDoubt(commits[0].id, commits[0].key) from error
 
-    async def _finish(self, write: Question, *hints: Question) -> None:
+    async def _finish(self, writes: Sequence[Question], *hints: Question) -> None:
         """Write, commit, and tell; shielded, for what has begun is not interrupted."""
         assert self._writer is not None
         self._flushing = True
         try:
             with trio.CancelScope(shield=True):
-                await self._writer.ask(write, "COMMIT", *hints, within_s=FLUSH_S, hints=len(hints))
+                await self._writer.ask(*writes, "COMMIT", *hints, within_s=FLUSH_S, hints=len(hints))
         finally:
             self._flushing = False
 
@@ -428,8 +426,9 @@ class PostgresBackend(PostgresReads):
 
     async def load_cuts(self, streams: Sequence[StreamInfo], cuts: Sequence[CutBound]) -> None:
         """See `Backend.load_cuts`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        raise Unsupported("cuts", self.url)
+        async with self._step(within_s=self.limits.commit_s) as (head, ask):
+            filling.check_loading(head, self.url)
+            await cutting.load(ask, streams, cuts)
 
     async def load_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """See `Backend.load_rows`."""

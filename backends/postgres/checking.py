@@ -72,9 +72,12 @@ _TELLS: Final = {
     "streams": (
         "SELECT format('stream %L has seqs %s to %s and %s events, its row says %s to %s', coalesce(s.name, e.stream),"
         " e.low, e.high, e.events, s.first, s.last)"
-        " FROM (SELECT stream, min(seq) AS low, max(seq) AS high, count(*) AS events, max(position) AS position FROM perdure.events GROUP BY stream) e"
+        " FROM (SELECT stream, min(seq) AS low, max(seq) AS high, count(*) AS events, max(e.position) AS position"
+        " FROM perdure.events e LEFT JOIN perdure.streams r ON r.name = e.stream"
+        " WHERE e.seq >= coalesce(r.first, 1) GROUP BY stream) e"
         " FULL JOIN perdure.streams s ON s.name = e.stream"
-        " WHERE (s.first, s.last, s.position) IS DISTINCT FROM (e.low, e.high, e.position) OR e.events <> e.high - e.low + 1"
+        " WHERE ((s.first, s.last, s.position) IS DISTINCT FROM (e.low, e.high, e.position) OR e.events <> e.high - e.low + 1)"
+        " AND NOT (e.stream IS NULL AND s.cut > 0 AND (s.last, s.position) = (s.first - 1, s.cut))"
     ),
     "order": (
         "SELECT format('position %s has a time, seq or commit before those of what it follows', position) FROM (SELECT position, at, seq,"
@@ -84,7 +87,8 @@ _TELLS: Final = {
     ),
     "head": (
         "SELECT format('the head is %s, the last event is at position %s', h.position, e.position) FROM perdure.head h,"
-        " (SELECT coalesce(max(position), 0) AS position FROM perdure.events) e WHERE h.position <> e.position"
+        " (SELECT greatest((SELECT max(position) FROM perdure.events), (SELECT max(position) FROM perdure.cuts), 0) AS position) e"
+        " WHERE h.position <> e.position"
     ),
     "tags": (
         "SELECT format('tag %L and position %s are not told the same by the index and the event', tag, position)"

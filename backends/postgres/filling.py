@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from perdure.backends.errors import Corrupt, Misuse
-from perdure.backends.event import Record
+from perdure.backends.event import Position, Record, category_of
 from perdure.backends.frame import with_checksum
 from perdure.backends.loading import check_order, told
-from perdure.backends.postgres import schema, writing
+from perdure.backends.postgres import cutting, schema, writing
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, texts
+from perdure.backends.protocol import CutBound, StreamInfo
 
 Ask = Callable[..., Awaitable[list[list[Row]]]]
 
@@ -35,6 +36,16 @@ async def begin(head: Row, ask: Ask, url: str, *, anew: bool) -> None:
         await ask(*(f"DELETE FROM perdure.{table}" for table in schema.TABLES), "UPDATE perdure.head SET position = 0, revision = 0, at = 'epoch'")
 
 
+def check_loading(head: Row, url: str) -> None:
+    """Refuse what may be done only while a store is being loaded.
+
+    Raises:
+      Misuse: it is not.
+    """
+    if not head[3]:
+        raise Misuse(f"{url} is not being loaded: call begin_load first")
+
+
 async def load(head: Row, ask: Ask, url: str, records: Sequence[Record]) -> None:
     """Store *records*, whole commits in order of position, beyond what is there.
 
@@ -42,9 +53,8 @@ async def load(head: Row, ask: Ask, url: str, records: Sequence[Record]) -> None
       Misuse: the store is not being loaded; they are out of order, a seq is missing, or a commit is not whole.
       Corrupt: one does not fit its checksum.
     """
-    position, revision, at, loading = head
-    if not loading:
-        raise Misuse(f"{url} is not being loaded: call begin_load first")
+    position, revision, at, _ = head
+    check_loading(head, url)
     if not records:
         return
     streams = dict.fromkeys(record.stream for record in records)
@@ -57,4 +67,8 @@ async def load(head: Row, ask: Ask, url: str, records: Sequence[Record]) -> None
         if with_checksum(record) != record:
             raise Corrupt(told(record), "its checksum does not fit")
     firsts = {record.stream: record.seq for record in reversed(records)}
+    beyond = [record for record in {record.stream: record for record in reversed(records)}.values() if record.seq > 1 and record.stream not in known]
+    cut = [StreamInfo(one.stream, one.seq, one.seq - 1, before, before) for one in beyond if (before := Position(one.position - 1))]
+    if cut:  # what was before has been cut, wherever that was done
+        await cutting.load(ask, cut, [CutBound(category_of(one.name), None, one.cut, one.name) for one in cut])
     await ask(writing.load(records, firsts, revision))

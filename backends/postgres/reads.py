@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 from zlib import crc32
 
-import trio
-
 from perdure.backends.answers import committed_of
 from perdure.backends.commit import Committed
 from perdure.backends.engine import Kept
@@ -16,6 +14,7 @@ from perdure.backends.event import Position, Record
 from perdure.backends.frame import begun, context, seed, type_name
 from perdure.backends.keys import after_prefix
 from perdure.backends.limits import PAGE_EXAMINED
+from perdure.backends.postgres import cutting
 from perdure.backends.postgres.packing import unpack_drawn, unpack_kept
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, Value, bodies, int8, texts
 from perdure.backends.protocol import ChangedEntry, Changes, CutBound, Entry, Page, Snapshot, StreamInfo
@@ -48,7 +47,7 @@ def _cut(order: str, condition: str, limit: str, bytes_max: str) -> str:
 
 
 _HEAD = Statement("SELECT position, revision, at, loading FROM perdure.head")
-_STREAM = Statement("SELECT first, last, position FROM perdure.streams WHERE name = $1", ("text",))
+_STREAM = Statement("SELECT first, last, position, cut, archive FROM perdure.streams WHERE name = $1", ("text",))
 _ON = Statement(_cut("seq", "stream = $1 AND seq > $2", "$3", "$4"), ("text", "int8", "int8", "int8"))
 _BACK = Statement(_cut("seq DESC", "stream = $1 AND seq < $2", "$3", "$4"), ("text", "int8", "int8", "int8"))
 _BOUND_SQL = f"SELECT commit_end FROM perdure.events WHERE position > $1 ORDER BY position OFFSET {PAGE_EXAMINED - 1} LIMIT 1"
@@ -66,7 +65,7 @@ _SNAPSHOT = Statement(
     "SELECT position, fingerprint, state, at FROM perdure.snapshots WHERE name = $1 AND position <= $2 ORDER BY position DESC LIMIT 1", ("text", "int8")
 )
 _SNAPSHOTS = Statement("SELECT position FROM perdure.snapshots WHERE name = $1 ORDER BY position", ("text",))
-_STREAMS = "SELECT name, first, last, position FROM perdure.streams WHERE name >= $1{stop} ORDER BY name LIMIT $2"
+_STREAMS = "SELECT name, first, last, position, cut, archive FROM perdure.streams WHERE name >= $1{stop} ORDER BY name LIMIT $2"
 _STREAMS_ON = Statement(_STREAMS.format(stop=""), ("text", "int8"))
 _STREAMS_TO = Statement(_STREAMS.format(stop=" AND name < $3"), ("text", "int8", "text"))
 _KEPT = Statement("SELECT id, kept FROM perdure.commits WHERE id = ANY($1)", ("bytea[]",))
@@ -88,13 +87,16 @@ class PostgresReads:
         """See `Reads.read_stream`."""
         statement, start = (_BACK, after or MANY) if backward else (_ON, after)
         page = Question(statement, (stream.encode(), int8(start), int8(limit), int8(bytes_max)))
-        infos, rows = await self._ask(Question(_STREAM, (stream.encode(),)), page)
-        if infos and not backward and after + 1 < infos[0][0]:
-            raise Truncated(stream, infos[0][0])
-        records = checked(rows)
+        known, rows, infos = await self._ask(question := Question(_STREAM, (stream.encode(),)), page, question)  # cut meanwhile: not before the last
+        first = infos[0][0] if infos else 1
+        if first > 1 and (0 < after <= first if backward else after + 1 < first):
+            raise Truncated(stream, first, infos[0][4])
+        records = [record for record in checked(rows) if record.seq >= first]
         if records:
             _check_seqs(stream, records, after, backward=backward)
-        elif infos and not after and limit > 0:
+        elif backward and not after and infos and first > infos[0][1]:
+            raise Truncated(stream, first, infos[0][4])
+        elif known and not after and limit > 0:
             raise Corrupt(f"stream {stream!r}", "it has a row and no events")
         return records
 
@@ -102,12 +104,15 @@ class PostgresReads:
         self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
     ) -> Page:
         """See `Reads.read_log`."""
-        chosen = _Chosen(where)
+        chosen = _Chosen(where, over_cuts=over_cuts)
         limit = min(limit, PAGE_EXAMINED)
-        heads, bounds, rows = await self._ask(Question(_HEAD), *chosen.questions(after, limit, bytes_max))
+        told = [] if over_cuts else cutting.bounds_of(where, after)
+        heads, bounds, rows, *gone = await self._ask(Question(_HEAD), *chosen.questions(after, limit, bytes_max), *told)
         head = Position(heads[0][0])
         if after > head:
             raise Rewound(head)
+        if after < head and (cut := cutting.truncated(gone)) is not None:
+            raise cut
         end = min(head, bounds[0][0]) if bounds else head
         rows = [row for row in rows if row[2] <= end] if rows and rows[-1][2] > end else rows  # beyond it, a commit came in between
         if rows and (len(rows) >= limit or rows[-1][-1] >= bytes_max):
@@ -115,7 +120,7 @@ class PostgresReads:
             if last < end:
                 (rest,) = await self._ask(chosen.rest(last, end))
                 rows += rest
-        elif not rows and where.everything and after < head:
+        elif not rows and where.everything and after < head and not over_cuts:
             raise Corrupt(f"the log after position {after}", f"events are missing: it ends at position {head}")
         return Page(checked(rows), Position(end), head)
 
@@ -145,7 +150,7 @@ class PostgresReads:
             kept.update({id: one for id, one in unpack_drawn(drawn) if id in ids})
         kept.update({id: unpack_kept(one) for id, one in kept_rows})
         records = checked(rows)
-        found = {id: committed_of(own) for id in ids if (own := [record for record in records if record.commit == id])}
+        found = {id: committed_of(own) for id in ids if (own := _whole(rows, records, id))}
         return found | {id: one.answer() for id, one in kept.items()}
 
     async def get(self, bucket: str, key: bytes) -> Entry | None:
@@ -195,8 +200,7 @@ class PostgresReads:
 
     async def cuts(self) -> list[CutBound]:
         """See `Reads.cuts`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return []
+        return await cutting.read(self._ask)
 
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
         """See `Reads.streams`."""
@@ -213,11 +217,13 @@ class PostgresReads:
 class _Chosen:
     """The questions for a page of what a selector wants."""
 
-    def __init__(self, where: Selector[Any]) -> None:
+    def __init__(self, where: Selector[Any], *, over_cuts: bool = False) -> None:
         self.where = where
         self.types: list[str] = []
         self.values: list[Value] = []
         self.condition = "true" if where.everything else " OR ".join(map(self._item, where.items))
+        if over_cuts:
+            self.condition = f"({self.condition}) AND seq >= (SELECT first FROM perdure.streams WHERE name = stream)"
 
     def _item(self, item: Item) -> str:
         tests = [
@@ -260,6 +266,13 @@ def condition_of(item: Item, first: int) -> tuple[str, list[Value]]:
 
 
 # -- records ---------------------------------------------------------------------------------
+
+
+def _whole(rows: Sequence[Row], records: Sequence[Record], id: bytes) -> list[Record]:
+    """The records of a commit; none if a part of it has been cut since: what was answered is not known any more."""
+    own = [(row[11], record) for row, record in zip(rows, records, strict=True) if record.commit == id]
+    whole = bool(own) and own[-1][1].position == own[-1][0] and own[-1][1].ordinal + 1 == len(own)
+    return [record for _, record in own] if whole else []
 
 
 def checked(rows: Sequence[Row]) -> list[Record]:

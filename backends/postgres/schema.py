@@ -106,11 +106,27 @@ COMMENT ON TABLE perdure.commits IS 'Answers to commits with an idempotency key,
 COMMENT ON TABLE perdure.writers IS 'Answers to the last commits without a key of each process, where its events do not tell them.'
 """
 
-MIGRATIONS: Final = (_FIRST,)
+_CUTS: Final = """
+ALTER TABLE perdure.streams ADD COLUMN cut int8 NOT NULL DEFAULT 0, ADD COLUMN archive text, ADD COLUMN swept boolean NOT NULL DEFAULT true;
+CREATE INDEX streams_unswept ON perdure.streams (name) WHERE NOT swept;
+
+CREATE TABLE perdure.cuts (
+    category text COLLATE "C",
+    type text COLLATE "C",
+    position int8 NOT NULL,
+    stream text COLLATE "C" NOT NULL,
+    PRIMARY KEY (category, type)
+);
+
+COMMENT ON TABLE perdure.streams IS 'Each stream: its first and last seq, the position of its last event, and of the newest that was cut.';
+COMMENT ON TABLE perdure.cuts IS 'How far events of each category and type (empty: of any) have been cut, and of which stream the newest was.'
+"""
+
+MIGRATIONS: Final = (_FIRST, _CUTS)
 """What leads from each format to the next: the first one makes format 1."""
 FORMAT: Final = len(MIGRATIONS)
 
-TABLES: Final = ("events", "tags", "streams", "kv", "compacted", "snapshots", "commits", "writers")
+TABLES: Final = ("events", "tags", "streams", "kv", "compacted", "snapshots", "commits", "writers", "cuts")
 """All but the head."""
 
 

@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from perdure.backends.limits import Limits
+from perdure.backends.postgres import cutting
 from perdure.backends.postgres.wire import Question, Row, Statement, int8
+from perdure.backends.upkeep import DOUBTS
 
 SLICE: Final = 1_000
 """So many rows of each kind go at once."""
@@ -36,5 +38,6 @@ async def forget(ask: Callable[..., Awaitable[list[list[Row]]]], limits: Limits)
         Question(_TOMBSTONES, (int8(int(limits.tombstones_kept_s)), most)),
         Question(_KEYS, (int8(int(limits.keys_kept_s)), most)),
         Question(_WRITERS, (int8(_OLD_WRITERS_S),)),
+        cutting.sweep(int(DOUBTS * limits.commit_s)),
     )
-    return any(rows[0][0] >= SLICE for rows in counts[:2])
+    return any(rows[0][0] >= SLICE for rows in counts[:2]) or counts[3][0][0] > 0

@@ -74,7 +74,7 @@ async def _open_readonly(folder: str, options: Options, url: str, environment: E
             store = await open_readonly(path, options, environment.threads, limits.gate_s)
     except OSError as error:
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
-    capabilities = Capabilities(durable=True, views=True, shared_reads=True, images=True, cuts=True, writes=False)
+    capabilities = Capabilities(durable=True, views=True, shared_reads=True, images=True, writes=False)
     backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
     try:
         await _check_rows(backend, store, folder, options)

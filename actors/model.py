@@ -536,7 +536,12 @@ async def position_of(backend: Reads, position: Position | None, time: datetime 
 
 async def _last_at(backend: Reads, moment_us: int, head: Position) -> Position:
     """Time never goes back in the log: so halve it."""
-    low, high = 0, int(head)
+    cut = max((bound.position for bound in await backend.cuts()), default=0)
+    low = await _halved(backend, moment_us, cut, head)
+    return Position(low if low > cut else await _halved(backend, moment_us, 0, Position(cut)))  # the latter from archives, or not at all
+
+
+async def _halved(backend: Reads, moment_us: int, low: int, high: int) -> int:
     while low < high:
         middle = (low + high) // 2
         page = await backend.read_log(after=Position(middle), limit=1, bytes_max=1)
@@ -544,4 +549,4 @@ async def _last_at(backend: Reads, moment_us: int, head: Position) -> Position:
             low = max(middle + 1, page.records[0].position)
         else:
             high = middle
-    return Position(low)
+    return low

@@ -45,6 +45,7 @@ from perdure.backends.errors import (
     Rewound,
     StateTooLarge,
     TooLarge,
+    Truncated,
     Unavailable,
     Unreadable,
     UnstableState,
@@ -476,7 +477,8 @@ class Stale(Exception):
 
 def final(error: BaseException) -> bool:
     """Whether restarting cannot help: the projection's own decision, or a fault of the program."""
-    return isinstance(error, ProjectionFailed | ModelFaulted | StateTooLarge | TooLarge | UnstableState | Misuse | MissingExtra | WrongStore | Rewound)
+    faults = ProjectionFailed | ModelFaulted | StateTooLarge | TooLarge | UnstableState
+    return isinstance(error, faults | Misuse | MissingExtra | WrongStore | Rewound | Truncated)
 
 
 class SingleActor(ProjectionActor[Projection[Any, Any]]):

@@ -18,7 +18,7 @@ from perdure.backends.event import Position
 from perdure.backends.protocol import Backend, Capabilities, State
 
 _SAME = (
-    *("read_stream", "read_log", "head", "revision", "answer", "get", "scan", "read_changes", "read_snapshot", "snapshots", "stream", "streams"),
+    *("read_stream", "read_log", "head", "revision", "answer", "get", "scan", "read_changes", "read_snapshot", "snapshots", "stream", "streams", "cuts"),
     *("reopen", "view", "moment", "now_us", "maintain", "shrink", "verify", "scrub", "store_status", "moved_to"),
 )
 """Methods that are the inner backend's own, so that a call costs no more."""

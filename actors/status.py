@@ -21,6 +21,8 @@ class What(enum.Enum):
     """It ended and is not started again."""
     GAVE_UP = "gave up"
     WARNED = "warned"
+    NOTED = "noted"
+    """It did what people may want to know of."""
     STANDING_BY = "standing by"
     """Another process runs it; this one shows what that one keeps, and takes over when it is gone."""
 

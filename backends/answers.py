@@ -15,7 +15,8 @@ from perdure.backends.commit import Appended, Committed
 from perdure.backends.engine import Kept
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName
-from perdure.backends.tables import Reader, Writer, frames_beyond, read_head, read_kept, sealed, unseal
+from perdure.backends.sealing import sealed, unseal
+from perdure.backends.tables import Reader, Writer, frames_beyond, read_head, read_kept
 
 RECENT_FRAMES = 128
 """How far back a drawn commit id is looked for when nothing says where its commit began."""
@@ -67,7 +68,7 @@ def answers(reader: Reader, types: Sequence[TypeName], ids: Iterable[bytes], aft
             own = wanted.intersection(commit[0] for commit in head.commits)
             if own:
                 records = frame.read_frame(value, types, head=head)
-                found.update({id: _answer_of(records, id) for id in own})
+                found.update({id: answer for id in own if (answer := _answer_of(head, records, id)) is not None})
                 wanted -= own
     return found
 
@@ -79,13 +80,18 @@ def answer(reader: Reader, types: Sequence[TypeName], id: bytes) -> Committed | 
     if kept is not None:
         return kept.answer()
     for _, value in reader.scan_back("frames", b"", None, RECENT_FRAMES):
-        if any(commit[0] == id for commit in frame.read_head(value).commits):
-            return _answer_of(frame.read_frame(bytes(value), types), id)
+        head = frame.read_head(value)
+        if any(commit[0] == id for commit in head.commits):
+            return _answer_of(head, frame.read_frame(bytes(value), types), id)
     return None
 
 
-def _answer_of(records: Sequence[Record], id: bytes) -> Committed:
+def _answer_of(head: frame.Head, records: Sequence[Record], id: bytes) -> Committed | None:
+    """None where a part of the commit has been cut since: what was answered is not known any more."""
     own = [record for record in records if record.commit == id]
+    end = next(head.first + place for commit, _, place in head.commits if commit == id)
+    if not own or own[-1].position != end or own[-1].ordinal + 1 != len(own):
+        return None
     return committed_of(own)
 
 

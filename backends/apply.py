@@ -8,9 +8,12 @@ from perdure.backends import keys
 from perdure.backends.answers import write_drawn
 from perdure.backends.build import build, kinds
 from perdure.backends.commit import BEATS, CHECKPOINTS, MODELS, Alike, SaveSnapshot
+from perdure.backends.cutting import gains_events, write_cut
 from perdure.backends.engine import Change, Decisions
 from perdure.backends.frame import type_name
-from perdure.backends.tables import Cache, SnapshotRow, Writer, pack_entries, pack_entry, read_entry, sealed, write_meta
+from perdure.backends.sealing import sealed
+from perdure.backends.stream_row import read_row
+from perdure.backends.tables import Cache, SnapshotRow, Writer, pack_entries, pack_entry, read_entry, write_meta
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -42,9 +45,11 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
         write_change(writer, change, done.at_us)
     for states, revision in done.states:
         writer.put_all("kv", pack_entries(states.bucket, revision, states.entries))
+    for cut in done.cuts:
+        write_cut(writer, cache, cut)
     if done.changes or done.states:
         write_meta(writer, "revision", done.revision)
-    if not done.pieces and done.at_us > cache.at_us and (done.changes or done.states or done.kept or done.snapshots):
+    if not done.pieces and done.at_us > cache.at_us and (done.changes or done.states or done.kept or done.snapshots or done.cuts):
         write_meta(writer, "at", done.at_us)
     for snapshot, at_us in done.snapshots:
         write_snapshot(writer, snapshot, at_us)
@@ -90,13 +95,19 @@ def new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
     cache.numbers[name, version] = (number, type.crc)
 
 
-def stream_number(writer: Writer, cache: Cache, stream: str, first: int = 1) -> int:
-    """The number of a stream whose last seq is known (see `tables.facts`); a new one gets one, and begins at seq *first*."""
+def stream_number(writer: Writer, cache: Cache, stream: str) -> int:
+    """The number of a stream whose last seq is known (see `fetch.facts`); a new one gets one."""
     remembered = cache.streams.get(stream)
     if remembered is not None:
         return remembered[0]
+    name = stream.encode()
+    raw = writer.get("streams", name)
+    if raw is not None:
+        row = read_row(name, raw)
+        gains_events(writer, name, row)
+        return row.number
     cache.streams_made += 1
-    writer.put("streams", stream.encode(), keys.stream_row(cache.streams_made, first))
+    writer.put("streams", stream.encode(), keys.stream_row(cache.streams_made, 1))
     write_meta(writer, "streams", cache.streams_made)
     return cache.streams_made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from zlib import crc32
 
@@ -12,7 +12,7 @@ import msgspec
 
 from perdure.backends.commit import Alike, Draft
 from perdure.backends.errors import Corrupt
-from perdure.backends.event import Position, Record
+from perdure.backends.event import Position, Record, unpack_extra
 from perdure.backends.frame import (
     COMMIT,
     ENTRY,
@@ -28,6 +28,7 @@ from perdure.backends.frame import (
     UNIFORM,
     UNIFORM_FLAG,
     UNIFORM_MIN,
+    Run,
     RunPlace,
     begun,
     context,
@@ -205,6 +206,17 @@ class _RunBuilder:
         """The entries, or the columns."""
         return b"".join(self.entries) if self.uniform is None else self.uniform.packed()
 
+    def copy_uniform(self, source: _Source, numbers: Mapping[int, int]) -> None:
+        """Take over a uniform run, the first of its stream, from its *skip*th record on, the checksums untouched."""
+        frame, run, skip = source.frame, source.run, source.skip
+        crcs, ends = run.column(frame, 0, skip, run.count), run.column(frame, 1, skip, run.count)
+        delta, _, _, commit, ordinal, number, _ = run.entry(frame, skip)
+        start = run.entry(frame, skip - 1)[2] if skip else 0
+        ends = tuple(end - start for end in ends)
+        self.uniform = _Columns(delta + source.shift, numbers[commit + source.commits], ordinal, number, crcs, ends)
+        self.bodies = [frame[run.bodies + start : run.end]]
+        self.count, self.end = run.count - skip, ends[-1]
+
     def copy(self, delta: int, crc: int, commit: int, ordinal: int, type_number: int, extra_size: int, body: bytes) -> None:
         """Take over a record as it is, its checksum untouched."""
         self.end += len(body)
@@ -230,40 +242,95 @@ def _assemble(base: int, last: int, commits: Sequence[bytes], by_stream: Mapping
     return Built(Position(base), Position(last), b"".join(parts), runs)
 
 
-# -- merging ---------------------------------------------------------------------------------
+# -- merging and trimming --------------------------------------------------------------------
 
 
 def merge(frames: Sequence[bytes]) -> Built:
     """One frame for several that follow each other, each stream's events together; records are copied as they are.
 
     Raises:
+      Corrupt: one of them is damaged in its structure.
+    """
+    return trim(frames, lambda _: 0, lambda _: False).built
+
+
+@attrs.frozen
+class Trimmed:
+    """A frame in the place of others, and the tags (with their positions) of what is in it no more."""
+
+    built: Built
+    tags: list[tuple[str, int]]
+
+
+@attrs.frozen
+class _Source:
+    """A run of one of the frames, and how many of its first records go."""
+
+    frame: bytes
+    run: Run
+    skip: int
+    shift: int
+    commits: int
+    """How many commits the frames before have."""
+
+
+def trim(frames: Sequence[bytes], first_of: Callable[[str], int], keeps: Callable[[bytes], bool]) -> Trimmed:
+    """One frame for several that follow each other, each stream's events together, without those before its first seq.
+
+    Records are copied as they are. Commits of which nothing is left go too, unless *keeps* says of their id that they stay; the last one
+    always does: its time is the frame's.
+
+    Raises:
       Corrupt: one of them is damaged in its structure (the records' checksums travel along unread).
     """
     heads = [read_head(frame) for frame in frames]
     base = heads[0].first
-    commits: list[bytes] = []
-    by_stream: dict[str, _RunBuilder] = {}
+    ends: list[tuple[bytes, int, int]] = []
+    sources: list[_Source] = []
+    tags: list[tuple[str, int]] = []
     for frame, head in zip(frames, heads, strict=True):
-        shift, offset = head.first - base, head.offset
+        offset = head.offset
         for _ in range(head.runs):
-            offset = _copy_run(frame, offset, shift, len(commits), by_stream)
-        commits += [COMMIT.pack(id, at_us, end + shift) for id, at_us, end in head.commits]
-    return _assemble(base, heads[-1].last, commits, by_stream, heads[0].gap)
+            run = open_run(frame, offset)
+            run.check(frame)  # its new index gets a new checksum: what is damaged must not become sound
+            source = _Source(frame, run, min(max(0, first_of(run.stream) - run.first_seq), run.count), head.first - base, len(ends))
+            sources.append(source)
+            tags += _tags_before(source, head.first)
+            offset = run.end
+        ends += [(id, at_us, end + head.first - base) for id, at_us, end in head.commits]
+    used = {entry[3] + source.commits for source in sources for entry in source.run.columns(source.frame, source.skip, source.run.count)}
+    stay = [place for place, (id, _, _) in enumerate(ends) if place in used or place == len(ends) - 1 or keeps(id)]
+    numbers = {place: number for number, place in enumerate(stay)}
+    by_stream: dict[str, _RunBuilder] = {}
+    for source in sources:
+        if source.skip < source.run.count:
+            _copy_run(source, numbers, by_stream)
+    return Trimmed(_assemble(base, heads[-1].last, [COMMIT.pack(*ends[place]) for place in stay], by_stream, heads[0].gap), tags)
 
 
-def _copy_run(frame: bytes, offset: int, shift: int, commits: int, by_stream: dict[str, _RunBuilder]) -> int:
-    source = open_run(frame, offset)
-    source.check(frame)  # its new index gets a new checksum: what is damaged must not become sound
-    run = by_stream.get(source.stream)
-    if run is None:
-        run = by_stream[source.stream] = _RunBuilder(source.name, source.first_seq)
-    elif run.first_seq + run.count != source.first_seq:
-        raise Corrupt(f"stream {source.stream!r}", f"seq {source.first_seq} follows seq {run.first_seq + run.count - 1}")
-    body = source.bodies
-    if run.uniform is not None:
-        run._spread()
-    for delta, crc, size, commit, ordinal, type_number, extra_size in source.columns(frame, 0, source.count):
-        end = source.bodies + size
-        run.copy(delta + shift, crc, commit + commits, ordinal, type_number, extra_size, frame[body:end])
+def _tags_before(source: _Source, first: int) -> Iterator[tuple[str, int]]:
+    run, body = source.run, source.run.bodies
+    for delta, _, size, _, _, _, extra_size in run.columns(source.frame, 0, source.skip):
+        if extra_size:
+            for tag in unpack_extra(source.frame[body : body + extra_size]).tags:
+                yield tag, first + delta
+        body = run.bodies + size
+
+
+def _copy_run(source: _Source, numbers: Mapping[int, int], by_stream: dict[str, _RunBuilder]) -> None:
+    frame, run, skip = source.frame, source.run, source.skip
+    made = by_stream.get(run.stream)
+    if made is None:
+        made = by_stream[run.stream] = _RunBuilder(run.name, run.first_seq + skip)
+        if run.uniform and run.count - skip >= UNIFORM_MIN:
+            made.copy_uniform(source, numbers)
+            return
+    elif made.first_seq + made.count != run.first_seq + skip:
+        raise Corrupt(f"stream {run.stream!r}", f"seq {run.first_seq} follows seq {made.first_seq + made.count - 1}")
+    if made.uniform is not None:
+        made._spread()
+    body = run.bodies + (run.entry(frame, skip - 1)[2] if skip else 0)
+    for delta, crc, size, commit, ordinal, type_number, extra_size in run.columns(frame, skip, run.count):
+        end = run.bodies + size
+        made.copy(delta + source.shift, crc, numbers[commit + source.commits], ordinal, type_number, extra_size, frame[body:end])
         body = end
-    return source.end

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar
 import attrs
 import msgspec
 
-from perdure.backends.errors import ConditionTooBroad, Conflict, Corrupt, Full, InDoubt, KeyReused, Misuse, TooLarge, Unavailable
+from perdure.backends.errors import ConditionTooBroad, Conflict, Corrupt, Full, InDoubt, KeyReused, Misuse, TooLarge, Truncated, Unavailable
 from perdure.backends.event import Position, Record, unpack_extra
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.selector import Selector
@@ -137,12 +137,27 @@ class Fence:
     number: int
 
 
-Write = Append[Draft] | Put[bytes] | PutAll | Delete | Check | Unless | SaveSnapshot | Fence
+@attrs.frozen
+class Cut:
+    """The end of *stream*'s events before seq *first*; *archive* (a CID) is where they are kept from now on, if anywhere.
+
+    Its last seq stays. A conflict if the stream has not so many events, or if a registered consumer (a checkpoint, a hold) has not
+    passed them all. Of one stream at most 10,000 events go in one commit.
+    """
+
+    stream: str
+    first: int
+    archive: str | None = None
+
+
+Write = Append[Draft] | Put[bytes] | PutAll | Delete | Check | Unless | SaveSnapshot | Fence | Cut
 
 MODELS: Final = "$models "
 """What the reserved buckets of keyed models' states begin with: without change rows, without tombstones."""
 CHECKPOINTS: Final = "$checkpoints"
 """The reserved bucket of checkpoints, likewise."""
+HOLDS: Final = "$holds"
+"""The reserved bucket of holds: who else has a place in the log that must not be cut away, with the position, as a checkpoint is packed."""
 LEASES: Final = "$leases"
 """The reserved bucket of leases; an entry's value begins with its fence, 8 bytes, big end first. Put with the fence `NEW_FENCE` it gets the
 revision of that commit: a number that nobody has had."""
@@ -198,7 +213,7 @@ class Committed(_Success, frozen=True, gc=False):
     parts: tuple[Appended | Stored, ...]
 
 
-Answer = Committed | Conflict | KeyReused | TooLarge | ConditionTooBroad | Full | Corrupt | Unavailable | InDoubt
+Answer = Committed | Conflict | KeyReused | TooLarge | ConditionTooBroad | Truncated | Full | Corrupt | Unavailable | InDoubt
 """The last three where others of the group have another answer; else `Backend.commit` raises them."""
 
 
@@ -252,6 +267,8 @@ def _content(write: Write) -> list[Any]:
             return [name, position, fingerprint, state]
         case Fence(name, number):
             return [name, number]
+        case Cut(stream, first, archive):
+            return [stream, first, archive]
 
 
 def _given(extra: bytes) -> list[Any]:
@@ -307,7 +324,7 @@ def _check_writes(writes: Sequence[Write], limits: Limits, own: bool) -> int:
 
 def _subject(write: Write) -> object:
     match write:
-        case Append(stream=stream) | Check(stream=str() as stream):
+        case Append(stream=stream) | Check(stream=str() as stream) | Cut(stream=stream):
             return stream
         case Put(bucket=bucket, key=key) | Delete(bucket=bucket, key=key) | Check(bucket=bucket, key=key):
             return (bucket, key)
@@ -362,6 +379,13 @@ def _check_write(write: Write, limits: Limits, own: bool) -> int:
             return len(state) + 200
         case Fence(name):
             check_name("lease name", name, limits.key_bytes)
+        case Cut(stream, first, archive):
+            check_stream(stream, limits, own)
+            if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first < 1 << 63:
+                raise Misuse(f"a cut of stream {stream!r} names its first seq from then on, a number from 1, not {first!r}")
+            if archive is not None:
+                check_name("archive", archive, limits.archive_bytes)
+            return len(archive or "") + 200
     return 100
 
 

@@ -4,6 +4,8 @@
     the backend fetches those facts in one pass, inside its transaction;
     decide(commits, facts) walks the group and says what to answer and what to write.
 
+A cut is judged like an expectation: the stream must have the events, and every registered consumer must have passed them.
+
 Each commit is judged against the facts and what earlier commits of the same group did to them, so a
 later one sees the earlier ones. A commit that fails writes nothing and changes nothing for the rest.
 `decide` reads no clock (a commit's time is the later of the one proposed and the log's last) and
@@ -20,7 +22,9 @@ import msgspec
 from perdure.backends.build import Piece
 from perdure.backends.commit import (
     ANY,
+    CHECKPOINTS,
     EXISTS,
+    HOLDS,
     LEASES,
     NEW_FENCE,
     Answer,
@@ -29,6 +33,7 @@ from perdure.backends.commit import (
     Check,
     Commit,
     Committed,
+    Cut,
     Delete,
     Draft,
     Expect,
@@ -42,9 +47,10 @@ from perdure.backends.commit import (
     Write,
     content_digest,
 )
-from perdure.backends.errors import ConditionTooBroad, Conflict, KeyReused
+from perdure.backends.errors import ConditionTooBroad, Conflict, KeyReused, TooLarge, Truncated
 from perdure.backends.event import Position
-from perdure.backends.limits import CONDITION_ROWS
+from perdure.backends.held import held_at
+from perdure.backends.limits import CONDITION_ROWS, CUT_EVENTS
 
 Entry = tuple[str, bytes]
 """Bucket and key."""
@@ -85,6 +91,8 @@ class Needs:
     ids: list[bytes]
     conditions: list[Unless]
     leases: list[str]
+    cuts: list[Cut]
+    """With them: every place that consumers have registered."""
 
 
 @attrs.frozen
@@ -97,7 +105,9 @@ class Facts:
     """The state before the group, as far as it matters.
 
     *streams* maps to last seqs (0: none), *entries* to revisions (0: absent), *ids* to known commits,
-    *conditions* to the position of the first match, None, or `TooBroad`; *leases* to their fences.
+    *conditions* to the position of the first match, None, `TooBroad`, or `Truncated` where a match may have been cut; *leases* to
+    their fences; *firsts* the streams of cuts to their first seqs, *ends* these cuts to the position of the last event that would go
+    (None: there is none), *holds* all registered consumers to their places.
     """
 
     head: Position
@@ -106,8 +116,11 @@ class Facts:
     streams: dict[str, int] = attrs.field(factory=dict)
     entries: dict[Entry, int] = attrs.field(factory=dict)
     ids: dict[bytes, Kept] = attrs.field(factory=dict)
-    conditions: dict[Unless, Position | TooBroad | None] = attrs.field(factory=dict)
+    conditions: dict[Unless, Position | TooBroad | Truncated | None] = attrs.field(factory=dict)
     leases: dict[str, int] = attrs.field(factory=dict)
+    firsts: dict[str, int] = attrs.field(factory=dict)
+    ends: dict[Cut, Position | None] = attrs.field(factory=dict)
+    holds: dict[Entry, int] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -137,6 +150,8 @@ class Decisions:
     """With the revision they get."""
     snapshots: list[tuple[SaveSnapshot, int]] = attrs.field(factory=list)
     """With the commit's time."""
+    cuts: list[Cut] = attrs.field(factory=list)
+    """Those that move a stream's first."""
     kept: list[tuple[bytes, Kept]] = attrs.field(factory=list)
     drawn: list[tuple[bytes, Kept]] = attrs.field(factory=list)
     """Commits without a key whose answer is not told by their events alone."""
@@ -149,6 +164,7 @@ def needs(commits: Sequence[Commit]) -> Needs:
     conditions: dict[Unless, None] = {}
     leases: dict[str, None] = {}
     ids: dict[bytes, None] = {}
+    cuts: dict[Cut, None] = {}
     for commit in commits:
         if commit.key is not None:
             ids[commit.id] = None
@@ -168,9 +184,11 @@ def needs(commits: Sequence[Commit]) -> Needs:
                     conditions[write] = None
                 case Fence(name=name):
                     leases[name] = None
+                case Cut(stream=stream):
+                    streams[stream] = cuts[write] = None
                 case _:
                     pass
-    return Needs(list(streams), list(entries), list(ids), list(conditions), list(leases))
+    return Needs(list(streams), list(entries), list(ids), list(conditions), list(leases), list(cuts))
 
 
 def decide(commits: Sequence[Commit], facts: Facts) -> Decisions:
@@ -189,6 +207,11 @@ def _decide_one(commit: Commit, facts: Facts, done: Decisions) -> Answer:
     for write in writes if facts.conditions else ():
         if isinstance(write, Unless) and isinstance(facts.conditions[write], TooBroad):
             return ConditionTooBroad(describe(write), CONDITION_ROWS)
+        if isinstance(write, Unless) and isinstance(found := facts.conditions[write], Truncated):
+            return found
+    for write in writes if facts.ends else ():
+        if isinstance(write, Cut) and (count := write.first - facts.firsts[write.stream]) > CUT_EVENTS and write.first <= facts.streams[write.stream] + 1:
+            return TooLarge("cut", f"stream {write.stream!r}", count, CUT_EVENTS, "events")
     if len(writes) == 1 and type(write := writes[0]) is Append and commit.key is None and write.events:
         failed = None if write.expected is ANY else _compare("stream", write.stream, write.expected, facts.streams[write.stream])
         return failed or _accept_append(commit, write, facts, done)
@@ -223,8 +246,28 @@ def _failure(write: Write, facts: Facts, done: Decisions) -> Conflict | None:
         case Fence(name, number):
             held = facts.leases[name]
             return None if held == number else Conflict("fence", name, number, held)
+        case Cut():
+            return _judge_cut(write, facts, done)
         case _:
             return None
+
+
+def _judge_cut(cut: Cut, facts: Facts, done: Decisions) -> Conflict | None:
+    last = facts.streams[cut.stream]
+    if cut.first <= facts.firsts[cut.stream]:
+        return None  # they are gone already
+    if cut.first > last + 1:
+        return Conflict("cut", cut.stream, cut.first, last + 1)
+    end = facts.ends[cut] or _position_in_group(cut.stream, cut.first - 1, done)
+    (bucket, name), place = min(facts.holds.items(), key=lambda hold: hold[1], default=(("", b""), end))
+    return None if place >= end else Conflict("hold", f"{bucket}/{_shown(name)}", int(end), int(place))
+
+
+def _position_in_group(stream: str, seq: int, done: Decisions) -> Position:
+    for piece in done.pieces:
+        if piece.stream == stream and piece.first_seq <= seq < piece.first_seq + len(piece.events):
+            return Position(piece.first_position + seq - piece.first_seq)
+    raise AssertionError("an event is of the group, or was there before it")
 
 
 def _compare(what: str, subject: str, expected: Expected, actual: int) -> Conflict | None:
@@ -239,7 +282,7 @@ def _shown(key: bytes) -> str:
 
 def _match(condition: Unless, facts: Facts, done: Decisions) -> Conflict | None:
     found = facts.conditions[condition]
-    assert not isinstance(found, TooBroad), "answered before"
+    assert not isinstance(found, TooBroad | Truncated), "answered before"
     if found is None:
         found = _match_in_group(condition, done)
     return None if found is None else Conflict("condition", describe(condition), f"none after position {condition.after}", int(found))
@@ -304,6 +347,10 @@ def _accept(commit: Commit, facts: Facts, done: Decisions) -> Committed:
                 parts.append(Stored(revision))
             case SaveSnapshot():
                 done.snapshots.append((write, at_us))
+            case Cut(stream, first, _):
+                if first > facts.firsts[stream]:
+                    facts.firsts[stream] = first
+                    done.cuts.append(write)
             case _:
                 pass
     done.at_us = at_us
@@ -333,5 +380,11 @@ def _change(change: Change, facts: Facts, done: Decisions) -> None:
     done.changes.append(change)
     done.revision = facts.revision = change.revision
     facts.entries[change.bucket, change.key] = 0 if change.value is None else change.revision
+    if change.bucket in (CHECKPOINTS, HOLDS):
+        place = None if change.value is None else held_at(change.value)
+        if place is None:
+            facts.holds.pop((change.bucket, change.key), None)
+        else:
+            facts.holds[change.bucket, change.key] = place
     if change.bucket == LEASES:
         facts.leases[change.key.decode()] = 0 if change.value is None else int.from_bytes(change.value[:8], "big")

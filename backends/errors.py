@@ -68,6 +68,7 @@ _REMEDIES = {
     "tag": "use a shorter tag, or its digest",
     "tag list": "use fewer tags",
     "selector": "use fewer items",
+    "cut": "cut it in several commits",
 }
 
 
@@ -211,14 +212,19 @@ class Unreadable(PerdureError):
 
 @_define
 class Truncated(PerdureError):
-    """The part of the stream that was asked for has been cut."""
+    """A part of what was asked for has been cut: of the stream, or (with *position*) of the log, up to there.
+
+    *first* is the stream's first seq that is left, *archive* where what was cut is kept, if anywhere.
+    """
 
     stream: str
     first: int
     archive: str | None = None
+    position: int = 0
 
     def __str__(self) -> str:
-        where = f"read the archive {self.archive}" if self.archive else f"read after seq {self.first - 1}"
+        on = f"after position {self.position}" if self.position else f"after seq {self.first - 1}"
+        where = f"read {on}, or with the archives (the newest one of that stream is {self.archive})" if self.archive else f"read {on}"
         return f"stream {self.stream!r} begins at seq {self.first}, what was before has been cut: {where}"
 
 

@@ -35,6 +35,7 @@ from perdure.backends.protocol import (
     Backend,
     Capabilities,
     Changes,
+    CutBound,
     Entry,
     EntryPage,
     Held,
@@ -151,9 +152,11 @@ class FaultyReads:
         read = self._reads.read_stream
         return await self._go("read_stream", [stream], lambda: read(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward))
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
         read = self._reads.read_log
-        return await self._go("read_log", [], lambda: read(after=after, limit=limit, bytes_max=bytes_max, where=where))
+        return await self._go("read_log", [], lambda: read(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts))
 
     async def head(self) -> Position:
         return await self._go("head", [], self._reads.head)
@@ -181,6 +184,9 @@ class FaultyReads:
 
     async def stream(self, name: str) -> StreamInfo | None:
         return await self._go("stream", [name], lambda: self._reads.stream(name))
+
+    async def cuts(self) -> list[CutBound]:
+        return await self._go("cuts", [], self._reads.cuts)
 
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
         return await self._go("streams", [], lambda: self._reads.streams(prefix=prefix, after=after, limit=limit))
@@ -294,6 +300,10 @@ class FaultyBackend(FaultyReads):
     async def load(self, records: Sequence[Record]) -> None:
         self._check_sound()
         await self._faults.through("load", [records], lambda: self.inner.load(records))
+
+    async def load_cuts(self, streams: Sequence[StreamInfo], cuts: Sequence[CutBound]) -> None:
+        self._check_sound()
+        await self._faults.through("load_cuts", [streams, cuts], lambda: self.inner.load_cuts(streams, cuts))
 
     async def load_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
         self._check_sound()

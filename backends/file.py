@@ -508,7 +508,7 @@ async def open_file(folder: str, options: Options, *, url: str, environment: Env
             raise
     except OSError as error:
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
-    capabilities = Capabilities(durable=True, views=True, loads=True, images=True, moves=True)
+    capabilities = Capabilities(durable=True, views=True, loads=True, images=True, moves=True, cuts=True)
     return OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
 
 

@@ -288,6 +288,10 @@ class Run:
             strict=False,
         )
 
+    def kinds(self, frame: bytes | memoryview, start: int, stop: int) -> dict[int, int]:
+        """The numbers of the types among its records from *start* to before *stop*; of each the last place (position after the frame's first)."""
+        return {entry[5]: entry[0] for entry in self.columns(frame, start, stop)}
+
     def column(self, frame: bytes | memoryview, which: int, start: int, stop: int) -> tuple[int, ...]:
         """Checksums (0) or ends (1) of a uniform run."""
         place = self.entries + UNIFORM.size + 4 * (which * self.count + start)

@@ -49,13 +49,13 @@ def read_run_row(value: bytes | memoryview) -> tuple[int, int, int]:
 
 
 def stream_row(stream_number: int, first: int) -> bytes:
-    """Value in `streams`: the stream's number, and its first seq that is not cut."""
+    """Value in `streams`, of a stream of which nothing was cut: the stream's number, and its first seq. See `stream_row.StreamRow`."""
     return _STREAM_ROW.pack(stream_number, first)
 
 
 def read_stream_row(value: bytes | memoryview) -> tuple[int, int]:
-    """The inverse of `stream_row`."""
-    stream_number, first = _STREAM_ROW.unpack(value)
+    """Number and first seq of any stream's row."""
+    stream_number, first = _STREAM_ROW.unpack_from(value)
     return stream_number, first
 
 

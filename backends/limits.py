@@ -35,6 +35,7 @@ class Limits:
     tag_bytes: int = _limit(128, 128)
     tags: int = _limit(8, 8)
     idempotency_key_bytes: int = _limit(255, 255)
+    archive_bytes: int = _limit(255, 255)
     event_bytes: int = _limit(MIB, 64 * MIB)
     extra_bytes: int = _limit(65_535, 65_535)
     selector_items: int = _limit(8, 8)
@@ -68,5 +69,7 @@ CONDITION_ROWS = 10_000
 """So many rows of the rarest tag, or records, an append condition may examine."""
 PAGE_EXAMINED = 10_000
 """A page ends after so many examined records, whatever it found."""
+CUT_EVENTS = 10_000
+"""So many events of a stream may be cut in one commit."""
 CLOCK_AHEAD_S = 300
 """A commit's proposed time may be so far ahead of the store's."""

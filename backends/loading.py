@@ -16,11 +16,17 @@ from typing import Final
 
 from perdure.backends import frame, keys, tables
 from perdure.backends.apply import new_type, stream_number
+from perdure.backends.bounds import ANY_TYPE, write_bounds
+from perdure.backends.bounds import PREFIX as BOUNDS
 from perdure.backends.build import Built, Piece, build
 from perdure.backends.commit import Draft, check_name
+from perdure.backends.cutting import SWEEP
 from perdure.backends.errors import Corrupt, Misuse, PerdureError, StoreMoved, Unavailable
-from perdure.backends.event import Record, unpack_extra
+from perdure.backends.event import Position, Record, unpack_extra
 from perdure.backends.limits import LIMITS
+from perdure.backends.protocol import CutBound, StreamInfo
+from perdure.backends.sealing import sealed
+from perdure.backends.stream_row import StreamRow
 from perdure.backends.tables import Cache, Reader, Writer
 
 FRAME_BYTES: Final = 64 << 10
@@ -30,7 +36,8 @@ CLEAR_ROWS: Final = 5_000
 """So many rows are cleared in one step."""
 
 OURS: Final = (b"revision", b"at", b"streams", b"merged")
-OURS_PREFIX: Final = b"compacted "
+COMPACTED: Final = b"compacted "
+OURS_PREFIX: Final = (COMPACTED, BOUNDS, SWEEP)
 """The rows of `meta` that are part of what a store holds; the others say which store it is, and what its processes do."""
 
 
@@ -76,7 +83,7 @@ def end(writer: Writer, cache: Cache) -> None:
 def write_moved(writer: Writer, cache: Cache, to: str, *, revision: int = 0) -> None:
     """Say where the store is from here on, '' that it is here; revisions go on after *revision* at least."""
     if to:
-        writer.put("meta", tables.MOVED, tables.sealed(tables.MOVED, to.encode()))
+        writer.put("meta", tables.MOVED, sealed(tables.MOVED, to.encode()))
     else:
         writer.delete("meta", tables.MOVED)
     if revision > cache.revision:
@@ -211,10 +218,12 @@ def _write(writer: Writer, cache: Cache, records: list[Record]) -> None:
     if frame.read_frame(built.value, cache.types) != records:
         raise _not_as_written(built, cache, records)
     writer.put("frames", keys.number(built.first), built.value)
-    firsts = {record.stream: record.seq for record in reversed(records)}
+    firsts = {record.stream: record for record in reversed(records)}
     rows = []
     for run in built.runs:
-        number = stream_number(writer, cache, run.stream, firsts[run.stream])
+        if run.stream not in cache.streams:
+            _begin_beyond(writer, cache, firsts[run.stream])
+        number = stream_number(writer, cache, run.stream)
         rows.append((keys.run(number, run.first_seq), keys.run_row(built.first, run.offset, run.count)))
         cache.streams[run.stream] = (number, run.first_seq + run.count - 1)
     writer.put_all("runs", rows)
@@ -223,6 +232,49 @@ def _write(writer: Writer, cache: Cache, records: list[Record]) -> None:
             check_name("tag", tag, LIMITS.tag_bytes)
             writer.put("tags", keys.tag(tag, record.position), b"")
     cache.head, cache.at_us = built.last, max(cache.at_us, records[-1].at_us)
+
+
+def _begin_beyond(writer: Writer, cache: Cache, record: Record) -> None:
+    """Of a new stream that begins beyond seq 1 what was before has been cut, wherever that was done."""
+    if record.seq > 1 and record.position > 1 and writer.get("streams", record.stream.encode()) is None:
+        cut_stream(writer, cache, StreamInfo(record.stream, record.seq, record.seq - 1, Position(record.position - 1), Position(record.position - 1)))
+        write_bounds(writer, record.stream, {ANY_TYPE: Position(record.position - 1)})
+
+
+# -- cuts ------------------------------------------------------------------------------------
+
+
+def load_cuts(writer: Writer, cache: Cache, streams: Sequence[StreamInfo], cuts: Sequence[CutBound]) -> None:
+    """Take over what was cut elsewhere, before the records that were left: those of each stream then begin with its first seq.
+
+    Raises:
+      Misuse: a stream is there already.
+      TooManyTypes: a type is new and there is no number for it.
+    """
+    for stream in streams:
+        check_name("stream name", stream.name, LIMITS.stream_name_bytes)
+        if writer.get("streams", stream.name.encode()) is not None:
+            raise Misuse(f"stream {stream.name!r} is there already: load cuts before the records")
+        if not (stream.first > 1 and stream.cut):
+            raise Misuse(f"nothing was cut of stream {stream.name!r}")
+        cut_stream(writer, cache, stream)
+    for cut in cuts:
+        if cut.type is None:
+            write_bounds(writer, cut.stream, {ANY_TYPE: cut.position})
+            continue
+        version = next((version for name, version in cache.numbers if name == cut.type), None)
+        if version is None:
+            version = 1
+            new_type(writer, cache, cut.type, version)
+        write_bounds(writer, cut.stream, {cache.numbers[cut.type, version][0]: cut.position})
+
+
+def cut_stream(writer: Writer, cache: Cache, stream: StreamInfo) -> None:
+    """Make a stream of which nothing is left, yet."""
+    cache.streams_made += 1
+    name = stream.name.encode()
+    writer.put("streams", name, StreamRow(cache.streams_made, stream.first, stream.cut, True, stream.archive).packed(name))
+    tables.write_meta(writer, "streams", cache.streams_made)
 
 
 def _build(cache: Cache, records: Sequence[Record]) -> Built:

@@ -129,5 +129,5 @@ class MemoryMap(Alone):
 def open_memory(*, environment: Environment | None = None, limits: Limits = LIMITS, **_: Any) -> OrderedBackend:
     """A new, empty store in memory."""
     environment = environment or Environment()
-    capabilities = Capabilities(views=True, loads=True, images=True, moves=True)
+    capabilities = Capabilities(views=True, loads=True, images=True, moves=True, cuts=True)
     return OrderedBackend(MemoryMap(environment.ids().hex()), url="memory:", capabilities=capabilities, environment=environment, limits=limits)

@@ -8,15 +8,17 @@ with no `await` between.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
-from perdure.backends import answers, build, loading, tables, upkeep
+from perdure.backends import answers, build, fetch, loading, tables, upkeep
 from perdure.backends.apply import TYPES_MAX, TooManyTypes, apply
-from perdure.backends.commit import BEATS, CHECKPOINTS, Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
+from perdure.backends.commit import Answer, Commit, Committed, Group
+from perdure.backends.cutting import SWEEP_BYTES, sweep_some
+from perdure.backends.effects import alone, frees_room, moved_by
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, StoreMoved, TooLarge, Unavailable, Unsupported
@@ -61,6 +63,8 @@ class OrderedBackend(OrderedLoads):
         """where it is now, as far as this handle knows."""
         self._claimed = False
         """Whether somebody brings it elsewhere by way of this handle."""
+        self._cutting: ExitStack | None = None
+        """The claim of a group that cuts, until the end of its turn."""
         self._read_types: list[TypeName] = []
         """The table of types as far as readers know it: the cache belongs to whoever writes, who may be a thread."""
         self._closed = False
@@ -123,7 +127,22 @@ class OrderedBackend(OrderedLoads):
             self._let_next()
             raise
 
+    def _claim_for_cuts(self) -> None:
+        """While a store is brought elsewhere nothing is cut: until the end of the turn it is not.
+
+        Raises:
+          Unavailable: it is.
+        """
+        if self._claimed:
+            raise Unavailable(f"{self.url} is being brought elsewhere, and nothing of it is cut meanwhile")
+        if self._cutting is None:
+            self._cutting = ExitStack()
+            self._cutting.enter_context(self._store.claim_move())
+
     def _end_turn(self) -> None:
+        if self._cutting is not None:
+            self._cutting.close()
+            self._cutting = None
         self._moved = Moved.NOTHING
         self._store.end_turn()
         self._let_next()
@@ -174,9 +193,13 @@ class OrderedBackend(OrderedLoads):
         out.clear()
         if self._cache.loading or self._cache.moved:
             raise loading.refused(self.url, self._cache.moved)
-        done = decide(commits, tables.facts(writer, self._cache, needs(commits)))
+        wanted = needs(commits)
+        if wanted.cuts:
+            self._check_declared("cuts")
+            self._claim_for_cuts()
+        done = decide(commits, fetch.facts(writer, self._cache, wanted))
         out.append(done)
-        if not (done.pieces or done.changes or done.states or done.snapshots or done.kept):
+        if not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.cuts):
             raise _NothingToWrite
         apply(writer, self._cache, done)
 
@@ -200,7 +223,7 @@ class OrderedBackend(OrderedLoads):
         try:
             second = (await self._commit(commits[middle:])).answers
         except PerdureError as error:  # of the second half alone: the first is durable
-            second = [_told(commit, error) for commit in commits[middle:]]
+            second = [alone(commit, error) for commit in commits[middle:]]
         return Group(first.follows, [*first.answers, *second])
 
     async def _answer_alone(self, commit: Commit, error: MapFull | TooManyTypes | Corrupt) -> Group:
@@ -347,6 +370,7 @@ class OrderedBackend(OrderedLoads):
         now = self.environment.clock()
         keys_before = now - int(self.limits.keys_kept_s * 1e6)
         tombstones_before = now - int(self.limits.tombstones_kept_s * 1e6)
+        swept_before = now - int(upkeep.DOUBTS * self.limits.commit_s * 1e6)
         await self._take_turn(patient=False)
         try:
             try:
@@ -356,9 +380,9 @@ class OrderedBackend(OrderedLoads):
             try:
                 with suppress(MapFull):
                     room = upkeep.MERGE_ROOM_BYTES
-                    write = self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before), small=True, size_bytes=room)
+                    write = self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before, swept_before), small=True, size_bytes=room)
                     return await write or more
-                write = self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before, merges=False), small=True)
+                write = self._store.write(lambda writer: self._maintain(writer, keys_before, tombstones_before, swept_before, merges=False), small=True)
                 return await write or more
             except (_NothingToWrite, MapFull):
                 return more
@@ -368,17 +392,18 @@ class OrderedBackend(OrderedLoads):
         finally:
             self._end_turn()
 
-    def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int, *, merges: bool = True) -> bool:
+    def _maintain(self, writer: Writer, keys_before_us: int, tombstones_before_us: int, swept_before_us: int, *, merges: bool = True) -> bool:
         if writer.stale:
             self._cache_valid = False
         if tables.read_meta(writer, "loading") or tables.read_moved(writer):
             raise _NothingToWrite
         before = tables.read_meta(writer, "merged")
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
-        merged = merges and upkeep.merge_some(writer)
-        if not (forgotten or merged or before != tables.read_meta(writer, "merged")):
+        swept = sweep_some(writer, before_us=swept_before_us, bytes_max=SWEEP_BYTES if merges else 1)
+        merged = merges and not swept and upkeep.merge_some(writer, swept_before_us)
+        if not (forgotten or swept or merged or before != tables.read_meta(writer, "merged")):
             raise _NothingToWrite
-        return merged or forgotten == upkeep.FORGET_ROWS
+        return swept or merged or forgotten == upkeep.FORGET_ROWS
 
     async def shrink(self) -> str:
         """See `Backend.shrink`."""
@@ -519,22 +544,3 @@ def _next_findings(findings: Iterator[Finding], elapsed: Callable[[], float]) ->
         if elapsed() >= deadline:
             return some, True
     return some, False
-
-
-def _told(commit: Commit, error: PerdureError) -> Any:
-    """The error as the answer of one commit of several: an exception object carries one traceback."""
-    answer = InDoubt(commit.id, commit.key) if isinstance(error, InDoubt) else type(error)(*error.args)
-    answer.__cause__ = error
-    return answer
-
-
-def moved_by(done: Decisions) -> Moved:
-    moved = Moved.LOG if done.pieces else Moved.NOTHING
-    if done.states or done.snapshots or any(change.bucket not in (CHECKPOINTS, BEATS) for change in done.changes):
-        return moved | Moved.KV
-    return moved | Moved.CHECKPOINT if done.changes else moved
-
-
-def frees_room(commit: Commit) -> bool:
-    """Whether a commit only deletes and checks."""
-    return all(isinstance(write, Delete | Check | Unless | Fence) for write in commit.writes)

@@ -16,7 +16,7 @@ from perdure.backends.moment import hold_moment
 from perdure.backends.news import Moved
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedMap
 from perdure.backends.ordered_reads import OrderedReads
-from perdure.backends.protocol import Moment, Rest
+from perdure.backends.protocol import CutBound, Moment, Rest, StreamInfo
 from perdure.backends.rest import load_rest
 from perdure.backends.tables import Cache, Writer
 
@@ -90,6 +90,14 @@ class OrderedLoads(OrderedReads):
         """See `Backend.load`."""
         try:
             await self._load(lambda writer: loading.load_records(writer, self._cache, records), size_bytes=tables.bytes_of(records), loads=True)
+        except TooManyTypes as error:
+            raise self._too_many_types(error) from error
+
+    async def load_cuts(self, streams: Sequence[StreamInfo], cuts: Sequence[CutBound]) -> None:
+        """See `Backend.load_cuts`."""
+        self._check_declared("cuts")
+        try:
+            await self._load(lambda writer: loading.load_cuts(writer, self._cache, streams, cuts), loads=True)
         except TooManyTypes as error:
             raise self._too_many_types(error) from error
 

@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 import trio
 
 from perdure.backends import answers, rest, tables
+from perdure.backends.bounds import bounds
 from perdure.backends.commit import Committed
 from perdure.backends.errors import Closed
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName
 from perdure.backends.ordered_map import MapAway
-from perdure.backends.protocol import AgedPage, Changes, Entry, EntryPage, Numbers, Page, Snapshot, SnapshotHead, StreamInfo
+from perdure.backends.protocol import AgedPage, Changes, CutBound, Entry, EntryPage, Numbers, Page, Snapshot, SnapshotHead, StreamInfo
 from perdure.backends.selector import EVERYTHING, Selector
 from perdure.backends.tables import Reader
 
@@ -55,10 +56,15 @@ class OrderedReads:
             lambda reader: tables.read_stream(reader, self._types(reader), stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
         )
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
         """See `Reads.read_log`."""
         return await self._now(
-            lambda reader: tables.read_log(reader, self._types(reader), after=after, limit=limit, bytes_max=bytes_max, where=where), large=True
+            lambda reader: tables.read_log(
+                reader, self._types(reader), after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts
+            ),
+            large=True,
         )
 
     async def head(self) -> Position:
@@ -96,6 +102,10 @@ class OrderedReads:
     async def stream(self, name: str) -> StreamInfo | None:
         """See `Reads.stream`."""
         return await self._now(lambda reader: None if (row := reader.get("streams", name.encode())) is None else tables.stream_info(reader, name, row))
+
+    async def cuts(self) -> list[CutBound]:
+        """See `Reads.cuts`."""
+        return await self._now(lambda reader: list(bounds(reader, self._types(reader))))
 
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
         """See `Reads.streams`."""

@@ -52,6 +52,8 @@ class Capabilities:
     """Records can be loaded into it as they were elsewhere: `begin_load`, `load`, `end_load`."""
     images: bool = False
     """Its rows can be read as they are at one moment, and loaded as they are: `moment`, `load_rows`."""
+    cuts: bool = False
+    """The front of a stream can be cut: `Cut`, `cuts`, `load_cuts`."""
     writes: bool = True
     """Something can be stored through this handle: it was not opened for reading only."""
     moves: bool = False
@@ -114,12 +116,27 @@ class Snapshot:
 
 @attrs.frozen
 class StreamInfo:
-    """A stream as a whole: *first* is 1 until something is cut, *last* its last seq, *position* that of its newest event."""
+    """A stream as a whole: *first* is 1 until something is cut, *last* its last seq, *position* that of its newest event.
+
+    Of the newest event that was cut *cut* is the position (0: none was); *archive* (a CID) is the newest one that has some of what was.
+    """
 
     name: str
     first: int
     last: int
     position: Position
+    cut: Position = Position(0)
+    archive: str | None = None
+
+
+@attrs.frozen
+class CutBound:
+    """Of *category*, events of *type* (None: of whatever type) have been cut; the newest stood at *position*, in *stream*."""
+
+    category: str
+    type: str | None
+    position: Position
+    stream: str
 
 
 @attrs.frozen
@@ -234,18 +251,22 @@ class Reads(Protocol):
         At least one record if there is one, however large.
 
         Raises:
-          Truncated: what was asked for begins before the stream's first seq.
+          Truncated: what was asked for begins before the stream's first seq; backward: is all before it.
           Corrupt: a record does not fit its checksum.
         """
         ...
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
         """A page of the log beyond *after*; *limit* and *bytes_max* are soft by one commit.
 
         It ends also after 10,000 examined records.
 
         Raises:
           Rewound: *after* is beyond the head.
+          Truncated: beyond *after* events have been cut that *where* may select (by stream, or by category and type); with *over_cuts* what
+            is left is given.
           Corrupt: a record does not fit its checksum.
         """
         ...
@@ -288,6 +309,10 @@ class Reads(Protocol):
 
     async def stream(self, name: str) -> StreamInfo | None:
         """What is known of a stream; None while it has no event."""
+        ...
+
+    async def cuts(self) -> list[CutBound]:
+        """How far the log has been cut, for each category and type of which something was."""
         ...
 
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
@@ -392,7 +417,7 @@ class Moves(Protocol):
         ...
 
     def claim_move(self) -> AbstractAsyncContextManager[None]:
-        """The right to bring the store elsewhere, in one process at a time; who dies loses it.
+        """The right to bring the store elsewhere, in one process at a time; who dies loses it. Whoever cuts has it for that long: none does meanwhile.
 
         Raises:
           Unavailable: another has it.
@@ -493,6 +518,14 @@ class Backend(Reads, Moves, Protocol):
           Misuse: they do not follow what is there, or a commit is not whole; or the store is not being loaded.
           Corrupt: one does not fit its checksum.
           Unavailable: a flush failed; go on from the head, once it was reopened.
+        """
+        ...
+
+    async def load_cuts(self, streams: Sequence[StreamInfo], cuts: Sequence[CutBound]) -> None:
+        """Take over what was cut elsewhere (`stream`, `cuts`), before the records that were left; durable on return, all or none.
+
+        Raises:
+          Misuse: a stream is there already, or nothing was cut of it; or the store is not being loaded.
         """
         ...
 

@@ -20,6 +20,7 @@ from perdure.backends.engine import Change
 from perdure.backends.event import Position
 from perdure.backends.limits import LIMITS
 from perdure.backends.protocol import AgedPage, Answered, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Tombstone
+from perdure.backends.sealing import sealed
 from perdure.backends.tables import Cache, Reader, Writer
 
 ROWS: Final = 2_000
@@ -166,7 +167,7 @@ def load_rest(writer: Writer, cache: Cache, rest: Rest) -> None:
         if isinstance(aged, Tombstone):
             write_change(writer, Change(aged.bucket, aged.key, aged.revision, None), aged.at_us)
         else:
-            writer.put("keys", aged.id, tables.sealed(aged.id, _pack(aged.kept)))
+            writer.put("keys", aged.id, sealed(aged.id, _pack(aged.kept)))
             writer.put("ages", keys.aged(aged.kept.at_us, "key", aged.id), b"")
     for one in rest.snapshots:
         write_snapshot(writer, SaveSnapshot(one.name, one.position, one.fingerprint, one.state), one.at_us)

@@ -16,6 +16,7 @@ from perdure.backends import frame, keys, tables
 from perdure.backends.errors import Corrupt, PerdureError
 from perdure.backends.event import Position
 from perdure.backends.frame import TypeName
+from perdure.backends.stream_row import read_row
 from perdure.backends.tables import Reader, Row
 
 SLICE_BYTES: Final = 64 << 10
@@ -80,7 +81,7 @@ def _check(reader: Reader, types: Sequence[TypeName], table: str, key: bytes, ro
         case "runs":
             keys.read_run(key), keys.read_run_row(row[1])
         case "streams":
-            keys.read_stream_row(row[1])
+            read_row(key, row[1])
         case "changes":
             if lost := tables.lost_by(reader, key):
                 raise Corrupt(f"row {key!r} of table 'changes'", lost)

@@ -16,14 +16,16 @@ import attrs
 import msgspec
 
 from perdure.backends import frame, keys
-from perdure.backends.commit import LEASES, Unless
-from perdure.backends.engine import Facts, Kept, Needs, TooBroad
+from perdure.backends.bounds import truncated
+from perdure.backends.engine import Kept
 from perdure.backends.errors import Compacted, Corrupt, Rewound, Truncated
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName, type_name
-from perdure.backends.limits import CONDITION_ROWS, PAGE_EXAMINED
+from perdure.backends.limits import PAGE_EXAMINED
 from perdure.backends.protocol import ChangedEntry, Changes, Entry, Page, Snapshot, StreamInfo
-from perdure.backends.selector import EVERYTHING, Item, Selector
+from perdure.backends.sealing import sealed, unseal
+from perdure.backends.selector import EVERYTHING, Selector
+from perdure.backends.stream_row import StreamRow, read_row
 
 Buffer = bytes | memoryview
 Row = tuple[Buffer, Buffer]
@@ -153,11 +155,23 @@ def read_head(reader: Reader) -> tuple[Position, int]:
 # -- reading the log -------------------------------------------------------------------------
 
 
-def read_log(reader: Reader, types: Sequence[TypeName], *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+def read_log(
+    reader: Reader,
+    types: Sequence[TypeName],
+    *,
+    after: Position,
+    limit: int,
+    bytes_max: int,
+    where: Selector[Any] = EVERYTHING,
+    over_cuts: bool = False,
+) -> Page:
     """See `Reads.read_log`."""
     end, _ = read_head(reader)
     if after > end:
         raise Rewound(end)
+    if not over_cuts and after < end and (gone := truncated(reader, types, where, after)) is not None:
+        raise gone
+    left = _Left(reader) if over_cuts else None
     choose = None if where.everything else where.filter()
     records: list[Record] = []
     cursor, budget, room = after, PAGE_EXAMINED, bytes_max
@@ -169,18 +183,39 @@ def read_log(reader: Reader, types: Sequence[TypeName], *, after: Position, limi
             while cursor < head.last and budget > 0 and room > 0 and len(records) < limit:
                 last = head.commit_end(min(head.last, cursor + min(limit - len(records), budget)))
                 found = frame.read_frame(value, types, head=head, first=cursor + 1, last=last, where=choose)
+                if left is not None:
+                    found = left.of(found)
                 size = bytes_of(found)
                 if size >= room:
                     found, last = _cut_to_bytes(found, last, head, room)
                 records += found
                 room -= size
-                budget -= min(last - cursor, head.records)  # where what was loaded has gaps, there are fewer
+                budget -= min(last - cursor, head.records + 1)  # where what was loaded has gaps, or something was cut, there are fewer
                 cursor = last
             if budget <= 0 or room <= 0 or len(records) >= limit:
                 break
         if cursor == before:
             raise Corrupt(f"the log after position {cursor}", "the next frame is missing")
     return Page(records, cursor, end)
+
+
+class _Left:
+    """Leaves out what has been cut and still lies there."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._firsts: dict[str, int] = {}
+
+    def of(self, records: list[Record]) -> list[Record]:
+        """Those that are left."""
+        return [record for record in records if record.seq >= self._first(record.stream)]
+
+    def _first(self, stream: str) -> int:
+        first = self._firsts.get(stream)
+        if first is None:
+            row = self._reader.get("streams", stream.encode())
+            first = self._firsts[stream] = 1 if row is None else keys.read_stream_row(row)[1]
+        return first
 
 
 def _over_gap(cursor: Position, head: frame.Head) -> Position:
@@ -231,19 +266,22 @@ def _cut_to_bytes(records: list[Record], last: Position, head: frame.Head, room:
 
 def read_stream(reader: Reader, types: Sequence[TypeName], stream: str, *, after: int, limit: int, bytes_max: int, backward: bool = False) -> list[Record]:
     """See `Reads.read_stream`."""
-    row = reader.get("streams", stream.encode())
-    if row is None:
+    name = stream.encode()
+    raw = reader.get("streams", name)
+    if raw is None:
         return []
-    number, first = keys.read_stream_row(row)
+    row = read_row(name, raw)
+    number, first = row.number, row.first
     runs = _runs_back(reader, number, after) if backward else _runs_on(reader, number, after)
-    if not backward and after + 1 < first:
-        if first > 1 + newest(reader, stream, number)[0]:
-            raise Corrupt(f"stream {stream!r}", f"its row says that it begins with seq {first}, and it has none")
-        raise Truncated(stream, first)
+    if first > 1 and (0 < after <= first if backward else after + 1 < first):
+        _check_begins(reader, stream, row)
+        raise Truncated(stream, first, row.archive)
     records: list[Record] = []
-    room, name = bytes_max, stream.encode()
+    room = bytes_max
     for first_seq, value in runs:
         place, offset, count = keys.read_run_row(value)
+        if backward and first_seq + count <= first:
+            break  # it has been cut
         frame_ = reader.get("frames", keys.number(place))
         if frame_ is None:
             raise Corrupt(f"stream {stream!r} at seq {first_seq}", f"its frame at position {place} is missing")
@@ -255,6 +293,8 @@ def read_stream(reader: Reader, types: Sequence[TypeName], stream: str, *, after
             else:
                 skip = max(0, after + 1 - first_seq)
             part = _part(frame_, place, offset, types, skip, count, limit - len(records), backward)
+        if backward and first_seq < first:
+            part = [record for record in part if record.seq >= first]
         if part:
             wanted = records[-1].seq + (-1 if backward else 1) if records else part[0].seq if backward else after + 1
             if part[0].seq != wanted or part[0].stream != stream:
@@ -267,8 +307,15 @@ def read_stream(reader: Reader, types: Sequence[TypeName], stream: str, *, after
         if len(records) >= limit:
             break
     if not (records or after):
-        newest(reader, stream, number)
+        newest(reader, stream, row)
+        if backward:
+            raise Truncated(stream, first, row.archive)
     return records
+
+
+def _check_begins(reader: Reader, stream: str, row: StreamRow) -> None:
+    if row.first > 1 + newest(reader, stream, row)[0]:
+        raise Corrupt(f"stream {stream!r}", f"its row says that it begins with seq {row.first}, and it has none")
 
 
 def _first_bytes(records: Sequence[Record], room: int) -> list[Record]:
@@ -322,11 +369,15 @@ def _runs_back(reader: Reader, number: int, below: int) -> Iterator[tuple[int, B
         stop = bytes(rows[-1][0])
 
 
-def newest(reader: Reader, name: str, number: int) -> tuple[int, Position]:
+def newest(reader: Reader, name: str, row: StreamRow) -> tuple[int, Position]:
     """The last seq of a stream and its position, from its newest run: what the index says must be what the run says of itself.
 
-    The rows of the index have no checksums; a wrong one must not make the next append leave a gap.
+    The rows of the index have no checksums; a wrong one must not make the next append leave a gap. Where all has been cut the
+    stream's row knows, which has one.
     """
+    number = row.number
+    if row.emptied:
+        return row.first - 1, row.cut
     for key, value in reader.scan_back("runs", keys.run(number, 0), keys.run(number + 1, 0), 1):
         base, offset, count = keys.read_run_row(value)
         frame_ = reader.get("frames", keys.number(base))
@@ -342,8 +393,8 @@ def newest(reader: Reader, name: str, number: int) -> tuple[int, Position]:
 
 def stream_info(reader: Reader, name: str, row: Buffer) -> StreamInfo:
     """What is known of the stream with that row."""
-    number, first = keys.read_stream_row(row)
-    return StreamInfo(name, first, *newest(reader, name, number))
+    known = read_row(name.encode(), row)
+    return StreamInfo(name, known.first, *newest(reader, name, known), known.cut, known.archive)
 
 
 def streams(reader: Reader, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
@@ -464,23 +515,6 @@ _unpack_snapshot = msgspec.msgpack.Decoder(SnapshotRow).decode
 _unpack_kept = msgspec.msgpack.Decoder(Kept).decode
 
 
-def sealed(key: bytes, body: bytes) -> bytes:
-    """A row's value with the checksum of its key and itself before it."""
-    return crc32(body, crc32(key)).to_bytes(4, "big") + body
-
-
-def unseal(what: str, key: bytes, raw: Buffer) -> bytes:
-    """The body of a sealed row.
-
-    Raises:
-      Corrupt: it is not as it was written; *what* says whose it is.
-    """
-    body = bytes(raw[4:])
-    if crc32(body, crc32(key)) != int.from_bytes(raw[:4], "big"):
-        raise Corrupt(what, "its checksum does not fit")
-    return body
-
-
 def read_snapshot(reader: Reader, name: str, at_most: Position | None = None) -> Snapshot | None:
     """See `Reads.read_snapshot`."""
     lead = keys.named(name)
@@ -512,40 +546,21 @@ def snapshots(reader: Reader, name: str) -> list[Position]:
     return [Position(keys.last_number(key)) for key, _ in reader.scan("snapshots", lead, keys.after_prefix(lead), 1 << 20)]
 
 
-# -- facts -----------------------------------------------------------------------------------
-
-
-def facts(reader: Reader, cache: Cache, needs: Needs) -> Facts:
-    """Everything that *needs* names, as it is now."""
-    known = Facts(cache.head, cache.at_us, cache.revision)
-    if len(cache.streams) + len(needs.streams) > Cache.STREAMS_MAX:
-        cache.streams.clear()  # before the first: what is written later needs the streams of the whole group
-    for stream in needs.streams:
-        known.streams[stream] = last_seq(reader, cache, stream)
-    for bucket, key in needs.entries:
-        entry = get(reader, bucket, key)
-        known.entries[bucket, key] = 0 if entry is None else entry.revision
-    for id in needs.ids:
-        kept = read_kept(reader, id)
-        if kept is not None:
-            known.ids[id] = kept
-    for condition in needs.conditions:
-        known.conditions[condition] = find_match(reader, cache.types, condition)
-    for name in needs.leases:
-        entry = get(reader, LEASES, name.encode())
-        known.leases[name] = 0 if entry is None else int.from_bytes(entry.value[:8], "big")
-    return known
+# -- facts ---------------------------------------------------------------------------------
 
 
 def last_seq(reader: Reader, cache: Cache, stream: str) -> int:
     """The last seq of a stream, 0 if there is none; remembered in *cache*."""
     remembered = cache.streams.get(stream)
     if remembered is None:
-        row = reader.get("streams", stream.encode())
-        if row is None:
+        name = stream.encode()
+        raw = reader.get("streams", name)
+        if raw is None:
             return 0
-        number, _ = keys.read_stream_row(row)
-        remembered = cache.streams[stream] = (number, newest(reader, stream, number)[0])
+        row = read_row(name, raw)
+        if row.emptied:
+            return row.first - 1  # not remembered: who appends next has to say in the row that it has events again
+        remembered = cache.streams[stream] = (row.number, newest(reader, stream, row)[0])
     return remembered[1]
 
 
@@ -553,49 +568,6 @@ def read_kept(reader: Reader, id: bytes) -> Kept | None:
     """What is kept of the commit with that id, if it had a key."""
     raw = reader.get("keys", id)
     return None if raw is None else _unpack_kept(unseal(f"the row of commit {id.hex()}", id, raw))
-
-
-# -- conditions ------------------------------------------------------------------------------
-
-
-def find_match(reader: Reader, types: Sequence[TypeName], condition: Unless) -> Position | TooBroad | None:
-    """The first event beyond the condition's position that its query selects."""
-    found = [_find_item(reader, types, item, condition.after) for item in condition.query.items]
-    places = [place for place in found if place is not None and not isinstance(place, TooBroad)]
-    if places:
-        return min(places)
-    return next((place for place in found if isinstance(place, TooBroad)), None)
-
-
-def _find_item(reader: Reader, types: Sequence[TypeName], item: Item, after: Position) -> Position | TooBroad | None:
-    if item.tags:
-        return _find_tagged(reader, types, item, after)
-    examined = 0
-    cursor = after
-    end, _ = read_head(reader)
-    query: Selector[Any] = Selector((item,))
-    while cursor < end:
-        page = read_log(reader, types, after=cursor, limit=1, bytes_max=1, where=query)
-        if page.records:
-            return page.records[0].position
-        examined += PAGE_EXAMINED  # a page without a record ends for nothing else, or at the end of the log
-        cursor = page.examined
-        if examined >= CONDITION_ROWS and cursor < end:
-            return TooBroad()
-    return None
-
-
-def _find_tagged(reader: Reader, types: Sequence[TypeName], item: Item, after: Position) -> Position | TooBroad | None:
-    rows = [
-        [keys.last_number(key) for key, _ in reader.scan("tags", keys.tag(tag, after + 1), keys.after_prefix(keys.named(tag)), CONDITION_ROWS + 1)]
-        for tag in item.tags
-    ]
-    rarest = min(rows, key=len)
-    for position in rarest[:CONDITION_ROWS]:
-        record = record_at(reader, types, Position(position))
-        if item.matches(record.stream, record.type, record.tags):
-            return record.position
-    return TooBroad() if len(rarest) > CONDITION_ROWS else None
 
 
 def record_at(reader: Reader, types: Sequence[TypeName], position: Position) -> Record:

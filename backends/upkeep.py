@@ -1,10 +1,11 @@
-"""Upkeep in bounded steps: small frames merged into larger ones, old keys and tombstones forgotten."""
+"""Upkeep in bounded steps: small frames merged into larger ones, old keys and tombstones forgotten. What was cut is swept by `cutting`."""
 
 from __future__ import annotations
 
-from perdure.backends import frame, keys
-from perdure.backends.build import merge
-from perdure.backends.errors import Corrupt
+from functools import partial
+
+from perdure.backends import cutting, frame, keys
+from perdure.backends.build import trim
 from perdure.backends.tables import Writer, read_entry, read_meta, write_meta
 
 MERGE_BYTES = 64 << 10
@@ -13,19 +14,25 @@ MERGE_FRAMES = 512
 """So many frames are looked at in one step."""
 MERGE_ROOM_BYTES = 4 * MERGE_BYTES
 """Merging takes so much room before it gives any back."""
+DOUBTS = 10
+"""What was cut leaves frames only when their last commit is older than so many times `commit_s`: doubts about it are over."""
 FORGET_ROWS = 1_000
 """So many aged rows are forgotten in one step."""
 
 
-def merge_some(writer: Writer) -> bool:
-    """Merge the oldest small frames that fill a larger one; whether anything was done."""
+def merge_some(writer: Writer, before_us: int) -> bool:
+    """Merge the oldest small frames that fill a larger one; whether anything was done, or there is more to look at.
+
+    What has been cut goes, but not from frames with commits from *before_us* on (see `cutting.sweep_some`): those wait.
+    """
     start = read_meta(writer, "merged")
     batch: list[bytes] = []
-    size = 0
+    size = seen = 0
     for key, value in writer.scan("frames", keys.number(start), None, MERGE_FRAMES):
+        seen += 1
         if len(value) >= MERGE_BYTES // 2 or size + len(value) > 2 * MERGE_BYTES:
             if len(batch) > 1:
-                return _merge(writer, batch)
+                return _merge(writer, batch, before_us)
             batch, size = [], 0
             write_meta(writer, "merged", keys.read_number(key))
             if len(value) >= MERGE_BYTES // 2:
@@ -34,25 +41,20 @@ def merge_some(writer: Writer) -> bool:
         batch.append(bytes(value))
         size += len(value)
         if size >= MERGE_BYTES or len(batch) == MERGE_FRAMES:
-            return _merge(writer, batch)
-    return False
+            return _merge(writer, batch, before_us)
+    return seen == MERGE_FRAMES and read_meta(writer, "merged") > start
 
 
-def _merge(writer: Writer, frames: list[bytes]) -> bool:
-    for value in frames:
-        head = frame.read_head(value)
-        writer.delete("frames", keys.number(head.first))
-        for run in frame.runs_of(value, head):
-            row = writer.get("streams", run.stream.encode())
-            if row is None:
-                raise Corrupt(f"stream {run.stream!r}", "it has events and no row")
-            writer.delete("runs", keys.run(keys.read_stream_row(row)[0], run.first_seq))
-    built = merge(frames)
-    writer.put("frames", keys.number(built.first), built.value)
-    for run in built.runs:
-        row = writer.get("streams", run.stream.encode())
-        assert row is not None
-        writer.put("runs", keys.run(keys.read_stream_row(row)[0], run.first_seq), keys.run_row(built.first, run.offset, run.count))
+def _merge(writer: Writer, frames: list[bytes], before_us: int) -> bool:
+    firsts: dict[str, int] = {}
+    heads = [frame.read_head(value) for value in frames]
+    if heads[-1].commits[-1][1] >= before_us and any(
+        run.first_seq < cutting.first_of(writer, firsts, run.stream) for value, head in zip(frames, heads, strict=True) for run in frame.runs_of(value, head)
+    ):
+        return False
+    made = trim(frames, partial(cutting.first_of, writer, firsts), partial(cutting.has_key, writer))
+    cutting.replace(writer, frames, made)
+    built = made.built
     write_meta(writer, "merged", built.first if len(built.value) < MERGE_BYTES // 2 else built.last + 1)
     return True
 

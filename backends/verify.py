@@ -14,8 +14,9 @@ import msgspec
 from perdure.backends import keys, tables
 from perdure.backends.answers import read_drawn
 from perdure.backends.apply import UNWATCHED
+from perdure.backends.cutting import check_queue
 from perdure.backends.errors import PerdureError
-from perdure.backends.loading import OURS, OURS_PREFIX
+from perdure.backends.loading import COMPACTED, OURS
 from perdure.backends.progress import Progress
 from perdure.backends.tables import Reader, Row
 from perdure.backends.verify_log import check_log, rows_of
@@ -128,10 +129,11 @@ def _numbers(reader: Reader) -> Iterator[Finding]:
     """The numbers of the store as a whole fit their checksums, and so do the ids kept of last groups."""
     for key, _ in rows_of(reader, "meta"):
         name = bytes(key)
-        if name in OURS or name.startswith(OURS_PREFIX):
+        if name in OURS or name.startswith(COMPACTED):
             try:
                 tables.read_meta(reader, name.decode())
             except PerdureError as error:
                 yield str(error)
     read_drawn(reader)
     tables.read_moved(reader)
+    check_queue(reader)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
 
 from perdure.backends import frame, keys, tables
+from perdure.backends.bounds import bounds
 from perdure.backends.errors import PerdureError
-from perdure.backends.event import Record, unpack_extra
+from perdure.backends.event import Record, category_of, unpack_extra
 from perdure.backends.frame import Head, TypeName
 from perdure.backends.progress import Progress
+from perdure.backends.stream_row import StreamRow, read_row
 from perdure.backends.tables import Reader, Row
 
 _STEP: Final = 1_000
@@ -27,6 +29,8 @@ class _Seen:
     numbers: dict[str, int]
     seqs: dict[str, int]
     """The last seq of each stream."""
+    firsts: dict[str, int]
+    """The first one that is not cut."""
     runs: int = 0
     tags: int = 0
     keys: int = 0
@@ -36,8 +40,17 @@ class _Seen:
 
 def check_log(reader: Reader) -> Iterator[Finding]:
     """Frames follow each other, records fit their checksums, seqs have no gaps; runs, tags and idempotency keys lead to what is there, and to all of it."""
-    rows = {bytes(key).decode(): keys.read_stream_row(value) for key, value in rows_of(reader, "streams")}
-    seen = _Seen({name: number for name, (number, _) in rows.items()}, {name: first - 1 for name, (_, first) in rows.items()})
+    rows: dict[str, StreamRow] = {}
+    for key, value in rows_of(reader, "streams"):
+        name = bytes(key)
+        try:
+            rows[name.decode()] = read_row(name, value)
+        except PerdureError as error:
+            rows[name.decode()] = StreamRow(*keys.read_stream_row(value))
+            yield f"{error}: where it begins is lost, and if nothing is left of it, its last seq"
+    firsts = {name: row.first for name, row in rows.items()}
+    seen = _Seen({name: row.number for name, row in rows.items()}, {name: first - 1 for name, first in firsts.items()}, firsts)
+    emptied = {name for name, row in rows.items() if row.emptied}
     types, numbered = tables.read_types(reader), reader.scan_back("types", b"", None, 1)
     if numbered and int.from_bytes(numbered[0][0], "big") != len(types) - 1:
         count = int.from_bytes(numbered[0][0], "big") + 1
@@ -45,7 +58,8 @@ def check_log(reader: Reader) -> Iterator[Finding]:
     if len(set(seen.numbers.values())) != len(rows):
         yield "two streams have one number: what is read of one may be the other's"
     yield from _check_frames(reader, types, seen)
-    yield from _check_ends(reader, seen)
+    yield from _check_ends(reader, seen, emptied)
+    yield from _check_bounds(reader, types, rows)
     yield from _check_runs(reader, seen)
     yield from _check_tags(reader, types, seen)
     kept = sum(1 for key, _ in rows_of(reader, "keys") if _position_of(reader, bytes(key)) is not None)
@@ -109,6 +123,10 @@ def _check_frame(reader: Reader, types: Sequence[TypeName], value: bytes, head: 
                 yield f"stream {run.stream!r}: the index does not lead to seqs {run.first_seq} to {run.first_seq + run.count - 1}"
     for record in records:
         before = seen.seqs.get(record.stream, 0)
+        if record.seq < seen.firsts.get(record.stream, 1):
+            if record.extra:  # cut, and not swept yet
+                yield from _check_tagged(reader, record, seen)
+            continue
         if record.seq != before + 1:
             yield _lost(record.stream, before + 1, record.seq - 1) if record.seq > before else f"stream {record.stream!r}: seq {record.seq} follows {before}"
         seen.seqs[record.stream] = record.seq
@@ -176,18 +194,32 @@ def _position_of(reader: Reader, id: bytes) -> int | None:
 # -- indexes ---------------------------------------------------------------------------------
 
 
-def _check_ends(reader: Reader, seen: _Seen) -> Iterator[Finding]:
+def _check_ends(reader: Reader, seen: _Seen, emptied: set[str]) -> Iterator[Finding]:
     """The index knows no seq beyond those that the frames have."""
     for done, (name, number) in enumerate(seen.numbers.items()):
         if not done % _STEP:
             yield Progress("streams", done, len(seen.numbers))
         rows = reader.scan_back("runs", keys.run(number, 0), keys.run(number + 1, 0), 1)
+        if name in emptied:
+            if seen.seqs[name] >= seen.firsts[name]:
+                yield f"stream {name!r} has events, and its row says that all have been cut"
+            continue
         if not rows:
             yield f"stream {name!r} has a row and no events: all of it is lost"
             continue
         last = keys.last_number(rows[0][0]) + keys.read_run_row(rows[0][1])[2] - 1
         if last > seen.seqs.get(name, 0):
             yield _lost(name, seen.seqs.get(name, 0) + 1, last)
+
+
+def _check_bounds(reader: Reader, types: Sequence[TypeName], rows: Mapping[str, StreamRow]) -> Iterator[Finding]:
+    """Who reads the log from before a cut is told of it."""
+    known: dict[str, int] = {}
+    for bound in bounds(reader, types):
+        known[bound.category] = max(bound.position, known.get(bound.category, 0))
+    for name, row in rows.items():
+        if row.cut > known.get(category_of(name), 0):
+            yield f"stream {name!r} was cut up to position {row.cut}, and who reads the log from before there is not told"
 
 
 def _check_runs(reader: Reader, seen: _Seen) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ from perdure.runtime.kv import Bucket, Changed, KvEntry, Scan
 from perdure.runtime.lease import Lease
 from perdure.runtime.lifecycle import lifecycle
 from perdure.runtime.open import open_runtime
+from perdure.runtime.retention import Retention
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.tree import Status
 from perdure.runtime.view import RuntimeView
@@ -124,6 +125,7 @@ __all__ = [
     "Put",
     "Recovery",
     "Restart",
+    "Retention",
     "Rewound",
     "Runtime",
     "RuntimeFailed",

@@ -12,9 +12,14 @@ from perdure.actors.fold import AnyProjection, Keyed, Projection
 from perdure.actors.sql import SqlProjection
 from perdure.backends.errors import Misuse
 from perdure.backends.selector import Selector
+from perdure.runtime.retention import Retention
 
 
 def _projections(values: Iterable[AnyProjection]) -> tuple[AnyProjection, ...]:
+    return tuple(values)
+
+
+def _retentions(values: Iterable[Retention]) -> tuple[Retention, ...]:
     return tuple(values)
 
 
@@ -24,7 +29,7 @@ def _read_models(values: Iterable[SqlProjection[Any]]) -> tuple[SqlProjection[An
 
 @attrs.frozen(kw_only=True)
 class App:
-    """The projections that run while a runtime is open, those into SQL, and events whose classes no projection names.
+    """The projections that run while a runtime is open, those into SQL, events whose classes no projection names, and how long events are kept.
 
     Raises:
       Misuse: two projections of one name, or something that is none.
@@ -33,6 +38,8 @@ class App:
     projections: tuple[AnyProjection, ...] = attrs.field(default=(), converter=_projections)
     sql: tuple[SqlProjection[Any], ...] = attrs.field(default=(), converter=_read_models)
     events: Selector[Any] | None = None
+    retention: tuple[Retention, ...] = attrs.field(default=(), converter=_retentions)
+    """Every hour, in one process, what these allow goes: see `Retention`."""
 
     def __attrs_post_init__(self) -> None:
         for projection in self.projections:
@@ -41,6 +48,9 @@ class App:
         for read_model in self.sql:
             if not isinstance(read_model, SqlProjection):
                 raise Misuse(f"{read_model!r} is no SqlProjection")
+        for policy in self.retention:
+            if not isinstance(policy, Retention):
+                raise Misuse(f"{policy!r} is no Retention")
         for name, count in Counter(projection.name for projection in (*self.projections, *self.sql)).items():
             if count > 1:
                 raise Misuse(f"two projections are named {name!r}: rename one")

@@ -5,7 +5,7 @@ The log is followed by position: each page is loaded, read back and compared, an
 revision, what ages by time. What leaves no trace when it goes (entries of unwatched buckets, forgotten tombstones) is found by
 counting, and then the rest is compared as a whole once more.
 
-Cuts have their place in `_bring_log`: a stream begins where the first of its records that is loaded says.
+Cuts come first, and none is made meanwhile (see `Moves.claim_move`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from perdure.backends.errors import Corrupt, Misuse
 from perdure.backends.event import START, Position, Record
 from perdure.backends.progress import Progress, Told, nobody
 from perdure.backends.protocol import AgedPage, Answered, Backend, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Tombstone
+from perdure.runtime.carry_cuts import bring_cuts, cut_away
 
 T = TypeVar("T")
 
@@ -50,6 +51,8 @@ class Carrier:
         self._progress = progress
         self._digest = hashlib.blake2b(digest_size=16)
         self._loaded = START
+        self._over_cuts = False
+        """Whether something of the log was cut."""
         self._numbers: Numbers | None = None
         """The counters of the source before the rest was read last,"""
         self._compacted: dict[str, int] = {}
@@ -68,6 +71,7 @@ class Carrier:
           Misuse: it holds something that was not loaded.
         """
         await self._target.begin_load()
+        self._over_cuts = await bring_cuts(self._source, self._target)
         self._loaded = await self._target.head()
 
     async def catch_up(self) -> None:
@@ -104,7 +108,7 @@ class Carrier:
 
     async def _bring_log(self) -> None:
         while True:
-            page = await self._source.read_log(after=self.position, limit=PAGE_EVENTS, bytes_max=PAGE_BYTES)
+            page = await self._source.read_log(after=self.position, limit=PAGE_EVENTS, bytes_max=PAGE_BYTES, over_cuts=self._over_cuts)
             new = [record for record in page.records if record.position > self._loaded]
             if new:
                 await self._target.load(new)
@@ -121,7 +125,7 @@ class Carrier:
         there: list[Record] = []
         after = self.position
         while len(there) < len(records):
-            page = await self._target.read_log(after=after, limit=len(records) - len(there), bytes_max=PAGE_BYTES)
+            page = await self._target.read_log(after=after, limit=len(records) - len(there), bytes_max=PAGE_BYTES, over_cuts=True)
             there += page.records
             after = page.examined
             if page.examined >= page.head:
@@ -348,13 +352,15 @@ async def digest_of(backend: Backend) -> Digests:
     log, rest = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     cursor = START
     while True:
-        page = await backend.read_log(after=cursor, limit=PAGE_EVENTS, bytes_max=PAGE_BYTES)
+        page = await backend.read_log(after=cursor, limit=PAGE_EVENTS, bytes_max=PAGE_BYTES, over_cuts=True)
         log.update(b"".join(map(_encode, page.records)))
         cursor = page.examined
         if cursor >= page.head:
             break
     for one in [*await _all(_entries(backend)), *await _all(_aged(backend)), *await backend.snapshot_heads(), await backend.read_numbers()]:
         rest.update(repr(one).encode())
+    for told in (await cut_away(backend)).told():
+        rest.update(repr(told).encode())
     for head in await backend.snapshot_heads():
         rest.update(repr(await backend.read_snapshot(head.name, at_most=head.position)).encode())
     return Digests(log.hexdigest(), rest.hexdigest())

@@ -66,18 +66,22 @@ async def export(
     *,
     after: Position = START,
     where: Selector[object] = EVERYTHING,
+    over_cuts: bool = False,
     limits: Limits = LIMITS,
     progress: Told = nobody,
 ) -> int:
     """Give *write* the lines of all events beyond *after* that *where* selects, up to where the log ends now; how many they were.
 
+    With *over_cuts* what is left of them; a stream of which nothing is left does not show.
+
     Raises:
       Rewound: *after* is beyond the head.
+      Truncated: some of them have been cut.
       Corrupt: an event does not fit its checksum; those before it have been written.
     """
     head, count, cursor = await backend.head(), 0, after
     while True:
-        page = await backend.read_log(after=cursor, limit=limits.page_records, bytes_max=limits.page_bytes, where=where)
+        page = await backend.read_log(after=cursor, limit=limits.page_records, bytes_max=limits.page_bytes, where=where, over_cuts=over_cuts)
         records = [record for record in page.records if record.position <= head]
         for record in records:
             write(to_line(record) + b"\n")
@@ -167,7 +171,7 @@ class _Loading:
         """The last event that was loaded before is the same one."""
         self.known += 1
         if record.position == self.start:
-            page = await self._backend.read_log(after=Position(self.start - 1), limit=1, bytes_max=1)
+            page = await self._backend.read_log(after=Position(self.start - 1), limit=1, bytes_max=1, over_cuts=True)
             if record not in page.records:
                 raise BadLine(f"line {number}: another event has been loaded at position {self.start} before: import the same lines, or anew")
             self.met = True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import cattrs
 import trio
@@ -21,13 +22,15 @@ from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.blobs.urls import open_blobs
 from perdure.backends.codec import Codec
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Misuse, RuntimeFailed, StoreMoved
+from perdure.backends.errors import Misuse, PerdureError, RuntimeFailed, StoreMoved
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.urls import open_backend, refuse_loading
 from perdure.runtime.app import App
+from perdure.runtime.archives import archived
 from perdure.runtime.encode import Encoder
 from perdure.runtime.models import Models
+from perdure.runtime.retention import Retained, keep_up
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.tree import Tree
 
@@ -52,7 +55,8 @@ async def open_runtime(
     *changed* says what happens to a projection whose stored state another version of it made:
     "refuse" leaves it readable, faulted; "rebuild" starts it again. *converter* is a cattrs converter
     with the program's own hooks. *blobs* is where large objects go, `rt.blobs`: a URL (see `open_blobs`), or an
-    open blob store, which stays open. On exit what is under way is finished, within `limits.close_s`.
+    open blob store, which stays open. The archives of what was cut are there: models are built, and looked at `as_of`, with
+    them, and `App.retention` puts more there. On exit what is under way is finished, within `limits.close_s`.
 
     The nursery inside does not show: the body's exception leaves as it is.
 
@@ -88,6 +92,8 @@ async def _run(
 ) -> AsyncIterator[Runtime]:
     if (app.projections or app.sql) and not backend.capabilities.writes:
         raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
+    if blobs is None and any(policy.archive for policy in app.retention):
+        raise Misuse("the App's retention archives what it cuts: open the runtime with blobs=, or say archive=False there")
     if gone_to := await backend.moved_to():
         raise StoreMoved(backend.id, gone_to)
     backend = seated(backend)
@@ -111,8 +117,9 @@ async def _run(
         log.info("%s: %s", name, text)
         hub.publish(Lifecycle(f"projections/{name}", what, text, trio.current_time()))
 
+    whole = archived(backend, blobs)
     services = Services(
-        backend,
+        whole,
         ring,
         codec,
         limits,
@@ -126,7 +133,7 @@ async def _run(
         tell,
         environment.threads,
     )
-    models = Models(services, Sources(backend, codec, limits))
+    models = Models(services, Sources(whole, codec, limits))
     rt = Runtime(backend, environment, limits, hub, codec, encoder, journal, streams, models, tree, places, blobs)
 
     body: BaseException | None = None
@@ -137,7 +144,8 @@ async def _run(
         try:
             with trio.CancelScope() as scope:
                 tree.on_failure = scope.cancel
-                await tree.start(nursery, models, (*app.projections, *app.sql))
+                retain = partial(_retain, backend, app, environment, limits, blobs) if app.retention else None
+                await tree.start(nursery, models, (*app.projections, *app.sql), retain)
                 yield rt
         except BaseException as error:  # noqa: ASYNC103 - raised below, outside the nursery, so that it leaves as it is
             body = error
@@ -154,6 +162,18 @@ async def _run(
     models.end()
     hub.close()
     _leave(body, tree.failure or closing)
+
+
+async def _retain(backend: Backend, app: App, environment: Environment, limits: Limits, blobs: BlobStore | None, tell: Callable[[str], object]) -> None:
+    """What the app's retention allows goes, again and again."""
+
+    def told(done: Retained | PerdureError) -> None:
+        if isinstance(done, PerdureError):
+            tell(f"nothing goes now: {done}")
+        elif done.gone:
+            tell(f"{done.events:,} events of {len(done.gone):,} streams were cut" + (f" and are in archive {done.archive}" if done.archive else ""))
+
+    await keep_up(backend, app.retention, ids=environment.ids, blobs=blobs, tell=told, limits=limits)
 
 
 async def _shielded(task_status: trio.TaskStatus[trio.Nursery]) -> None:

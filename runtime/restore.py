@@ -64,7 +64,7 @@ async def restore(
     is being loaded: restore into it again, which begins anew, or remove it.
 
     Raises:
-      Misuse: there is no backup, the store is not new, or the position is beyond the backup's.
+      Misuse: there is no backup, the store is not new, or the position is beyond the backup's, or before what had been cut.
       Corrupt: the backup is not as it was written; or, unless *accept_damage*, the store was damaged already when it was backed up.
       Unsupported: the backend cannot be loaded with rows.
       Unavailable: a disk refuses it.
@@ -77,6 +77,7 @@ async def restore(
         manifest = await check_backup(disk, folder, progress=progress)
         filling = _Filling(disk, folder, manifest, backend, progress)
         survey = await filling.survey(None if position == manifest.head else position, None if time is None else to_us(time))
+        survey.check_cut()
         rewriter = Rewriter(survey, manifest.store, backend.id)
         loaded = await filling.fill(rewriter)
     except OSError as error:
@@ -152,6 +153,8 @@ class _Filling:
     async def fill(self, rewriter: Rewriter) -> int:
         """Load all that stays; how many records that were (of a log that is cut)."""
         done = loaded = 0
+        if rewriter.survey.cut is not None and rewriter.survey.cuts:
+            await self._backend.load_cuts(rewriter.survey.cuts, rewriter.survey.told_of())
         async with open_rows(self._disk, self._folder, self._manifest) as reader:
             async for table, rows in reader:
                 if table == "frames" and rewriter.survey.cut is not None:

@@ -14,12 +14,15 @@ import msgspec
 
 from perdure.actors import cursor
 from perdure.actors.cursor import Checkpoint
-from perdure.backends import frame, keys, tables
+from perdure.backends import bounds, cutting, frame, keys, tables
 from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS
 from perdure.backends.engine import Kept
-from perdure.backends.errors import PerdureError
+from perdure.backends.errors import Misuse, PerdureError
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName, type_name
+from perdure.backends.protocol import CutBound, StreamInfo
+from perdure.backends.sealing import sealed, unseal
+from perdure.backends.stream_row import read_row
 
 Rows = list[tuple[bytes, bytes]]
 
@@ -64,6 +67,10 @@ class Survey:
     """A revision that is known to be newer than the cut, as is every later one,"""
     older_to: int = 0
     """and one that is known to be older, as is every earlier one."""
+    cuts: list[StreamInfo] = attrs.field(factory=list)
+    """Streams of which something has been cut,"""
+    bounds: Rows = attrs.field(factory=list)
+    """and the rows that say who is told of it."""
     _last: tuple[int, int] = (0, 0)
     _over: bool = False
 
@@ -75,6 +82,8 @@ class Survey:
             case "frames" if self._asked:
                 for _, value in rows:
                     self._frame(value)
+            case "streams":
+                self._streams(rows)
             case "types":
                 self.types += [_read_type(value) for _, value in rows]
             case "kv":
@@ -95,6 +104,23 @@ class Survey:
         if self._asked and self.cut is None:
             self._end_log()
 
+    def told_of(self) -> list[CutBound]:
+        """Who is told of what has been cut. All rows have been added."""
+        return [bounds.read_bound(key, value, self.types) for key, value in self.bounds]
+
+    def check_cut(self) -> None:
+        """Whether all that the log had up to its end is there: what was cut later cannot be brought back.
+
+        Raises:
+          Misuse: naming the first position where it is.
+        """
+        last = max(self.cuts, key=lambda stream: stream.cut, default=None)
+        if self.cut is not None and last is not None and last.cut > self.cut.position:
+            raise Misuse(
+                f"events up to position {last.cut} had been cut when the backup was made (of stream {last.name!r} before seq {last.first}): "
+                f"end at position {last.cut} or later, or take an older backup"
+            )
+
     @property
     def _asked(self) -> bool:
         return self.until_position is not None or self.until_us is not None
@@ -102,7 +128,15 @@ class Survey:
     def _meta(self, rows: Rows) -> None:
         for key, value in rows:
             if key == b"revision":
-                self.revision = keys.read_number(tables.unseal("the store's number 'revision'", key, value))
+                self.revision = keys.read_number(unseal("the store's number 'revision'", key, value))
+            elif key.startswith(bounds.PREFIX):
+                self.bounds.append((key, value))
+
+    def _streams(self, rows: Rows) -> None:
+        for key, value in rows:
+            row = read_row(key, value)
+            if row.cut:
+                self.cuts.append(StreamInfo(key.decode(), row.first, row.first - 1, row.cut, row.cut, row.archive))
 
     def _frame(self, value: bytes) -> None:
         head = frame.read_head(value)
@@ -140,7 +174,7 @@ class Survey:
 
     def _kept(self, key: bytes, value: bytes) -> None:
         try:
-            kept = _unpack_kept(tables.unseal("the row of a commit", key, value))
+            kept = _unpack_kept(unseal("the row of a commit", key, value))
         except (PerdureError, msgspec.DecodeError):
             return
         revision = max((part for part in kept.parts if isinstance(part, int)), default=0)
@@ -168,7 +202,7 @@ class Survey:
     def _snapshots(self, rows: Rows) -> None:
         for key, value in rows:
             try:
-                print_ = _unpack_snapshot(tables.unseal("a snapshot", key, value)).fingerprint
+                print_ = _unpack_snapshot(unseal("a snapshot", key, value)).fingerprint
             except (PerdureError, msgspec.DecodeError):
                 continue
             self.snapshots.setdefault(key[:-9].decode(), []).append((keys.last_number(key), print_))
@@ -223,10 +257,12 @@ class Rewriter:
     def records(self, rows: Rows) -> Iterator[list[Record]]:
         """The records of some frames up to the cut, those of each frame together."""
         assert self._position is not None
+        firsts = {stream.name: stream.first for stream in self.survey.cuts}
         for _, value in rows:
             head = frame.read_head(value)
             if head.first <= self._position:
-                yield frame.read_frame(value, self.survey.types, head=head, last=min(head.last, self._position))
+                found = frame.read_frame(value, self.survey.types, head=head, last=min(head.last, self._position))
+                yield [record for record in found if record.seq >= firsts.get(record.stream, 1)]
 
     def rows(self, table: str, rows: Rows) -> Rows:
         """The rows to load for those of the backup. Where the log is cut, frames and their indexes are made from `records`."""
@@ -253,13 +289,14 @@ class Rewriter:
     def more(self) -> Iterator[tuple[str, Rows]]:
         """What comes to the rows: the new revision, and from where on changes can be asked for."""
         numbers = {b"revision": self.revision, **{f"compacted {bucket}".encode(): self.revision for bucket in sorted(self.survey.buckets)}}
-        yield "meta", [(key, tables.sealed(key, keys.number(value))) for key, value in numbers.items()]
+        yield "meta", [(key, sealed(key, keys.number(value))) for key, value in numbers.items()]
         lead = keys.named(LEASES)
         if self._leases:
             yield "changes", [(keys.change(LEASES, self.revision, row[len(lead) :]), b"") for row in sorted(self._leases)]
 
     def _keeps_number(self, key: bytes) -> bool:
-        return not (key == b"revision" or (self._position is not None and key in (b"streams", b"merged")))
+        made_anew = key in (b"streams", b"merged") or key.startswith((bounds.PREFIX, cutting.SWEEP))
+        return not (key == b"revision" or (self._position is not None and made_anew))
 
     # -- entries -----------------------------------------------------------------------------
 
@@ -341,7 +378,7 @@ class Rewriter:
         """Whether a commit is known still: one whose events are gone is not, so that a retry stores them."""
         assert self._position is not None
         try:
-            kept = _unpack_kept(tables.unseal("the row of a commit", key, value))
+            kept = _unpack_kept(unseal("the row of a commit", key, value))
         except (PerdureError, msgspec.DecodeError):
             return True
         if kept.position is None or kept.position <= self._position:

@@ -10,8 +10,9 @@ projections   one child per projection of the app, one_for_one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -29,12 +30,13 @@ from perdure.actors.subscription import Subscription
 from perdure.actors.supervisor import Child, Supervisor
 from perdure.backends.commit import Committed, Write
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Conflict, Corrupt, PerdureError
+from perdure.backends.errors import Conflict, Corrupt, Misuse, PerdureError, Unsupported
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
 from perdure.backends.processes import told
 from perdure.backends.protocol import Backend
 from perdure.runtime.encode import Encoder
+from perdure.runtime.lease import open_lease
 
 if TYPE_CHECKING:
     from perdure.runtime.models import Models, Running
@@ -99,7 +101,13 @@ class Tree:
 
     # -- starting ----------------------------------------------------------------------------
 
-    async def start(self, nursery: trio.Nursery, models: Models, projections: Iterable[Any]) -> None:
+    async def start(
+        self,
+        nursery: trio.Nursery,
+        models: Models,
+        projections: Iterable[Any],
+        retain: Callable[[Callable[[str], object]], Awaitable[None]] | None = None,
+    ) -> None:
         """Start everything, in order."""
         nursery.start_soon(self._guard, self._keeper.run, name="keeper")
         nursery.start_soon(self._guard, self._run_journal, name="journal")
@@ -110,6 +118,8 @@ class Tree:
             Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged),
             Child("scrub", self._run_scrub, Restart.PERMANENT, final=_damaged),
         ]
+        if retain is not None:
+            upkeep.append(Child("retention", partial(self._run_retention, retain), Restart.PERMANENT, final=_hopeless))
         self._upkeep = Supervisor("upkeep", upkeep, jitter=jitter, publish=publish)
         nursery.start_soon(self._guard, self._upkeep.run, name="upkeep")
         nursery.start_soon(self._watch_loop)
@@ -152,6 +162,16 @@ class Tree:
         while not self._backend.capabilities.durable:  # noqa: ASYNC110 - it may be brought to where it lasts
             await trio.sleep(DURABLE_LOOK_S)
         await scrub(self._backend, self._warn_of_damage)
+
+    async def _run_retention(self, retain: Callable[[Callable[[str], object]], Awaitable[None]], *, task_status: trio.TaskStatus[None]) -> None:
+        """In one process at a time: two would archive the same twice."""
+        task_status.started()
+
+        def tell(text: str) -> None:
+            self._hub.publish(Lifecycle("upkeep/retention", What.NOTED, text, trio.current_time()))
+
+        async with open_lease(self.leases, "retention", lease_s=self._limits.lease_s, release_s=self._limits.ask_s):
+            await retain(tell)
 
     def _warn_of_damage(self, problem: str) -> None:
         self._hub.publish(Lifecycle("upkeep/scrub", What.WARNED, f"damage was found: {problem}", trio.current_time()))
@@ -268,6 +288,10 @@ def _owner(claim: Claim | None) -> str | None:
 
 def _damaged(error: BaseException) -> bool:
     return isinstance(error, Corrupt)
+
+
+def _hopeless(error: BaseException) -> bool:
+    return isinstance(error, Corrupt | Misuse | Unsupported)
 
 
 def _sole(error: Exception) -> Exception:

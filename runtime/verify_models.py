@@ -16,7 +16,7 @@ from perdure.actors.model import LogPages, bucket_of
 from perdure.actors.sql import SqlProjection, read_mark, why_not
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS
-from perdure.backends.errors import PerdureError, Unavailable, Unreadable
+from perdure.backends.errors import PerdureError, Truncated, Unavailable, Unreadable
 from perdure.backends.event import START, Event, Position, Record
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.progress import Progress, Told, nobody
@@ -74,6 +74,8 @@ class _Checker:
             return await self._check_single(projection, Position(kept.position))
         except Unavailable:
             raise
+        except Truncated as error:
+            return ModelReport(projection.name, START, 0, left_out=f"events that it was made of have been cut ({error})")
         except PerdureError as error:
             return ModelReport(projection.name, START, 0, (f"model {projection.name!r}: {error}",))
 

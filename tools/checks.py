@@ -20,7 +20,7 @@ FLAKE8_ASYNC_OFF = {
 }
 
 
-STARTABLE = "run,project,_run_scrub,_run_upkeep,_shielded"
+STARTABLE = "run,project,_run_retention,_run_scrub,_run_upkeep,_shielded"
 """Functions that say when they have started, and are waited for until then."""
 
 

@@ -19,6 +19,7 @@ from perdure.backends.conformance import (
     concurrency,
     conditions,
     conflicts,
+    cuts,
     doubt,
     durability,
     errors,
@@ -67,7 +68,7 @@ __all__ = [
 ]
 
 _MODULES = (
-    *(commits, conflicts, ids_and_keys, conditions, reads, pages, waits, kv, changes, snapshots, views, limits),
+    *(commits, conflicts, ids_and_keys, conditions, reads, pages, waits, kv, changes, snapshots, views, limits, cuts),
     *(durability, loading, images, moving, sharing, strangers, leases, turns, doubt, resolved, concurrency, errors),
 )
 CHECKS: Final[tuple[Law, ...]] = tuple(law for module in _MODULES for law in module.PART.laws)

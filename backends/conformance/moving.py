@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import trio
 
-from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS, NEW_FENCE, Committed, Delete, Fence, Put, PutAll, SaveSnapshot, Stored, key_id
+from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS, NEW_FENCE, Committed, Cut, Delete, Fence, Put, PutAll, SaveSnapshot, Stored, key_id
 from perdure.backends.conformance.law import MANY, Desk, Part, Stores, appending, fails, holds, is_a, new_name, open_desk, same
 from perdure.backends.errors import Conflict, Misuse, StoreMoved, Unavailable, Unsupported
 from perdure.backends.event import Position
@@ -324,3 +324,22 @@ async def undeclared_moving_is_unsupported(desk: Desk) -> None:
     for call in (hold(), claim(), desk.backend.load_rest(Rest())):
         error = await fails(Unsupported, call, "moving what declares no `moves`")
         same(error.capability, "moves", "the capability in the error")
+
+
+@PART.law("Nothing is cut while somebody has the claim: `Unavailable`, and nothing happened; the rest of what is written goes on.")
+async def nothing_is_cut_while_it_is_brought_elsewhere(stores: Stores) -> None:
+    name = new_name()
+    async with open_desk(stores, name) as one:
+        if not (one.backend.capabilities.moves and one.backend.capabilities.cuts):
+            return
+        await one.append("a", 5)
+        async with one.backend.claim_move():
+            await fails(Unavailable, one.ask(Cut("a", 3)), "a cut while the store is brought elsewhere")
+            if one.backend.capabilities.shared_writes:
+                async with open_desk(stores, name) as other:
+                    await fails(Unavailable, other.ask(Cut("a", 3)), "the same in another process")
+            await one.append("a")
+        same([info.first for info in await one.backend.streams(limit=9)], [1], "the firsts")
+        await one.done(Cut("a", 3))
+        async with one.backend.claim_move():
+            pass

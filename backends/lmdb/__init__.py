@@ -50,7 +50,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
         base = await _open_map(folder, attrs.evolve(options, alone=logged), environment, limits)
         try:
             store, shared = await _with_log(base, folder, options, environment, logged)
-            capabilities = Capabilities(durable=True, views=True, shared_reads=shared, shared_writes=shared, loads=True, images=True, moves=True)
+            capabilities = Capabilities(durable=True, views=True, shared_reads=shared, shared_writes=shared, loads=True, images=True, moves=True, cuts=True)
             backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)
             await _check_rows(backend, base, folder, options)
         except BaseException:

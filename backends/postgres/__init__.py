@@ -44,7 +44,7 @@ async def open_postgres(
         raise refused_connection(error, shown) from error
     try:
         server, there = await session.check_server(wire, options, shown)
-        if not (there or options.readonly):
+        if not options.readonly and (not there or await session.is_older(wire)):
             await session.make_schema(wire, options.schema, environment.ids().hex())
         id, elsewhere = await session.check_store(wire, options, shown)
     except Lost as error:

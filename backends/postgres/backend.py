@@ -25,6 +25,7 @@ import trio
 
 from perdure.backends import build
 from perdure.backends.commit import Commit, Committed, Group
+from perdure.backends.effects import alone, moved_by
 from perdure.backends.engine import Decisions, Facts, Needs, decide, needs
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, Misuse, PerdureError, StoreMoved, Unavailable, Unsupported
@@ -32,8 +33,7 @@ from perdure.backends.event import Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.loading import refused
 from perdure.backends.news import Moved
-from perdure.backends.ordered import moved_by
-from perdure.backends.postgres import checking, facts, session, writing
+from perdure.backends.postgres import checking, cutting, facts, session, writing
 from perdure.backends.postgres.ahead import Ahead
 from perdure.backends.postgres.belief import Belief, copy, further_on, provable
 from perdure.backends.postgres.care import PostgresCare
@@ -42,7 +42,7 @@ from perdure.backends.postgres.moves import PostgresMoves
 from perdure.backends.postgres.news import PostgresNews, listen, tell
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import Asks, PostgresReads
-from perdure.backends.postgres.schema import LOADING
+from perdure.backends.postgres.schema import LOADING, NEW_EPOCH
 from perdure.backends.postgres.session import ASK_S, Options, Server
 from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Row, Wire
 from perdure.backends.protocol import Capabilities, Moment, State
@@ -53,8 +53,6 @@ FLUSH_S = 10.0
 """Who has no answer to a COMMIT by then is in doubt."""
 READERS = 8
 """So many reads are asked at a time."""
-NEW_EPOCH = "UPDATE perdure.head SET epoch = epoch + 1"
-"""What was judged in the one before is not written any more."""
 
 Connect = Callable[[], Awaitable[Wire]]
 
@@ -71,7 +69,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         self.environment = environment
         self.limits = limits
         writes = not options.readonly
-        self.capabilities = Capabilities(durable=True, shared_reads=True, shared_writes=True, loads=True, writes=writes, moves=writes)
+        self.capabilities = Capabilities(durable=True, shared_reads=True, shared_writes=True, loads=True, cuts=True, writes=writes, moves=writes)
         self._options = options
         self._server = server
         self._connect = connect
@@ -131,30 +129,41 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         try:
             second = (await self._commit(commits[middle:])).answers
         except PerdureError as error:  # of the second half alone: the first is durable
-            second = [session.told_of(commit, error) for commit in commits[middle:]]
+            second = [alone(commit, error) for commit in commits[middle:]]
         return Group(first.follows, [*first.answers, *second])
 
     async def _write(self, commits: Sequence[Commit]) -> Group:
         """Judge and write: by what is believed, or else with the head locked."""
         needed = needs(commits)
+        if needed.cuts:
+            async with self.claim_move():
+                return await self._write_locked(commits, needed)
         if not (self._server.pooled or self._belief.takes_the_lock()):
             group = await self._write_believing(commits, needed)
             if group is not None:
                 return group
+        return await self._write_locked(commits, needed)
+
+    async def _write_locked(self, commits: Sequence[Commit], needed: Needs) -> Group:
+        """Judge and write, in two round trips."""
         head, answers = await self._lock(facts.questions(needed))
         known = facts.facts(needed, head, answers)
         done = decide(commits, known)
         self._elsewhere = head[3]
-        if self._elsewhere or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn):
+        if self._elsewhere or not (done.pieces or done.changes or done.states or done.snapshots or done.kept or done.drawn or done.cuts):
             await self._leave()
             if self._elsewhere:
                 raise refused(self.url, "" if self._elsewhere == LOADING else self._elsewhere)
             return Group(done.follows, done.answers)
         place = writing.Place(self.id, head[4], done.follows, head[1])
-        rows = await self._flush(commits, done.follows, writing.write(done, place, self._owner, alone=False), "COMMIT")
+        rows = await self._flush(commits, done.follows, writing.write(done, place, self._owner, alone=False), *cutting.write(done.cuts), "COMMIT")
         if not rows:
             raise Corrupt(f"the store {self.url}", "its table head has no row, or that of another store")
-        return self._written(done, known, head[4], head[1], heard=rows[0][3])
+        group = self._written(done, known, head[4], head[1], heard=rows[0][3])
+        if done.cuts:  # it is a new epoch
+            self._belief.forget()
+            self._ahead.drop()
+        return group
 
     async def _write_believing(self, commits: Sequence[Commit], needed: Needs) -> Group | None:
         """Judge without a lock, and write if what it was judged by is still true; None: nothing was stored, and it has to be judged with the lock."""
@@ -240,7 +249,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
             self._writer = await self._connect()
         return self._writer
 
-    async def _flush(self, commits: Sequence[Commit], follows: Position, write: Question, *rest: str) -> list[Row] | None:
+    async def _flush(self, commits: Sequence[Commit], follows: Position, write: Question, *rest: Question | str) -> list[Row] | None:
         """The answer to the statement that writes, once all is committed; None: a row of its is there already. Not interrupted.
 
         Raises:

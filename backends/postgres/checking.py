@@ -89,9 +89,11 @@ _TELLS: Final = {
     "streams": (
         "SELECT format('stream %L has seqs %s to %s and %s events, its row says that it begins with %s', coalesce(s.name, e.stream),"
         " e.low, e.high, e.events, s.first)"
-        " FROM (SELECT stream, min(seq) AS low, max(seq + events - 1) AS high, sum(events) AS events FROM perdure.runs GROUP BY stream) e"
+        " FROM (SELECT r.stream, min(r.seq) AS low, max(r.seq + r.events - 1) AS high, sum(r.events) AS events, bool_and(n.swept) AS swept"
+        " FROM perdure.runs r LEFT JOIN perdure.names n ON n.name = r.stream GROUP BY r.stream) e"
         " FULL JOIN perdure.names s ON s.name = e.stream"
-        " WHERE s.first IS DISTINCT FROM e.low OR e.events <> e.high - e.low + 1"
+        " WHERE CASE WHEN e.stream IS NULL THEN s.cut = 0 OR NOT s.swept ELSE e.swept IS NULL OR e.low > s.first OR s.first > e.high + 1"
+        " OR (e.swept AND e.low < s.first) OR e.events <> e.high - e.low + 1 END"
     ),
     "order": (
         "SELECT format('position %s has a time, seq or commit before those of what it follows', position) FROM (SELECT position, events, at, seq,"
@@ -103,7 +105,8 @@ _TELLS: Final = {
     ),
     "head": (
         "SELECT format('the head is %s, the last event is at position %s', h.position, e.position) FROM perdure.head h,"
-        " (SELECT coalesce(max(position), 0) AS position FROM perdure.runs) e WHERE h.position <> e.position"
+        " (SELECT greatest((SELECT max(position) FROM perdure.runs), (SELECT max(position) FROM perdure.cuts), 0) AS position) e"
+        " WHERE h.position <> e.position"
     ),
     "tags": (
         "SELECT format('tag %L and position %s are not told the same by the index and the event', tag, position)"

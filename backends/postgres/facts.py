@@ -9,6 +9,7 @@ from perdure.backends.commit import LEASES, Unless
 from perdure.backends.engine import Facts, Needs, TooBroad
 from perdure.backends.event import Position
 from perdure.backends.limits import CONDITION_ROWS
+from perdure.backends.postgres import cutting
 from perdure.backends.postgres.packing import unpack_kept
 from perdure.backends.postgres.reads import condition_of
 from perdure.backends.postgres.schema import ELSEWHERE
@@ -20,7 +21,8 @@ LOCK: Final = Statement(HEAD.sql + " FOR UPDATE")
 """The right to write. What it gives is the state after the wait; what is asked by the same statement would be that before it."""
 
 _STREAMS = Statement(
-    "SELECT name, coalesce((SELECT seq + events - 1 FROM perdure.runs WHERE stream = name ORDER BY seq DESC LIMIT 1), 0) FROM unnest($1) AS w (name)",
+    "SELECT w.name, coalesce((SELECT seq + events - 1 FROM perdure.runs WHERE stream = w.name ORDER BY seq DESC LIMIT 1),"
+    " (SELECT n.first - 1 FROM perdure.names n WHERE n.name = w.name), 0) FROM unnest($1) AS w (name)",
     ("text[]",),
 )
 _ENTRIES = Statement(
@@ -42,7 +44,10 @@ def questions(needs: Needs) -> list[Question]:
         asked.append(Question(_KEPT, (bodies(needs.ids),)))
     if needs.leases:
         asked.append(Question(_LEASES, (bodies([name.encode() for name in needs.leases]),)))
-    return [*asked, *(_match(item, condition.after) for condition in needs.conditions for item in condition.query.items)]
+    if needs.cuts:
+        asked += cutting.questions(needs.cuts)
+    told = [question for condition in needs.conditions for question in cutting.bounds_of(condition.query, condition.after)]
+    return [*asked, *told, *(_match(item, condition.after) for condition in needs.conditions for item in condition.query.items)]
 
 
 def facts(needs: Needs, head: Row, answers: Sequence[list[Row]]) -> Facts:
@@ -58,7 +63,10 @@ def facts(needs: Needs, head: Row, answers: Sequence[list[Row]]) -> Facts:
         known.ids = {id: unpack_kept(kept) for id, kept in next(rest)}
     if needs.leases:
         known.leases = dict.fromkeys(needs.leases, 0) | {key.decode(): int.from_bytes(value[:8], "big") for key, value in next(rest)}
-    known.conditions = {condition: _matched(condition, rest) for condition in needs.conditions}
+    if needs.cuts:
+        cutting.add_facts(known, needs.cuts, next(rest), next(rest), next(rest))
+    gone = {condition: cutting.truncated([next(rest) for _ in condition.query.items]) for condition in needs.conditions}
+    known.conditions = {condition: gone[condition] or found for condition in needs.conditions for found in [_matched(condition, rest)]}
     return known
 
 

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from perdure.backends.errors import Corrupt, Misuse
-from perdure.backends.event import Record
+from perdure.backends.event import Position, Record, category_of
 from perdure.backends.frame import with_checksum
 from perdure.backends.loading import check_order, told
-from perdure.backends.postgres import schema, writing
+from perdure.backends.postgres import cutting, schema, writing
 from perdure.backends.postgres.schema import LOADING
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, texts
+from perdure.backends.protocol import CutBound, StreamInfo
 
 Ask = Callable[..., Awaitable[list[list[Row]]]]
 
@@ -37,6 +38,16 @@ async def begin(head: Row, ask: Ask, url: str, *, anew: bool) -> None:
         await ask(*(f"DELETE FROM perdure.{table}" for table in schema.TABLES), cleared)
 
 
+def check_loading(head: Row, url: str) -> None:
+    """Refuse what may be done only while a store is being loaded.
+
+    Raises:
+      Misuse: it is not.
+    """
+    if head[3] != LOADING:
+        raise Misuse(f"{url} is not being loaded: call begin_load first")
+
+
 async def load(head: Row, ask: Ask, url: str, id: str, records: Sequence[Record]) -> None:
     """Store *records*, whole commits in order of position, beyond what is there.
 
@@ -44,9 +55,8 @@ async def load(head: Row, ask: Ask, url: str, id: str, records: Sequence[Record]
       Misuse: the store is not being loaded; they are out of order, a seq is missing, or a commit is not whole.
       Corrupt: one does not fit its checksum.
     """
-    position, revision, at, elsewhere, epoch = head
-    if elsewhere != LOADING:
-        raise Misuse(f"{url} is not being loaded: call begin_load first")
+    position, revision, at, _, epoch = head
+    check_loading(head, url)
     if not records:
         return
     streams = dict.fromkeys(record.stream for record in records)
@@ -58,5 +68,10 @@ async def load(head: Row, ask: Ask, url: str, id: str, records: Sequence[Record]
     for record in records:
         if with_checksum(record) != record:
             raise Corrupt(told(record), "its checksum does not fit")
-    firsts = {record.stream: record.seq for record in reversed(records) if record.stream not in known}
-    await ask(writing.load(records, firsts, writing.Place(id, epoch, position, revision)))
+    firsts = {record.stream: record for record in reversed(records) if record.stream not in known}
+    beyond = [record for record in firsts.values() if record.seq > 1]
+    cut = [StreamInfo(one.stream, one.seq, one.seq - 1, before, before) for one in beyond if (before := Position(one.position - 1))]
+    if cut:  # what was before has been cut, wherever that was done
+        await cutting.load(ask, cut, [CutBound(category_of(one.name), None, one.cut, one.name) for one in cut])
+    new = {name: record.seq for name, record in firsts.items() if record.seq == 1}
+    await ask(writing.load(records, new, writing.Place(id, epoch, position, revision)))

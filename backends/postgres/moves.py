@@ -9,17 +9,17 @@ from typing import Final
 
 from perdure.backends import keys
 from perdure.backends.apply import UNWATCHED
-from perdure.backends.errors import Misuse, Unavailable
+from perdure.backends.errors import Unavailable
 from perdure.backends.event import Position, Record
 from perdure.backends.limits import Limits
-from perdure.backends.postgres import facts, filling, session
+from perdure.backends.postgres import cutting, facts, filling, session
 from perdure.backends.postgres.news import TELL
 from perdure.backends.postgres.packing import pack_kept, unpack_kept
 from perdure.backends.postgres.reads import PostgresReads
 from perdure.backends.postgres.schema import LOADING
 from perdure.backends.postgres.session import ASK_S
 from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Row, Statement, Wire, bodies, int8, int8s, texts, times
-from perdure.backends.protocol import AgedPage, Answered, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Tombstone
+from perdure.backends.protocol import AgedPage, Answered, BucketEntry, CutBound, EntryPage, Numbers, Rest, SnapshotHead, StreamInfo, Tombstone
 
 Ask = Callable[..., Awaitable[list[list[Row]]]]
 
@@ -170,6 +170,12 @@ class PostgresMoves(PostgresReads):
         async with self._step(within_s=self.limits.commit_s) as (head, ask):
             await filling.load(head, ask, self.url, self.id, records)
 
+    async def load_cuts(self, streams: Sequence[StreamInfo], cuts: Sequence[CutBound]) -> None:
+        """See `Backend.load_cuts`."""
+        async with self._step(within_s=self.limits.commit_s) as (head, ask):
+            filling.check_loading(head, self.url)
+            await cutting.load(ask, streams, cuts)
+
     async def end_load(self) -> None:
         """See `Backend.end_load`."""
         async with self._step() as (_, ask):
@@ -179,8 +185,7 @@ class PostgresMoves(PostgresReads):
     async def load_rest(self, rest: Rest) -> None:
         """See `Moves.load_rest`."""
         async with self._step() as (head, ask):
-            if head[3] != LOADING:
-                raise Misuse(f"{self.url} is not being loaded: call begin_load first")
+            filling.check_loading(head, self.url)
             asked = [*_gone(rest), *_put(rest), *_numbers(rest)]
             if asked:
                 await ask(*asked)

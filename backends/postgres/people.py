@@ -156,6 +156,19 @@ FROM perdure.names n CROSS JOIN LATERAL (
 ) l
 """
 
+_EVENTS_LEFT: Final = (
+    _EVENTS.replace("CREATE VIEW", "CREATE OR REPLACE VIEW").replace("perdure.runs r CROSS", "perdure.runs r JOIN perdure.names n ON n.name = r.stream CROSS")
+    + "WHERE r.seq + e.place - 1 >= n.first"
+)
+
+_STREAMS_LEFT: Final = """
+CREATE OR REPLACE VIEW perdure.streams AS
+SELECT n.name, n.first, coalesce(l.last, n.first - 1) AS last, coalesce(l.position, n.cut) AS position, n.cut, n.archive
+FROM perdure.names n LEFT JOIN LATERAL (
+    SELECT r.seq + r.events - 1 AS last, r.position FROM perdure.runs r WHERE r.stream = n.name ORDER BY r.seq DESC LIMIT 1
+) l ON true
+"""
+
 STEPS: Final = (
     _FLOAT_OF,
     _JSON_OF,
@@ -165,4 +178,10 @@ STEPS: Final = (
     "COMMENT ON VIEW perdure.events IS 'The log. data: the payload as JSON, where there is such a form.'",
     "COMMENT ON VIEW perdure.streams IS 'Each stream: its first and last seq, and the position of its last event.'",
 )
-"""What makes them, beside the tables."""
+"""What makes them, beside the tables,"""
+STEPS_WITH_CUTS: Final = (
+    _EVENTS_LEFT,
+    _STREAMS_LEFT,
+    "COMMENT ON VIEW perdure.streams IS 'Each stream: its first and last seq, the position of its last event, and of the newest that was cut.'",
+)
+"""and makes them again, where fronts of streams may have been cut."""

@@ -13,12 +13,12 @@ from perdure.backends.errors import Compacted, Corrupt, Rewound, Truncated
 from perdure.backends.event import Position, Record
 from perdure.backends.keys import after_prefix
 from perdure.backends.limits import PAGE_EXAMINED
-from perdure.backends.postgres import runs
+from perdure.backends.postgres import cutting, runs
 from perdure.backends.postgres.packing import unpack_drawn, unpack_kept
 from perdure.backends.postgres.runs import COLUMNS
 from perdure.backends.postgres.schema import ELSEWHERE
 from perdure.backends.postgres.wire import EPOCH_US, Question, Row, Statement, Value, bodies, int8, texts
-from perdure.backends.protocol import ChangedEntry, Changes, Entry, Page, Snapshot, StreamInfo
+from perdure.backends.protocol import ChangedEntry, Changes, CutBound, Entry, Page, Snapshot, StreamInfo
 from perdure.backends.selector import EVERYTHING, Item, Selector
 
 RECENT: Final = 20_000
@@ -48,9 +48,9 @@ def _cut(order: str, condition: str, events: str, limit: str, bytes_max: str) ->
     return f"SELECT {COLUMNS}, counted, spent FROM ({rows}) e WHERE counted - own < {limit} AND spent - weight < {bytes_max}"
 
 
-_FIRST = Statement("SELECT first FROM perdure.names WHERE name = $1", ("text",))
+_FIRST = Statement("SELECT first, archive FROM perdure.names WHERE name = $1", ("text",))
 _HEAD = Statement(f"SELECT position, revision, at, {ELSEWHERE} FROM perdure.head")
-_STREAM = Statement("SELECT first, last, position FROM perdure.streams WHERE name = $1", ("text",))
+_STREAM = Statement("SELECT first, last, position, cut, archive FROM perdure.streams WHERE name = $1", ("text",))
 _RUN_OF = "coalesce((SELECT seq FROM perdure.runs WHERE stream = $1 AND seq <= $2 + 1 ORDER BY seq DESC LIMIT 1), 0)"
 _ON = Statement(
     _cut("seq", f"stream = $1 AND seq >= {_RUN_OF} AND seq <= $5 AND seq + events > $2 + 1", "least(events, seq + events - 1 - $2)", "$3", "$4"),
@@ -72,7 +72,7 @@ _SNAPSHOT = Statement(
     "SELECT position, fingerprint, state, at FROM perdure.snapshots WHERE name = $1 AND position <= $2 ORDER BY position DESC LIMIT 1", ("text", "int8")
 )
 _SNAPSHOTS = Statement("SELECT position FROM perdure.snapshots WHERE name = $1 ORDER BY position", ("text",))
-_STREAMS = "SELECT name, first, last, position FROM perdure.streams WHERE name >= $1{stop} ORDER BY name LIMIT $2"
+_STREAMS = "SELECT name, first, last, position, cut, archive FROM perdure.streams WHERE name >= $1{stop} ORDER BY name LIMIT $2"
 _STREAMS_ON = Statement(_STREAMS.format(stop=""), ("text", "int8"))
 _STREAMS_TO = Statement(_STREAMS.format(stop=" AND name < $3"), ("text", "int8", "text"))
 _KEPT = Statement("SELECT id, kept FROM perdure.commits WHERE id = ANY($1)", ("bytea[]",))
@@ -94,14 +94,17 @@ class PostgresReads:
         answers = await self._ask(*stream_page(stream, after, limit, bytes_max, backward=backward))
         return read_stream_page(stream, after, limit, bytes_max, *answers, backward=backward)
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False) -> Page:
         """See `Reads.read_log`."""
-        chosen = _Chosen(where)
+        chosen = _Chosen(where, over_cuts=over_cuts)
         limit = min(limit, PAGE_EXAMINED)
-        heads, bounds, rows = await self._ask(Question(_HEAD), *chosen.questions(after, limit, bytes_max))
+        told = [] if over_cuts else cutting.bounds_of(where, after)
+        heads, bounds, rows, *gone = await self._ask(Question(_HEAD), *chosen.questions(after, limit, bytes_max), *told)
         head = Position(heads[0][0])
         if after > head:
             raise Rewound(head)
+        if after < head and (cut := cutting.truncated(gone)) is not None:
+            raise cut
         end = min(head, bounds[0][0]) if bounds else head
         if rows and rows[-1][runs.POSITION] > end:  # a commit came in between
             rows = [row for row in rows if row[runs.POSITION] <= end]
@@ -110,11 +113,14 @@ class PostgresReads:
             if last < end:
                 (rest,) = await self._ask(chosen.rest(last, end))
                 rows += rest
-        elif not rows and where.everything and after < head:
+        elif not rows and where.everything and after < head and not over_cuts:
             raise Corrupt(f"the log after position {after}", f"events are missing: it ends at position {head}")
         records = runs.read(rows)
         if records and records[0].position <= after:
             records = [record for record in records if record.position > after]
+        if over_cuts and records:
+            firsts = await cutting.firsts_of(self._ask, list({record.stream for record in records}))
+            records = [record for record in records if record.seq >= firsts[record.stream]]
         return Page(records, Position(end), head)
 
     async def head(self) -> Position:
@@ -143,7 +149,7 @@ class PostgresReads:
             kept.update({id: one for id, one in unpack_drawn(drawn) if id in ids})
         kept.update({id: unpack_kept(one) for id, one in kept_rows})
         records = runs.read(rows)
-        found = {id: committed_of(own) for id in ids if (own := [record for record in records if record.commit == id])}
+        found = {id: committed_of(own) for id in ids if (own := _whole(rows, records, id))}
         return found | {id: one.answer() for id, one in kept.items()}
 
     async def get(self, bucket: str, key: bytes) -> Entry | None:
@@ -191,6 +197,10 @@ class PostgresReads:
         (rows,) = await self._ask(Question(_STREAM, (name.encode(),)))
         return StreamInfo(name, *rows[0]) if rows else None
 
+    async def cuts(self) -> list[CutBound]:
+        """See `Reads.cuts`."""
+        return await cutting.read(self._ask)
+
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
         """See `Reads.streams`."""
         start = prefix if after is None else max(prefix.encode(), after.encode() + b"\x01").decode()  # no name has a byte as low as that
@@ -203,34 +213,38 @@ class PostgresReads:
 # -- streams ---------------------------------------------------------------------------------
 
 
-def stream_page(stream: str, after: int, limit: int, bytes_max: int, *, backward: bool = False) -> tuple[Question, Question]:
-    """What to ask for a page of a stream."""
+def stream_page(stream: str, after: int, limit: int, bytes_max: int, *, backward: bool = False) -> tuple[Question, Question, Question]:
+    """What to ask for a page of a stream. Where it begins is asked before and after, for it may come to be, and be cut, meanwhile."""
     values: list[Value] = [stream.encode(), int8(after or MANY) if backward else int8(min(after, MANY - 1)), int8(limit), int8(bytes_max)]
     page = Question(_BACK, values) if backward else Question(_ON, [*values, int8(min(after + limit, MANY))])
-    return Question(_FIRST, (stream.encode(),)), page
+    first = Question(_FIRST, (stream.encode(),))
+    return first, page, first
 
 
 def read_stream_page(
-    stream: str, after: int, limit: int, bytes_max: int, firsts: Sequence[Row], rows: Sequence[Row], *, backward: bool = False
+    stream: str, after: int, limit: int, bytes_max: int, known: Sequence[Row], rows: Sequence[Row], infos: Sequence[Row], *, backward: bool = False
 ) -> list[Record]:
     """The records, from the answers.
 
     Raises:
       Truncated, Corrupt: see `Reads.read_stream`.
     """
-    if firsts and not backward and after + 1 < firsts[0][0]:
-        raise Truncated(stream, firsts[0][0])
+    first, archive = infos[0] if infos else (1, None)
+    if first > 1 and (0 < after <= first if backward else after + 1 < first):
+        raise Truncated(stream, first, archive)
     if rows:
         in_order = rows[::-1] if backward else rows
         _check_seqs(stream, in_order, in_order[0][runs.SEQ] if backward else after + 1)
     records = runs.read(rows)
     if backward:
-        records = sorted([record for record in records if record.seq < (after or MANY)], key=_seq, reverse=True)
+        records = sorted([record for record in records if first <= record.seq < (after or MANY)], key=_seq, reverse=True)
     elif records and records[0].seq <= after:
         records = records[after + 1 - records[0].seq :]
     if len(records) > limit or sum([len(row[runs.PAYLOAD]) for row in rows]) + 100 * len(records) >= bytes_max:
         records = _first(records, limit, bytes_max)
-    if firsts and not (records or after) and limit > 0:
+    if backward and first > 1 and not (records or after):
+        raise Truncated(stream, first, archive)
+    if known and not (records or after) and limit > 0:
         raise Corrupt(f"stream {stream!r}", "it has a row and no events")
     return records
 
@@ -241,11 +255,13 @@ def read_stream_page(
 class _Chosen:
     """The questions for a page of what a selector wants."""
 
-    def __init__(self, where: Selector[Any]) -> None:
+    def __init__(self, where: Selector[Any], *, over_cuts: bool = False) -> None:
         self.where = where
         self.types: list[str] = []
         self.values: list[Value] = []
         self.condition = "true" if where.everything else " OR ".join(map(self._item, where.items))
+        if over_cuts:
+            self.condition = f"({self.condition}) AND seq + events > (SELECT first FROM perdure.names WHERE name = stream)"
 
     def _item(self, item: Item) -> str:
         tests = [
@@ -309,6 +325,13 @@ def _check_seqs(stream: str, rows: Sequence[Row], first: int) -> None:
         if row[runs.SEQ] != wanted:
             raise Corrupt(f"stream {stream!r} at seq {wanted}", f"it is missing, seq {row[runs.SEQ]} is there")
         wanted += row[runs.EVENTS]
+
+
+def _whole(rows: Sequence[Row], records: Sequence[Record], id: bytes) -> list[Record]:
+    """The records of a commit; none if a part of it has been cut since: what was answered is not known any more."""
+    own = [record for record in records if record.commit == id]
+    end = next((row[runs.COMMIT_END] for row in rows if row[runs.COMMIT] == id), None)
+    return own if own and own[-1].position == end and own[-1].ordinal + 1 == len(own) else []
 
 
 def _text_after(prefix: str) -> str | None:

@@ -21,7 +21,7 @@ from perdure.backends.postgres.wire import EPOCH_US, Row, Value, bodies, int8s, 
 
 COLUMNS: Final = "stream, seq, position, events, type, version, at, commit, ordinal, extra, payload, crcs, ends, commit_end, moved, sealed_at"
 """What `read` takes."""
-SEQ, POSITION, EVENTS, PAYLOAD, COMMIT_END = 1, 2, 3, 10, 13
+SEQ, POSITION, EVENTS, COMMIT, PAYLOAD, COMMIT_END = 1, 2, 3, 7, 10, 13
 """Where some of them are in a row."""
 
 FEW: Final = 4
@@ -254,6 +254,19 @@ def _read_run(
         payloads,
         found,
     )
+
+
+def left_of(row: Row, first: int) -> tuple[int, int, int, int, bytes, bytes | None, bytes]:
+    """What is left of a row that holds several events when those before seq *first* go.
+
+    Its position, then what becomes of seq, events, ordinal, crcs, ends and payload: each event's checksum is its own, and stays.
+    """
+    _, seq, position, events, _, _, _, _, ordinal, _, payload, crcs, ends, *_ = row
+    gone = first - seq
+    stops = read_uint4s(ends)
+    start, left = stops[gone - 1], events - gone
+    new_ends = None if left == 1 else uint4s([stop - start for stop in stops[gone:]], left)
+    return position, first, left, ordinal + gone, crcs[4 * gone :], new_ends, payload[start:]
 
 
 def _seeds(name: bytes, commit: bytes, at: int, type_crc: int, seq: int, position: int, ordinal: int, extra: bytes, count: int) -> list[int]:

@@ -19,6 +19,9 @@ LOADING: Final = "loading"
 """What stands for a store that is being loaded, where else stands the place that it was moved to, or ''."""
 ELSEWHERE: Final = f"CASE WHEN loading THEN '{LOADING}' ELSE moved END"
 
+NEW_EPOCH: Final = "UPDATE perdure.head SET epoch = epoch + 1"
+"""What was judged in the epoch before is not written any more."""
+
 _FIRST: Final = """
 CREATE TABLE perdure.head (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -29,8 +32,7 @@ CREATE TABLE perdure.head (
     at timestamptz NOT NULL DEFAULT 'epoch',
     at_before timestamptz NOT NULL DEFAULT 'epoch',
     epoch int8 NOT NULL DEFAULT 0,
-    loading boolean NOT NULL DEFAULT false,
-    moved text NOT NULL DEFAULT ''
+    loading boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 CREATE TABLE perdure.runs (
@@ -116,11 +118,37 @@ COMMENT ON TABLE perdure.commits IS 'Answers to commits with an idempotency key,
 COMMENT ON TABLE perdure.writers IS 'Answers to the last commits without a key of each process, where its events do not tell them.'
 """
 
-MIGRATIONS: Final = ((*(step.strip() for step in _FIRST.split(";\n")), *people.STEPS),)
+_CUTS: Final = """
+ALTER TABLE perdure.head ADD COLUMN moved text NOT NULL DEFAULT '';
+
+ALTER TABLE perdure.names
+    ADD COLUMN cut int8 NOT NULL DEFAULT 0,
+    ADD COLUMN archive text,
+    ADD COLUMN swept boolean NOT NULL DEFAULT true;
+CREATE INDEX names_unswept ON perdure.names (name) WHERE NOT swept;
+
+CREATE TABLE perdure.cuts (
+    category text COLLATE "C",
+    type text COLLATE "C",
+    position int8 NOT NULL,
+    stream text COLLATE "C" NOT NULL,
+    PRIMARY KEY (category, type)
+);
+
+COMMENT ON TABLE perdure.names IS 'The streams, each with its first seq, and the position of the newest event that was cut.';
+COMMENT ON TABLE perdure.cuts IS 'How far events of each category and type (empty: of any) have been cut, and of which stream the newest was.'
+"""
+
+
+def _steps(sql: str) -> tuple[str, ...]:
+    return tuple(step.strip() for step in sql.split(";\n"))
+
+
+MIGRATIONS: Final = ((*_steps(_FIRST), *people.STEPS), (*_steps(_CUTS), *people.STEPS_WITH_CUTS))
 """What leads from each format to the next: the first one makes format 1."""
 FORMAT: Final = len(MIGRATIONS)
 
-TABLES: Final = ("runs", "tags", "names", "kv", "compacted", "snapshots", "commits", "writers")
+TABLES: Final = ("runs", "tags", "names", "kv", "compacted", "snapshots", "commits", "writers", "cuts")
 """All but the head."""
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import attrs
 import psycopg
 from psycopg import pq
 
-from perdure.backends.commit import Answer, Commit
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Corrupt, Full, InDoubt, Misuse, PerdureError, TooNew, Unavailable
+from perdure.backends.errors import Corrupt, Full, Misuse, PerdureError, TooNew, Unavailable
 from perdure.backends.limits import Limits
 from perdure.backends.postgres import schema
 from perdure.backends.postgres.wire import Lost, Question, Refused, Statement, Wire, texts
@@ -155,6 +154,16 @@ _THERE = Statement(
 """Not by `to_regclass`: that one may remember what it did not find before the wait for the lock."""
 
 
+async def is_older(wire: Wire) -> bool:
+    """Whether the store was made by an older perdure, and is to be brought up to date.
+
+    Raises:
+      Refused: we may not read it.
+    """
+    (rows,) = await wire.ask("SELECT format FROM perdure.head", within_s=ASK_S)
+    return bool(rows) and int(rows[0][0]) < schema.FORMAT
+
+
 async def make_schema(wire: Wire, name: str, id: str) -> None:
     """Make the tables, or bring them up to date; whoever else does it at the same time waits.
 
@@ -192,19 +201,22 @@ async def check_store(wire: Wire, options: Options, shown: str) -> tuple[str, st
       Misuse: we may not read or write it.
     """
     try:
-        (rows,) = await wire.ask(f"SELECT store, format, {schema.ELSEWHERE} FROM perdure.head", within_s=ASK_S)
+        (rows,) = await wire.ask("SELECT store, format FROM perdure.head", within_s=ASK_S)
     except Refused as error:
         raise refusal(error, shown) from error
     if not rows:
         raise Corrupt(f"the store {shown}", "its table head has no row")
-    id, format, elsewhere = rows[0]
+    id, format = rows[0]
     if format > schema.FORMAT:
         raise TooNew(shown, format, schema.FORMAT)
+    if format < schema.FORMAT:
+        raise Misuse(f"{shown} has format {format}, of an older perdure, and this one reads format {schema.FORMAT}: open it once for writing")
     rights = "SELECT" if options.readonly else "SELECT,INSERT,UPDATE,DELETE"
     (missing,) = await wire.ask(Question(_RIGHTS, (texts(schema.TABLES), rights.encode())), within_s=ASK_S)
     if missing:
         grant = f"GRANT {rights.replace(',', ', ')} ON ALL TABLES IN SCHEMA {options.schema} TO it"
         raise Misuse(f"this role may not use the table {options.schema}.{missing[0][0]} of {shown}: {grant}")
+    (((elsewhere,),),) = await wire.ask(f"SELECT {schema.ELSEWHERE} FROM perdure.head", within_s=ASK_S)
     return str(id), str(elsewhere)
 
 
@@ -315,8 +327,3 @@ def raise_refusal(error: Refused, shown: str) -> NoReturn:
     raise refusal(error, shown) from error
 
 
-def told_of(commit: Commit, error: PerdureError) -> Any:
-    """The error as the answer of one commit of several: an exception object carries one traceback."""
-    answer: Answer = InDoubt(commit.id, commit.key) if isinstance(error, InDoubt) else type(error)(*error.args)  # type: ignore[assignment]  # of those that commit raises
-    answer.__cause__ = error  # type: ignore[union-attr]
-    return answer

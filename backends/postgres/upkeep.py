@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from perdure.backends.limits import Limits
+from perdure.backends.postgres import cutting
 from perdure.backends.postgres.wire import Question, Row, Statement, int8
+from perdure.backends.upkeep import DOUBTS
 
 SLICE: Final = 1_000
 """So many rows of each kind go at once."""
@@ -37,4 +39,5 @@ async def forget(ask: Callable[..., Awaitable[list[list[Row]]]], limits: Limits)
         Question(_KEYS, (int8(int(limits.keys_kept_s)), most)),
         Question(_WRITERS, (int8(_OLD_WRITERS_S),)),
     )
-    return any(rows[0][0] >= SLICE for rows in counts[:2])
+    swept = await cutting.sweep(ask, int(DOUBTS * limits.commit_s))
+    return swept or any(rows[0][0] >= SLICE for rows in counts[:2])

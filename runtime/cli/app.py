@@ -13,6 +13,7 @@ from perdure.runtime.cli.conformance import conformance
 from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
 from perdure.runtime.cli.migrate import migrate
+from perdure.runtime.cli.retain import retain
 from perdure.runtime.cli.simulate import simulate
 from perdure.runtime.cli.store import compact, stats, verify
 
@@ -37,7 +38,7 @@ Exit codes:
 
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
 for command in (
-    *(log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands, stats, verify, compact, backup, restore, export),
+    *(log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands, stats, verify, compact, retain, backup, restore, export),
     *(migrate, conformance, bench, simulate),
 ):
     app.command(command)

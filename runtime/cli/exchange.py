@@ -32,6 +32,7 @@ def export(
     *,
     after: Annotated[int | None, Parameter(help="Only events beyond this position.")] = None,
     type: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, help="Only events of this type; repeat it for more.")] = (),
+    over_cuts: Annotated[bool, Parameter(negative=(), show_default=False, help="What is left, where events have been cut.")] = False,
     json: AsJson = False,
 ) -> int:
     """Print the log as CloudEvents, one JSON document per line.
@@ -44,7 +45,7 @@ def export(
     async def command() -> int:
         async with reading(url) as backend:
             with out.told(f"exporting {url}") as progress:
-                await exchange.export(backend, out.raw, after=position, where=where, progress=progress)
+                await exchange.export(backend, out.raw, after=position, where=where, over_cuts=over_cuts, progress=progress)
         return Exit.DONE
 
     return run_async(command)

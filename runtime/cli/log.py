@@ -17,7 +17,9 @@ from perdure.backends.event import Event, Position
 from perdure.backends.limits import LIMITS
 from perdure.backends.schema import NewEvent
 from perdure.backends.selector import EVERYTHING, Selector
+from perdure.runtime.archives import archived
 from perdure.runtime.cli import out
+from perdure.runtime.cli.blobstores import archive_store
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.options import AsJson, Believed, Json, Limit, Prefix, Stream, Url, at_least_0, check_limit, expected_of
 from perdure.runtime.cli.run import run_async
@@ -79,6 +81,7 @@ def read(
     after: Annotated[int, Parameter(help="Only events beyond this seq; with --backward only those below it (0: from the end).")] = 0,
     limit: Limit = None,
     backward: Annotated[bool, Parameter(negative=(), show_default=False, help="Newest first.")] = False,
+    with_archive: Annotated[str | None, Parameter(help="A blob store, directory:DIR or ipfs://HOST:PORT: what was cut is read from its archives.")] = None,
     json: AsJson = False,
 ) -> int:
     """Print the events of a stream."""
@@ -87,7 +90,8 @@ def read(
     check_limit(limit)
 
     async def command() -> int:
-        async with reading(url) as backend:
+        async with reading(url) as store, archive_store(with_archive) as blobs:
+            backend = archived(store, blobs)
             if await backend.stream(stream) is None:
                 out.note(f"there is no stream {stream!r}: `perdure streams {url}` lists those there are")
                 return Exit.NO

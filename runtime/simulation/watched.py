@@ -59,9 +59,11 @@ class WatchedReads:
         self._shown.note_records(records)
         return records
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
         """See `Reads.read_log`."""
-        page = await self._call("read_log", lambda: self._reads.read_log(after=after, limit=limit, bytes_max=bytes_max, where=where))
+        page = await self._call("read_log", lambda: self._reads.read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts))
         self._shown.note_records(page.records)
         return page
 

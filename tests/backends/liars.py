@@ -15,7 +15,7 @@ import attrs
 import msgspec
 import trio
 
-from perdure.backends import tables
+from perdure.backends import fetch, tables
 from perdure.backends.commit import ANY, LEASES, NEW_FENCE, Append, Commit, Committed, Delete, Fence, Group, Put, Write
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment, InlineThreads
@@ -43,7 +43,8 @@ class Honest(OrderedBackend):
     """What the liars are made of; it keeps all laws, durable in that its map outlives it."""
 
     def __init__(self, rows: MemoryMap) -> None:
-        super().__init__(rows, url="liar:", capabilities=Capabilities(loads=True, images=True, moves=True), environment=Environment(threads=InlineThreads()))
+        capabilities = Capabilities(loads=True, images=True, moves=True, cuts=True)
+        super().__init__(rows, url="liar:", capabilities=capabilities, environment=Environment(threads=InlineThreads()))
 
 
 class Liar(FaultyBackend):
@@ -58,7 +59,7 @@ class Durable(Liar):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(durable=True, loads=True, images=True, moves=True)
+        return Capabilities(durable=True, loads=True, images=True, moves=True, cuts=True)
 
 
 # -- writing ---------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ class OneBadCommitFailsItsGroup(Honest):
             return await super()._commit(commits)
         except _Undone:
             dry: list[Decisions] = []
-            await self._store.write(lambda writer: dry.append(decide(commits, tables.facts(writer, _loaded(writer), needs(commits)))))
+            await self._store.write(lambda writer: dry.append(decide(commits, fetch.facts(writer, _loaded(writer), needs(commits)))))
             bad = next(answer for answer in dry[0].answers if not isinstance(answer, Committed))
             return Group(dry[0].follows, [bad] * len(commits))
 
@@ -232,8 +233,10 @@ class RevisionsComeBack(Honest):
 class TimeGoesBack(Liar):
     """Takes whatever time is proposed."""
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
-        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where)
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
+        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts)
         return attrs.evolve(page, records=[_at(record, record.at_us - record.position) for record in page.records])
 
 
@@ -248,8 +251,10 @@ def _at(record: Record, at_us: int) -> Record:
 class EndsPagesInsideCommits(Liar):
     """Takes `limit` by the word."""
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
-        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where)
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
+        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts)
         if len(page.records) <= limit:
             return page
         return Page(page.records[:limit], page.records[limit - 1].position, page.head)
@@ -258,16 +263,20 @@ class EndsPagesInsideCommits(Liar):
 class UnorderedPages(Liar):
     """Gives a page stream by stream."""
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
-        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where)
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
+        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts)
         return attrs.evolve(page, records=sorted(page.records, key=lambda record: (record.stream, record.seq)))
 
 
 class SkipsOverTheUnread(Liar):
     """Says that it looked as far as the head, whatever it read."""
 
-    async def read_log(self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING) -> Page:
-        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where)
+    async def read_log(
+        self, *, after: Position, limit: int, bytes_max: int, where: Selector[Any] = EVERYTHING, over_cuts: bool = False
+    ) -> Page:
+        page = await super().read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts)
         return attrs.evolve(page, examined=page.head)
 
 

@@ -79,6 +79,25 @@ SHARED_NAMES = [
     "beats that are changes",
 ]
 
+CUT_NAMES = [
+    "a cut that forgets the last seq",
+    "a cut that closing loses",
+    "a stream that begins where it was cut",
+    "an archive that nobody is told of",
+    "a log that leaves out what was cut",
+    "a log that is cut for everybody",
+    "a cut that asks no consumer",
+    "a cut that does not see who registers in its group",
+    "a condition judged over what is left",
+    "a cut without its commit",
+    "a cut beyond the end",
+    "a sweep that takes too much",
+    "a sweep that takes keys",
+    "a view that sees later cuts",
+    "a loading that forgets archives",
+    "cuts that are not declared",
+]
+
 
 @pytest.fixture
 def liars(load):
@@ -90,7 +109,13 @@ def shared_liars(load):
     return load("tests/backends/shared_liars.py")
 
 
-def test_every_liar_is_tried(liars, shared_liars):
+@pytest.fixture
+def cut_liars(load):
+    return load("tests/backends/cut_liars.py")
+
+
+def test_every_liar_is_tried(liars, shared_liars, cut_liars):
+    assert list(cut_liars.LIARS) == CUT_NAMES
     assert list(liars.LIARS) == NAMES
     assert list(shared_liars.LIARS) == SHARED_NAMES
 
@@ -98,6 +123,15 @@ def test_every_liar_is_tried(liars, shared_liars):
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_liar_is_caught(name, liars, autojump_clock):
     make, law = liars.LIARS[name]
+
+    board = await run_checks(liars.LiarStores(make), only=[law])
+
+    assert [score.law.name for score in board.failed] == [law]
+
+
+@pytest.mark.parametrize("name", CUT_NAMES)
+async def test_a_liar_about_cuts_is_caught(name, liars, cut_liars, autojump_clock):
+    make, law = cut_liars.LIARS[name]
 
     board = await run_checks(liars.LiarStores(make), only=[law])
 

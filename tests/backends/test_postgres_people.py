@@ -95,6 +95,6 @@ async def test_every_event_is_a_row_whatever_it_was_appended_with(database, size
         told = [(r.position, r.stream, r.seq, r.type, r.commit, r.ordinal, r.payload) for r in records]
         assert [row[:7] for row in rows] == told
         assert [row[7] for row in rows if row[1] == "a"] == [n for count in (1, 3, 4, 256, 257, 600) for n in range(count)]
-        assert run(database, "SELECT * FROM perdure.streams ORDER BY name") == [("a", 1, 1_121, 1_126), ("b", 1, 6, 1_127)]
+        assert run(database, "SELECT * FROM perdure.streams ORDER BY name") == [("a", 1, 1_121, 1_126, 0, None), ("b", 1, 6, 1_127, 0, None)]
         assert run(database, "SELECT count(*) < 40 FROM perdure.runs") == [(True,)]
         assert await backend.verify() == []

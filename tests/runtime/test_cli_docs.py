@@ -72,7 +72,7 @@ def options(command):
 
 
 def test_there_are_commands():
-    assert len(list(commands())) == 27
+    assert len(list(commands())) == 28
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))
@@ -140,6 +140,7 @@ def test_every_example_runs_as_shown(tmp_path, monkeypatch, capsys):
             wrong.append(f"$ {example.line}\n{actual}")
 
     sys.modules.pop("shop", None)
+    sys.modules.pop("keeping", None)
     assert "\n".join(wrong) == ""
     left = sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
-    assert left == ["copy", "earlier", "moved", "restored", "saved", "shop", "shop.jsonl", "shop.py"]
+    assert left == ["copy", "earlier", "keeping.py", "moved", "restored", "saved", "shop", "shop.jsonl", "shop.py"]

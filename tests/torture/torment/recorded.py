@@ -69,7 +69,7 @@ async def _open_segments(disk: Disk, options: file.Options, environment: Environ
         with trio.CancelScope(shield=True):
             await below.aclose()
         raise
-    return OrderedBackend(store, url="segments:/store", capabilities=Capabilities(durable=True, loads=True, images=True), environment=environment)
+    return OrderedBackend(store, url="segments:/store", capabilities=Capabilities(durable=True, loads=True, images=True, cuts=True), environment=environment)
 
 
 async def content(backend: Backend) -> str:

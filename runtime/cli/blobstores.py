@@ -1,0 +1,23 @@
+"""Opening the blob store with the archives that a command is about."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from perdure.backends.blobs.protocol import BlobStore
+from perdure.backends.blobs.urls import open_blobs
+
+
+@asynccontextmanager
+async def archive_store(url: str | None) -> AsyncIterator[BlobStore | None]:
+    """The blob store that *url* names; None for none.
+
+    Raises:
+      Misuse: the URL names none.
+    """
+    if url is None:
+        yield None
+        return
+    async with open_blobs(url) as blobs:
+        yield blobs

@@ -192,9 +192,10 @@ async def _make_schema(engine: AsyncEngine) -> None:
         there = (await connection.execute(text("SELECT to_regclass('events') IS NOT NULL"))).scalar_one()
         if not there:
             raw: Any = await connection.get_raw_connection()
-            for name in ("events", "checkpoints"):  # without the functions of the second: PostgreSQL refuses their GET DIAGNOSTICS
-                tables = get_schema(name).partition("CREATE OR REPLACE FUNCTION")[0] if name == "checkpoints" else get_schema(name)
-                await raw.driver_connection.execute(tables)
+            await raw.driver_connection.execute(get_schema("events"))
+            tables, _, rest = get_schema("checkpoints").partition("CREATE OR REPLACE FUNCTION")  # PostgreSQL refuses their GET DIAGNOSTICS
+            _, altered, column = rest.rpartition("ALTER TABLE")
+            await raw.driver_connection.execute(tables + altered + column)
 
 
 async def _run_projection(engine: AsyncEngine, store: PostgreSQLEventStore, count: int) -> float:

@@ -181,7 +181,7 @@ async def test_a_program_opens_though_the_database_of_a_read_model_is_away(own_p
     url = own_postgres.new_database()
     own_postgres.stop()
     projection = sums(url)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with open_runtime("memory:", App(sql=[projection])) as rt:
             head = (await rt.append("a", [Added(1)])).position
             await trio.to_thread.run_sync(own_postgres.start)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from perdure.backends import answers, build, loading, tables, upkeep
+from perdure.backends import answers, build, loading, tables, trace, upkeep
 from perdure.backends.apply import TYPES_MAX, TooManyTypes, apply
 from perdure.backends.commit import BEATS, CHECKPOINTS, Answer, Check, Commit, Committed, Delete, Fence, Group, Unless
 from perdure.backends.engine import Decisions, decide, needs
@@ -374,11 +374,14 @@ class OrderedBackend(OrderedLoads):
         if tables.read_meta(writer, "loading") or tables.read_moved(writer):
             raise _NothingToWrite
         before = tables.read_meta(writer, "merged")
+        swept = trace.sweep(writer, self.environment.clock())
+        if swept:
+            self._cache_valid = False
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
         merged = merges and upkeep.merge_some(writer)
-        if not (forgotten or merged or before != tables.read_meta(writer, "merged")):
+        if not (swept or forgotten or merged or before != tables.read_meta(writer, "merged")):
             raise _NothingToWrite
-        return merged or forgotten == upkeep.FORGET_ROWS
+        return swept or merged or forgotten == upkeep.FORGET_ROWS
 
     async def shrink(self) -> str:
         """See `Backend.shrink`."""

@@ -182,6 +182,25 @@ class EntryPage:
 
 
 @attrs.frozen
+class Traced:
+    """An entry that was changed or deleted; *mark* is another one each time."""
+
+    bucket: str
+    key: bytes
+    mark: int
+
+
+@attrs.frozen
+class TracePage:
+    """Some of what was changed since a trace was begun; *after* as in `EntryPage`."""
+
+    trace: int
+    """Which one it is, as `begin_trace` says; 0: there is none."""
+    traced: list[Traced]
+    after: bytes | None
+
+
+@attrs.frozen
 class AgedPage:
     """Some of what is to be forgotten one day, in order of its time; *after* as in `EntryPage`."""
 
@@ -359,8 +378,27 @@ class Moves(Protocol):
         """Tombstones, and answers to idempotency keys, of that time or later."""
         ...
 
-    async def count_unwatched(self) -> dict[str, int]:
-        """How many entries each bucket has whose deletes leave no tombstones."""
+    async def read_these(self, keys: Sequence[tuple[str, bytes]], *, bytes_max: int) -> tuple[list[BucketEntry], int]:
+        """Those of the entries, named by bucket and key, that there are; and how many names were looked at, in their order: at least one."""
+        ...
+
+    async def begin_trace(self) -> int:
+        """Note from here on which entries are changed, by all processes, whatever their bucket; what was noted before is forgotten.
+
+        Returns its number, which no other trace has. It is noted until `end_trace`, for a day at least.
+        """
+        ...
+
+    async def read_trace(self, *, after: bytes = b"", limit: int) -> TracePage:
+        """What was changed since then, each entry once."""
+        ...
+
+    async def forget_trace(self, traced: Sequence[Traced]) -> None:
+        """Forget that these were changed, unless they were changed again."""
+        ...
+
+    async def end_trace(self) -> None:
+        """Note nothing any more."""
         ...
 
     async def snapshot_heads(self) -> list[SnapshotHead]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -187,7 +187,7 @@ async def bring(
     """
     back, to = await place_of(source), await place_of(target)
     carrier, pause = Carrier(source, target, progress), Pause(0.0, 0.0, 0)
-    async with target.claim_move():
+    async with target.claim_move(), aclosing(carrier):
         gone_to = await source.moved_to()
         if gone_to and gone_to != to:
             raise StoreMoved(back, gone_to)

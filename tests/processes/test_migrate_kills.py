@@ -22,9 +22,9 @@ from postgres_server import Given
 KILLS = 20
 MIGRATE = """
 import sys, trio
-import perdure.runtime.carry as carry
+import perdure.runtime.pages as pages
 from perdure.runtime.migrate import migrate_store
-carry.PAGE_EVENTS, carry.PAGE_ROWS = 40, 20
+pages.PAGE_EVENTS, pages.PAGE_ROWS = 40, 20
 print("begun", flush=True)
 print(trio.run(lambda: migrate_store(sys.argv[1], sys.argv[2])).longest_pause_s, flush=True)
 """

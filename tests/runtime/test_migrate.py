@@ -80,8 +80,8 @@ async def test_a_store_is_elsewhere_what_it_was(place, source, target):
 
 async def test_a_live_store_goes_through_all_backends_and_nothing_is_lost(place, monkeypatch):
     """Small steps, so that much happens between two of them; each place's writer goes on at the next one."""
-    monkeypatch.setattr("perdure.runtime.carry.PAGE_EVENTS", 25)
-    monkeypatch.setattr("perdure.runtime.carry.PAGE_ROWS", 7)
+    monkeypatch.setattr("perdure.runtime.pages.PAGE_EVENTS", 25)
+    monkeypatch.setattr("perdure.runtime.pages.PAGE_ROWS", 7)
     here, writes = place("lmdb", "0"), Writes()
     await written(here, 300, seed=9)
     writes.done = 1_000
@@ -116,8 +116,8 @@ async def test_whatever_is_written_meanwhile_the_target_holds_the_same(autojump_
     source, target = open_memory(environment=environment, limits=limits), open_memory(environment=environment)
     writes, carrier = Writes(seed), Carrier(source, target)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("perdure.runtime.carry.PAGE_ROWS", rows)
-        patch.setattr("perdure.runtime.carry.PAGE_EVENTS", rows)
+        patch.setattr("perdure.runtime.pages.PAGE_ROWS", rows)
+        patch.setattr("perdure.runtime.pages.PAGE_EVENTS", rows)
         await carrier.begin()
         await carrier.catch_up()
         for count, then in steps:
@@ -152,8 +152,8 @@ CUTS = [
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_migration_that_is_cut_off_at_any_step_goes_on(tmp_path, monkeypatch, side, method, nth, after):
     """Between two attempts the source is in use again, if it is still there; at no time do both take commits."""
-    monkeypatch.setattr("perdure.runtime.carry.PAGE_EVENTS", 20)
-    monkeypatch.setattr("perdure.runtime.carry.PAGE_ROWS", 10)
+    monkeypatch.setattr("perdure.runtime.pages.PAGE_EVENTS", 20)
+    monkeypatch.setattr("perdure.runtime.pages.PAGE_ROWS", 10)
     here, there = f"lmdb:{tmp_path}/here", f"file:{tmp_path}/there"
     await written(here, 90)
     writes = Writes(5)
@@ -204,7 +204,7 @@ async def test_what_comes_faster_than_it_is_brought_keeps_no_writer_waiting(tmp_
     await written(here, 40)
     async with open_backend(here) as source, source.claim_move(), open_backend(there, loading=True, id=source.id) as target:
         slow = FaultyBackend(target)
-        slow.delay("count_unwatched", 0.2, for_good=True)
+        slow.delay("snapshot_heads", 0.2, for_good=True)
 
         with pytest.raises(Unavailable, match="let them wait longer"):
             await bring(source, slow, pause_s=0.1)

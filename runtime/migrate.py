@@ -187,6 +187,8 @@ async def bring(
     """
     back, to = await place_of(source), await place_of(target)
     carrier, pause = Carrier(source, target, progress), Pause(0.0, 0.0, 0)
+    if target.state is State.OPEN and not await source.moved_to() and (await target.head() or await target.revision()):
+        raise Misuse(f"{to} holds data already: it is the source itself by another name, or a copy of it that is in use; name a place where there is none")
     async with target.claim_move(), aclosing(carrier):
         gone_to = await source.moved_to()
         if gone_to and gone_to != to:

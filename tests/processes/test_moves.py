@@ -1,4 +1,4 @@
-"""The flights move from a file to LMDB, to PostgreSQL and to LMDB again, beside a program that writes and follows; whoever moves them is killed again and again.
+"""The flights move from a file to LMDB, PostgreSQL and LMDB again, beside a program that writes and follows; whoever moves them is killed again and again.
 
 `make test-moves` does it with all flights and twenty kills, and prints what each way took.
 """
@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path

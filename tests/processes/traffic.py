@@ -19,9 +19,9 @@ from perdure.runtime.migrate import migrate
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 
-from flights_csv import read_rows  # noqa: E402 - the path is set first
-from flights_domain import BOARDS, CARRIERS, CATEGORY  # noqa: E402
-from flights_feed import to_event  # noqa: E402
+from flights_csv import read_rows
+from flights_domain import BOARDS, CARRIERS, CATEGORY
+from flights_feed import to_event
 
 APP = App(projections=[CARRIERS, BOARDS])
 STREAMS = 50

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-from pathlib import Path
 
 import attrs
 import pytest
@@ -14,9 +12,9 @@ from hypothesis import strategies as st
 from moving import Writes
 
 from perdure.backends.commit import Put
-from perdure.backends.conformance.law import Desk, appending
+from perdure.backends.conformance.law import Desk
 from perdure.backends.environment import Environment, InlineThreads
-from perdure.backends.errors import Corrupt, Full, Misuse, PerdureError, StoreMoved, TooNew, Unavailable
+from perdure.backends.errors import Corrupt, Misuse, PerdureError, StoreMoved, Unavailable
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.limits import LIMITS
 from perdure.backends.memory import open_memory
@@ -327,188 +325,3 @@ async def test_a_rollback_that_is_cut_off_is_ended_by_the_same_command(tmp_path)
 
     async with open_runtime(here) as rt:
         await rt.append("a", [])
-
-
-# -- what cannot be done ---------------------------------------------------------------------
-
-
-async def refused(kind, source, target, match=None):
-    """The migration fails so; whatever was at *source* is as it was."""
-    before = await digests(source)
-    with pytest.raises(kind, match=match):
-        await migrate_store(source, target)
-    async with open_backend(source) as backend:
-        assert backend.state is State.OPEN
-        assert await digest_of(backend) == before
-
-
-@pytest.mark.parametrize("kind", ["lmdb", "file", "postgresql"])
-async def test_a_target_that_is_another_store_is_refused(place, kind):
-    here, there = place("lmdb", "here"), place(kind, "there")
-    await written(here, 20)
-    other = await written(there, 20, seed=2)
-
-    await refused(Misuse, here, there, "another one")
-
-    assert await digests(there) == other
-
-
-async def test_a_target_that_is_a_copy_in_use_is_refused(tmp_path):
-    here = f"lmdb:{tmp_path}/here"
-    await written(here, 20)
-    shutil.copytree(tmp_path / "here", tmp_path / "copy")
-
-    await refused(Misuse, here, f"lmdb:{tmp_path}/copy", "holds data already")
-
-
-async def test_an_earlier_state_that_went_another_way_is_refused(tmp_path):
-    """The target was moved from the source once; since then it has been given a history of its own, by a copy of the files."""
-    here, there = f"lmdb:{tmp_path}/here", f"lmdb:{tmp_path}/there"
-    await written(here, 20)
-    shutil.copytree(tmp_path / "here", tmp_path / "there")
-    async with open_backend(there) as target:
-        await Desk(target).append("s-0", 3)
-        async with target.hold_commits() as held:
-            await held.mark("lmdb:/elsewhere")
-    async with open_backend(here) as source:
-        await Desk(source).append("another", 9)
-
-    await refused(Misuse, here, there, "another event")
-
-
-@pytest.mark.parametrize("spelled", ["{}/here", "{}/./here", "{}/link", "{}/here?flush=inline"])
-async def test_the_source_as_its_own_target_is_refused(tmp_path, spelled):
-    here = f"lmdb:{tmp_path}/here"
-    await written(here, 20)
-    (tmp_path / "link").symlink_to(tmp_path / "here")
-
-    await refused(Misuse, here, "lmdb:" + spelled.format(tmp_path), "source itself")
-
-
-async def test_the_same_database_by_another_name_is_refused(postgres):
-    here = postgres.new_database()
-    await written(here, 20)
-
-    await refused((Unavailable, Misuse), here, here + "&application_name=another")
-
-
-async def test_a_source_of_a_newer_perdure_is_left_alone(tmp_path):
-    here, there = f"file:{tmp_path}/here", f"lmdb:{tmp_path}/there"
-    await written(here, 20)
-    make_newer(tmp_path / "here" / "store")
-
-    with pytest.raises(TooNew):
-        await migrate_store(here, there)
-
-    assert not (tmp_path / "there").exists()
-
-
-def make_newer(path: Path) -> None:
-    """Let the file that says who a `file:` store is name a format of later."""
-    from zlib import crc32
-
-    raw = bytearray(path.read_bytes())
-    raw[4:12] = (99).to_bytes(4, "little") * 2
-    raw[-4:] = crc32(bytes(raw[:-4])).to_bytes(4, "little")
-    path.write_bytes(bytes(raw))
-
-
-async def test_a_disk_without_room_for_it_is_told_before_anything_is_made(tmp_path, monkeypatch):
-    here, there = f"lmdb:{tmp_path}/here", f"lmdb:{tmp_path}/deep/there"
-    await written(here, 20)
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type(usage)(usage.total, usage.total - 100, 100))
-
-    await refused(Full, here, there)
-
-    assert not (tmp_path / "deep").exists()
-
-
-async def test_a_target_that_turns_out_too_small_is_full_and_can_be_gone_on_with(tmp_path):
-    here = f"lmdb:{tmp_path}/here"
-    async with open_backend(here) as backend:
-        for number in range(60):
-            await Desk(backend).append("a", 1, number, type="large" * 20)
-            await Desk(backend).done(Put("b", b"%d" % number, bytes(100_000)))
-
-    await refused(Full, here, f"lmdb:{tmp_path}/there?size=2MiB")
-    await migrate_store(here, f"lmdb:{tmp_path}/there")
-
-    assert await digests(here) == await digests(f"lmdb:{tmp_path}/there")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-async def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
-    here = f"lmdb:{tmp_path}/here"
-    await written(here, 20)
-    (tmp_path / "locked").mkdir(mode=0o500)
-
-    await refused((Unavailable, Misuse), here, f"lmdb:{tmp_path}/locked/there")
-
-
-async def test_a_place_that_cannot_be_is_refused(tmp_path):
-    """A file stands in the way of the folder, as does a missing right for who is not root."""
-    here = f"lmdb:{tmp_path}/here"
-    await written(here, 20)
-    (tmp_path / "file").write_text("")
-
-    await refused((Unavailable, Misuse), here, f"lmdb:{tmp_path}/file/there")
-
-
-async def test_a_role_without_rights_is_refused(postgres, tmp_path):
-    here = f"lmdb:{tmp_path}/here"
-    await written(here, 20)
-    database = postgres.new_database()
-    postgres.run("DROP ROLE IF EXISTS poor")
-    postgres.run("CREATE ROLE poor LOGIN")
-
-    await refused(Misuse, here, database.replace("postgres@", "poor@"), "may not make")
-
-
-async def test_a_second_migration_of_the_same_store_is_refused(tmp_path):
-    here = f"lmdb:{tmp_path}/here"
-    await written(here, 20)
-    async with open_backend(here) as backend, backend.claim_move():
-        with pytest.raises(Unavailable, match="bringing"):
-            await migrate_store(here, f"lmdb:{tmp_path}/there")
-    assert not (tmp_path / "there").exists()
-
-
-async def test_a_store_that_is_elsewhere_is_not_migrated_from_where_it_was(tmp_path):
-    here, there = f"lmdb:{tmp_path}/here", f"file:{tmp_path}/there"
-    await written(here, 20)
-    await migrate_store(here, there)
-
-    with pytest.raises(StoreMoved, match="there"):
-        await migrate_store(here, f"file:{tmp_path}/elsewhere")
-
-    assert not (tmp_path / "elsewhere").exists()
-
-
-async def test_nothing_to_roll_back_is_told(tmp_path):
-    here = f"lmdb:{tmp_path}/here"
-    await written(here, 20)
-
-    with pytest.raises(Misuse, match="nothing to take back"):
-        await roll_back(here, f"lmdb:{tmp_path}/there")
-
-    assert not (tmp_path / "there").exists()
-
-
-@pytest.mark.parametrize(("source", "target"), [("memory:", "lmdb:x"), ("lmdb:x", "memory:"), ("lmdb:x", "nonsense"), ("jetstream:x", "lmdb:y")])
-async def test_places_that_are_none_are_refused(source, target, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    with pytest.raises(Misuse):
-        await migrate_store(source, target)
-
-    assert list(tmp_path.iterdir()) == []
-
-
-async def test_a_file_store_in_use_can_be_migrated_by_its_process_only(tmp_path):
-    here = f"file:{tmp_path}/here"
-    async with open_backend(here) as backend:
-        await Desk(backend).append("a")
-        with pytest.raises(Unavailable, match=r"migrate\(rt, URL\)"):
-            await migrate_store(here, f"lmdb:{tmp_path}/there")
-        await Desk(backend).ask(appending("a"))

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import attrs
+import trio
 
 from perdure.actors.seat import seat_of
 from perdure.backends.environment import Environment
@@ -203,12 +204,14 @@ async def bring(
         else:
             await _check_arrived(target, to, back)
             then()
+        with trio.CancelScope(shield=True):  # it is there: who cancels is too late
+            head, revision = await target.head(), await target.revision()
     return Migrated(
         store=source.id,
         source=back,
         target=to,
-        head=await target.head(),
-        revision=await target.revision(),
+        head=head,
+        revision=revision,
         events=carrier.events,
         entries=carrier.entries,
         log_digest=carrier.digest if carrier.position else "",

@@ -226,11 +226,11 @@ async def test_the_source_named_from_another_folder_is_refused(tmp_path, monkeyp
 @pytest.mark.parametrize(("source", "target"), [("lmdb", "file"), ("file", "lmdb")])
 async def test_the_folder_of_the_source_as_another_backend_is_refused(tmp_path, source, target):
     await written(f"{source}:{tmp_path}/here")
-    before = sorted(path.name for path in (tmp_path / "here").iterdir())
+    before = {path.name for path in (tmp_path / "here").iterdir()}
 
     await refused(Misuse, f"{source}:{tmp_path}/here", f"{target}:{tmp_path}/here", r"holds an? ")
 
-    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == before
+    assert {path.name for path in (tmp_path / "here").iterdir()} - before <= {"moving.lock"}
 
 
 async def test_the_same_database_by_another_name_is_refused(postgres):

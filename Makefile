@@ -34,7 +34,7 @@ writers: setup  ## PostgreSQL: 100,000 events by eight processes, followed by fo
 	PERDURE_TEST_POSTGRES_EVENTS=100000 $(VENV)/bin/pytest tests/postgres/test_crowd.py $(ARGS)
 
 test-moves: setup  ## all flights from memory to a file, LMDB, PostgreSQL and LMDB, in use, their migrations cut off 20 times (PERDURE_TEST_SEED=7 for others)
-	PERDURE_TEST_MIGRATE_ROWS=336776 PERDURE_TEST_MIGRATE_KILLS=20 $(VENV)/bin/pytest tests/examples/test_flights_moving.py tests/processes/test_moves.py --override-ini timeout=0 --capture=no $(ARGS)
+	PERDURE_TEST_MIGRATE_ROWS=336776 PERDURE_TEST_MIGRATE_KILLS=20 $(VENV)/bin/pytest tests/examples/test_flights_moving.py tests/processes/test_moves.py $(ARGS)
 
 test-ipfs: setup  ## blobs against real IPFS code, Kubo's library and js-ipfs, both without a network (the first time it fetches them: 150 MB of wheels, 300 MB of npm)
 	$(INSTALL) --requirement tests/ipfs/requirements.txt

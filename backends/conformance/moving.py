@@ -194,7 +194,7 @@ async def named_entries_are_read(desk: Desk) -> None:
     wanted = [whole[name] for name in names if name in whole]
     same(await desk.backend.read_these(names, bytes_max=MANY), (wanted, len(names)), "all of them")
     for bytes_max in (1, 60, 100):
-        found, left = [], names
+        found, left = list[BucketEntry](), names
         while left:
             entries, count = await desk.backend.read_these(left, bytes_max=bytes_max)
             holds(count > 0, "nothing was looked at")

@@ -473,7 +473,8 @@ class ForgetsWhatIsTraced(Liar):
     """Forgets what was changed again, too."""
 
     async def forget_trace(self, traced: Sequence[Traced]) -> None:
-        seen, after = [], b""
+        seen: list[Traced] = []
+        after: bytes | None = b""
         while after is not None:
             page = await self.inner.read_trace(after=after, limit=100)
             seen, after = seen + page.traced, page.after

@@ -54,7 +54,8 @@ async def test_the_flights_move_while_they_are_in_use(load, root, tmp_path, data
                 if over.is_set():
                     break
                 began = trio.current_time()
-                acknowledged.append((await rt.append(f"{domain.CATEGORY}-live{number % 50}", [feed.to_event(row)])).position)
+                appended = await rt.append(f"{domain.CATEGORY}-live{number % 50}", [feed.to_event(row)])
+                acknowledged.append(appended.position or 0)
                 waits_s.append(trio.current_time() - began)
                 await trio.sleep_until(began + 1 / PER_S)
             ended.set()

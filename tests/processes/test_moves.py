@@ -62,7 +62,8 @@ class Moves:
         """The program on the store at *url*, which it has opened; at the end it is asked to stop, unless it was killed."""
         self.runs += 1
         line = [sys.executable, str(TRAFFIC), url, str(self.journal), str(PER_S), f"live{self.runs}n", *([target] if target else [])]
-        with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with self.journal.with_name("said").open("a") as log, subprocess.Popen(line, **pipes, stderr=log, text=True) as program:
             try:
                 await said(program)
                 yield program
@@ -95,7 +96,7 @@ class Moves:
         line = [sys.executable, "-m", "perdure.runtime", "migrate", source, target, *options, "--json"]
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
             if kill:
-                with trio.move_on_after(START_S + self.delay_s()):
+                with trio.move_on_after(START_S + self.delay_s(0.5)):
                     while child.poll() is None:  # noqa: ASYNC110 - it is no child of Trio's
                         await trio.sleep(0.02)
                 child.kill()
@@ -130,9 +131,9 @@ class Moves:
 
     # -- both --------------------------------------------------------------------------------
 
-    def delay_s(self) -> float:
+    def delay_s(self, more_s: float = 0.0) -> float:
         """When the next kill comes."""
-        return self.random.random() * self.whole_s
+        return self.random.random() * (self.whole_s + more_s)
 
     def note(self, source: str, target: str, kills: int, took_s: float, pause_s: float, more: str = "") -> None:
         """Keep how a way went."""
@@ -164,7 +165,7 @@ async def fill(url: str) -> None:
 @pytest.mark.timeout(1_800)
 async def test_the_flights_move_however_often_who_moves_them_is_killed(tmp_path: Path, postgres: Given, capsys: pytest.CaptureFixture[str]) -> None:
     places = [f"file:{tmp_path}/a", f"lmdb:{tmp_path}/b", postgres.new_database(), f"lmdb:{tmp_path}/c"]
-    moves = Moves(tmp_path / "journal", random.Random(SEED), whole_s=0.5 + ROWS / 30_000)
+    moves = Moves(tmp_path / "journal", random.Random(SEED), whole_s=ROWS / 30_000)
     await fill(places[0])
 
     await moves.move_itself(places[0], places[1], KILLS // 4)

@@ -14,7 +14,7 @@ from typing import TextIO
 import trio
 
 from perdure.backends.errors import RuntimeFailed, StoreMoved
-from perdure.runtime import EVERYTHING, START, App, Runtime, open_runtime
+from perdure.runtime import EVERYTHING, START, App, NewEvent, Position, Runtime, open_runtime
 from perdure.runtime.migrate import migrate
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
@@ -28,10 +28,14 @@ STREAMS = 50
 
 
 async def run(url: str, journal: TextIO, per_s: float, name: str, target: str) -> None:
-    """Until standard input ends."""
+    """Once all has caught up, until standard input ends."""
     async with open_runtime(url, APP) as rt, trio.open_nursery() as nursery:
-        stop = trio.Event()
-        nursery.start_soon(follow, rt, journal)
+        head = (await rt.append("ready", [NewEvent({}, type="ready")])).position or START
+        stop, caught_up = trio.Event(), trio.Event()
+        nursery.start_soon(follow, rt, journal, head, caught_up)
+        await rt.model(CARRIERS).wait_for(head)
+        await rt.model(BOARDS).wait_for(head)
+        await caught_up.wait()
         nursery.start_soon(write, rt, journal, per_s, name, stop)
         print("open", flush=True)
         if target:
@@ -57,11 +61,13 @@ async def write(rt: Runtime, journal: TextIO, per_s: float, name: str, stop: tri
         await trio.sleep_until(began + 1 / per_s)
 
 
-async def follow(rt: Runtime, journal: TextIO) -> None:
+async def follow(rt: Runtime, journal: TextIO, head: Position, caught_up: trio.Event) -> None:
     """All events, from where it stood."""
     async with rt.subscribe(EVERYTHING, after=START, name="follower") as events:
         async for event in events:
             journal.write(f"seen {event.position}\n")
+            if event.position == head:
+                caught_up.set()
 
 
 def main() -> None:
@@ -70,7 +76,7 @@ def main() -> None:
     with Path(journal).open("a", buffering=1, encoding="utf-8") as lines:
         lines.write("run\n")
         try:
-            trio.run(run, url, lines, float(per_s), name, *(target or [""]))
+            trio.run(run, url, lines, float(per_s), name, target[0] if target else "")
         except* (StoreMoved, RuntimeFailed):
             lines.write("moved\n")
 

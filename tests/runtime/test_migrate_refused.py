@@ -50,6 +50,7 @@ def beside(*arguments):
     """Another process that has a store open, or is in the middle of a migration; its pid."""
     with subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, text=True) as child:
         try:
+            assert child.stdout is not None
             assert child.stdout.readline() == "there\n"
             yield child.pid
         finally:

@@ -13,7 +13,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test handovers writers test-ipfs test-faults soak-processes torture bench matrix lint types clean
+.PHONY: help setup demo test handovers writers test-moves test-ipfs test-faults soak-processes torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -32,6 +32,9 @@ handovers: setup  ## twenty projections in two processes, their owner killed, en
 
 writers: setup  ## PostgreSQL: 100,000 events by eight processes, followed by four
 	PERDURE_TEST_POSTGRES_EVENTS=100000 $(VENV)/bin/pytest tests/postgres/test_crowd.py $(ARGS)
+
+test-moves: setup  ## all flights from memory to a file, LMDB, PostgreSQL and LMDB, in use, their migrations cut off 20 times (PERDURE_TEST_SEED=7 for others)
+	PERDURE_TEST_MIGRATE_ROWS=336776 PERDURE_TEST_MIGRATE_KILLS=20 $(VENV)/bin/pytest tests/examples/test_flights_moving.py tests/processes/test_moves.py $(ARGS)
 
 test-ipfs: setup  ## blobs against real IPFS code, Kubo's library and js-ipfs, both without a network (the first time it fetches them: 150 MB of wheels, 300 MB of npm)
 	$(INSTALL) --requirement tests/ipfs/requirements.txt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.backends import keys
+from perdure.backends import keys, trace
 from perdure.backends.answers import write_drawn
 from perdure.backends.build import build, kinds
 from perdure.backends.commit import BEATS, CHECKPOINTS, MODELS, Alike, SaveSnapshot
@@ -49,6 +49,8 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
         write_cut(writer, cache, cut)
     if done.changes or done.states:
         write_meta(writer, "revision", done.revision)
+        if cache.trace:
+            trace.note(writer, done)
     if not done.pieces and done.at_us > cache.at_us and (done.changes or done.states or done.kept or done.snapshots or done.cuts):
         write_meta(writer, "at", done.at_us)
     for snapshot, at_us in done.snapshots:

@@ -26,27 +26,23 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from perdure.backends.carried import AgedPage, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Traced, TracePage
 from perdure.backends.commit import Commit, Committed, Group
 from perdure.backends.errors import InDoubt, Misuse, Unavailable
 from perdure.backends.event import Position, Record
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import (
-    AgedPage,
     Backend,
     Capabilities,
     Changes,
     CutBound,
     Entry,
-    EntryPage,
     Held,
     Moment,
     Moves,
-    Numbers,
     Page,
     Reads,
-    Rest,
     Snapshot,
-    SnapshotHead,
     State,
     StoreStatus,
     StreamInfo,
@@ -324,8 +320,23 @@ class FaultyBackend(FaultyReads):
     async def read_aged(self, *, since_us: int = 0, after: bytes = b"", limit: int) -> AgedPage:
         return await self._go("read_aged", [], lambda: self.inner.read_aged(since_us=since_us, after=after, limit=limit))
 
-    async def count_unwatched(self) -> dict[str, int]:
-        return await self._go("count_unwatched", [], self.inner.count_unwatched)
+    async def read_these(self, keys: Sequence[tuple[str, bytes]], *, bytes_max: int) -> tuple[list[BucketEntry], int]:
+        return await self._go("read_these", [], lambda: self.inner.read_these(keys, bytes_max=bytes_max))
+
+    async def begin_trace(self) -> int:
+        self._check_sound()
+        return await self._faults.through("begin_trace", [], self.inner.begin_trace)
+
+    async def read_trace(self, *, after: bytes = b"", limit: int) -> TracePage:
+        return await self._go("read_trace", [], lambda: self.inner.read_trace(after=after, limit=limit))
+
+    async def forget_trace(self, traced: Sequence[Traced]) -> None:
+        self._check_sound()
+        await self._faults.through("forget_trace", [], lambda: self.inner.forget_trace(traced))
+
+    async def end_trace(self) -> None:
+        self._check_sound()
+        await self._faults.through("end_trace", [], self.inner.end_trace)
 
     async def snapshot_heads(self) -> list[SnapshotHead]:
         return await self._go("snapshot_heads", [], self.inner.snapshot_heads)

@@ -65,7 +65,8 @@ def begin(writer: Writer, cache: Cache, url: str, *, anew: bool) -> bool:
             raise Misuse(f"{url} holds data already: load into a new store")
         tables.write_meta(writer, "loading", 1)
         write_moved(writer, cache, "")
-        cache.loading = True
+        writer.delete("meta", tables.TRACE.encode())
+        cache.loading, cache.trace = True, 0
     return _clear(writer) if anew else False
 
 

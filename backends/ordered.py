@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import trio
 
-from perdure.backends import answers, build, fetch, loading, tables, upkeep
+from perdure.backends import answers, build, fetch, loading, tables, trace, upkeep
 from perdure.backends.apply import TYPES_MAX, TooManyTypes, apply
 from perdure.backends.commit import Answer, Commit, Committed, Group
 from perdure.backends.cutting import SWEEP_BYTES, sweep_some
@@ -398,12 +398,15 @@ class OrderedBackend(OrderedLoads):
         if tables.read_meta(writer, "loading") or tables.read_moved(writer):
             raise _NothingToWrite
         before = tables.read_meta(writer, "merged")
+        left = trace.sweep(writer, self.environment.clock())
+        if left:
+            self._cache_valid = False
         forgotten = upkeep.forget_some(writer, keys_before_us=keys_before_us, tombstones_before_us=tombstones_before_us)
         swept = sweep_some(writer, before_us=swept_before_us, bytes_max=SWEEP_BYTES if merges else 1)
         merged = merges and not swept and upkeep.merge_some(writer, swept_before_us)
-        if not (forgotten or swept or merged or before != tables.read_meta(writer, "merged")):
+        if not (left or forgotten or swept or merged or before != tables.read_meta(writer, "merged")):
             raise _NothingToWrite
-        return swept or merged or forgotten == upkeep.FORGET_ROWS
+        return left or swept or merged or forgotten == upkeep.FORGET_ROWS
 
     async def shrink(self) -> str:
         """See `Backend.shrink`."""

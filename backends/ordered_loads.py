@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
-from perdure.backends import loading, tables
+from perdure.backends import loading, tables, trace
 from perdure.backends.apply import TooManyTypes
+from perdure.backends.carried import Rest, Traced
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Full, TooLarge, Unavailable
 from perdure.backends.event import Record
@@ -16,7 +17,7 @@ from perdure.backends.moment import hold_moment
 from perdure.backends.news import Moved
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedMap
 from perdure.backends.ordered_reads import OrderedReads
-from perdure.backends.protocol import CutBound, Moment, Rest, StreamInfo
+from perdure.backends.protocol import CutBound, Moment, StreamInfo
 from perdure.backends.rest import load_rest
 from perdure.backends.tables import Cache, Writer
 
@@ -148,6 +149,27 @@ class OrderedLoads(OrderedReads):
             if not done:
                 self._forget()
             self._end_turn()
+
+    # -- following ---------------------------------------------------------------------------
+
+    async def begin_trace(self) -> int:
+        """See `Moves.begin_trace`."""
+        self._check_declared("moves")
+        now_us = self.environment.clock()
+        while await self._load(lambda writer: trace.begin(writer, self._cache, now_us)):
+            pass
+        return self._cache.trace
+
+    async def forget_trace(self, traced: Sequence[Traced]) -> None:
+        """See `Moves.forget_trace`."""
+        self._check_declared("moves")
+        await self._load(lambda writer: trace.forget(writer, traced))
+
+    async def end_trace(self) -> None:
+        """See `Moves.end_trace`."""
+        self._check_declared("moves")
+        while await self._load(lambda writer: trace.end(writer, self._cache)):
+            pass
 
     # -- leaving -----------------------------------------------------------------------------
 

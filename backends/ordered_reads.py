@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import trio
 
-from perdure.backends import answers, rest, tables
+from perdure.backends import answers, rest, tables, trace
 from perdure.backends.bounds import bounds
+from perdure.backends.carried import AgedPage, BucketEntry, EntryPage, Numbers, SnapshotHead, TracePage
 from perdure.backends.commit import Committed
 from perdure.backends.errors import Closed
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName
 from perdure.backends.ordered_map import MapAway
-from perdure.backends.protocol import AgedPage, Changes, CutBound, Entry, EntryPage, Numbers, Page, Snapshot, SnapshotHead, StreamInfo
+from perdure.backends.protocol import Changes, CutBound, Entry, Page, Snapshot, StreamInfo
 from perdure.backends.selector import EVERYTHING, Selector
 from perdure.backends.tables import Reader
 
@@ -121,16 +121,13 @@ class OrderedReads:
         """See `Moves.read_aged`."""
         return await self._now(lambda reader: rest.read_aged(reader, since_us=since_us, after=after, limit=limit), large=True)
 
-    async def count_unwatched(self) -> dict[str, int]:
-        """See `Moves.count_unwatched`."""
-        counts, after = await self._count(b"")
-        while after is not None:
-            more, after = await self._count(after)
-            counts += more
-        return dict(counts)
+    async def read_these(self, keys: Sequence[tuple[str, bytes]], *, bytes_max: int) -> tuple[list[BucketEntry], int]:
+        """See `Moves.read_these`."""
+        return await self._now(lambda reader: rest.read_these(reader, keys, bytes_max=bytes_max), large=True)
 
-    async def _count(self, after: bytes) -> tuple[Counter[str], bytes | None]:
-        return await self._now(lambda reader: rest.count_unwatched(reader, after), large=True)
+    async def read_trace(self, *, after: bytes = b"", limit: int) -> TracePage:
+        """See `Moves.read_trace`."""
+        return await self._now(lambda reader: trace.read_some(reader, after=after, limit=limit), large=True)
 
     async def snapshot_heads(self) -> list[SnapshotHead]:
         """See `Moves.snapshot_heads`."""

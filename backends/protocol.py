@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from perdure.backends.carried import AgedPage, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Traced, TracePage
 from perdure.backends.commit import Commit, Committed, Group
-from perdure.backends.engine import Kept
 from perdure.backends.event import Position, Record
 from perdure.backends.progress import Told, nobody
 from perdure.backends.recovery import Recovery
@@ -162,86 +162,6 @@ class StoreStatus:
     """What only this kind of backend knows: flush times, oldest reader, and so on."""
 
 
-@attrs.frozen
-class BucketEntry:
-    """An entry as it is kept, with its bucket."""
-
-    bucket: str
-    key: bytes
-    revision: int
-    value: bytes
-
-
-@attrs.frozen
-class Tombstone:
-    """What is kept of an entry that was deleted: the revision of that, and its time."""
-
-    bucket: str
-    key: bytes
-    revision: int
-    at_us: int
-
-
-@attrs.frozen
-class Answered:
-    """What is kept of a commit that had an idempotency key."""
-
-    id: bytes
-    kept: Kept
-
-
-@attrs.frozen
-class EntryPage:
-    """Some entries; *after* is what to ask for next, None at the end. A page may be empty and not the last."""
-
-    entries: list[BucketEntry]
-    after: bytes | None
-
-
-@attrs.frozen
-class AgedPage:
-    """Some of what is to be forgotten one day, in order of its time; *after* as in `EntryPage`."""
-
-    aged: list[Tombstone | Answered]
-    after: bytes | None
-
-
-@attrs.frozen
-class SnapshotHead:
-    """Which snapshot it is: all but its state."""
-
-    name: str
-    position: Position
-    fingerprint: str
-    at_us: int
-
-
-@attrs.frozen
-class Numbers:
-    """A store's counters: the newest revision, its last time, and by bucket up to which revision deletes are forgotten."""
-
-    revision: int
-    at_us: int
-    compacted: dict[str, int] = attrs.field(factory=dict)
-
-
-@attrs.define
-class Rest:
-    """What is to be laid over what a store holds beside its log: put as it is here, taken away where it is among the *gone*."""
-
-    entries: list[BucketEntry] = attrs.field(factory=list)
-    aged: list[Tombstone | Answered] = attrs.field(factory=list)
-    snapshots: list[Snapshot] = attrs.field(factory=list)
-    gone: list[tuple[str, bytes]] = attrs.field(factory=list)
-    """Entries and tombstones, by bucket and key."""
-    gone_answers: list[bytes] = attrs.field(factory=list)
-    gone_snapshots: list[tuple[str, Position]] = attrs.field(factory=list)
-    numbers: Numbers | None = None
-
-    def __bool__(self) -> bool:
-        return any((self.entries, self.aged, self.snapshots, self.gone, self.gone_answers, self.gone_snapshots, self.numbers))
-
-
 class Reads(Protocol):
     """What can be asked of a store; a `View` answers all of it at one position."""
 
@@ -384,8 +304,27 @@ class Moves(Protocol):
         """Tombstones, and answers to idempotency keys, of that time or later."""
         ...
 
-    async def count_unwatched(self) -> dict[str, int]:
-        """How many entries each bucket has whose deletes leave no tombstones."""
+    async def read_these(self, keys: Sequence[tuple[str, bytes]], *, bytes_max: int) -> tuple[list[BucketEntry], int]:
+        """Those of the entries, named by bucket and key, that there are; and how many names were looked at, in their order: at least one."""
+        ...
+
+    async def begin_trace(self) -> int:
+        """Note from here on which entries are changed, by all processes, whatever their bucket; what was noted before is forgotten.
+
+        Returns its number, which no other trace has. It is noted until `end_trace`, for a day at least.
+        """
+        ...
+
+    async def read_trace(self, *, after: bytes = b"", limit: int) -> TracePage:
+        """What was changed since then, each entry once."""
+        ...
+
+    async def forget_trace(self, traced: Sequence[Traced]) -> None:
+        """Forget that these were changed, unless they were changed again."""
+        ...
+
+    async def end_trace(self) -> None:
+        """Note nothing any more."""
         ...
 
     async def snapshot_heads(self) -> list[SnapshotHead]:

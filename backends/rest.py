@@ -2,24 +2,23 @@
 
 A migration reads it page by page while others write, and lays it over what another store has. Changed entries are found
 by revision: those of watched buckets by the rows of their changes; of the others (checkpoints, states of models, beats)
-all are looked at, and their number tells whether one was deleted, for that leaves no trace.
+all are looked at. Who follows a store reads its trace instead.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from perdure.backends import keys, tables
 from perdure.backends.apply import UNWATCHED, write_change, write_snapshot
+from perdure.backends.carried import AgedPage, Answered, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Tombstone
 from perdure.backends.commit import SaveSnapshot
 from perdure.backends.engine import Change
 from perdure.backends.event import Position
 from perdure.backends.limits import LIMITS
-from perdure.backends.protocol import AgedPage, Answered, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Tombstone
 from perdure.backends.sealing import sealed
 from perdure.backends.tables import Cache, Reader, Writer
 
@@ -97,17 +96,18 @@ def _is_watched(bucket: bytes) -> bool:
     return not bucket.decode().startswith(UNWATCHED)
 
 
-def count_unwatched(reader: Reader, after: bytes) -> tuple[Counter[str], bytes | None]:
-    """Of some rows of buckets without tombstones: how many entries of each; and where to go on, None at the end."""
-    for prefix in sorted(UNWATCHED):
-        lead = prefix.encode()
-        stop = keys.after_prefix(lead)
-        if stop is None or after >= stop:
-            continue
-        rows = reader.scan("kv", max(lead, after + b"\0" if after else b""), stop, ROWS)
-        if rows:
-            return Counter(bytes(key).partition(b"\0")[0].decode() for key, _ in rows), bytes(rows[-1][0])
-    return Counter(), None
+def read_these(reader: Reader, names: Sequence[tuple[str, bytes]], *, bytes_max: int) -> tuple[list[BucketEntry], int]:
+    """See `Moves.read_these`."""
+    found: list[BucketEntry] = []
+    for count, (bucket, key) in enumerate(names, 1):
+        row = keys.entry(bucket, key)
+        raw = reader.get("kv", row)
+        if raw is not None and (entry := _entry_of(row, bytes(raw))) is not None:
+            found.append(entry)
+            bytes_max -= len(entry.value)
+            if bytes_max <= 0:
+                return found, count
+    return found, len(names)
 
 
 def read_aged(reader: Reader, *, since_us: int, after: bytes, limit: int) -> AgedPage:

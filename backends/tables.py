@@ -86,6 +86,8 @@ class Cache:
     """Whether the store is being loaded: nothing is committed then."""
     moved: str = ""
     """Where the store is now, if it is not here: nothing is committed then either."""
+    trace: int = 0
+    """Not 0: commits note which entries they change (see `trace`)."""
     owner: bytes = b"\0" * 8
     """Whose it is: under this name the ids of the last group are kept that its events do not tell."""
 
@@ -101,6 +103,7 @@ class Cache:
         self.streams_made = read_meta(reader, "streams")
         self.loading = bool(read_meta(reader, "loading"))
         self.moved = read_moved(reader)
+        self.trace = read_meta(reader, TRACE)
 
     def load_types(self, reader: Reader) -> None:
         """Read the table of types."""
@@ -134,6 +137,8 @@ def write_meta(writer: Writer, name: str, value: int) -> None:
     writer.put("meta", key, sealed(key, keys.number(value)))
 
 
+TRACE = "trace"
+"""The number of `meta` that says since when changed entries are noted."""
 MOVED = b"moved"
 """The row of `meta` that says where the store is now."""
 

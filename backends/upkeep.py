@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from perdure.backends import cutting, frame, keys
+from perdure.backends import cutting, frame, keys, trace
 from perdure.backends.build import trim
 from perdure.backends.tables import Writer, read_entry, read_meta, write_meta
 
@@ -84,4 +84,5 @@ def _forget_tombstone(writer: Writer, row: bytes, revision: int) -> None:
     if raw is not None and read_entry(row, raw) == (revision, None):
         writer.delete("kv", row)
         writer.delete("changes", keys.change(name, revision, key))
+        trace.note_forgotten(writer, row, revision)
         write_meta(writer, f"compacted {name}", max(revision, read_meta(writer, f"compacted {name}")))

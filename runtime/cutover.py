@@ -17,8 +17,9 @@ from typing import Final
 import attrs
 import trio
 
+from perdure.backends.carried import Answered
 from perdure.backends.errors import Misuse, PerdureError, StoreMoved, Unavailable
-from perdure.backends.protocol import Answered, Backend, Held, State
+from perdure.backends.protocol import Backend, Held, State
 from perdure.runtime.carry import Carrier
 
 PAUSE_S: Final = 0.5
@@ -57,8 +58,7 @@ async def cut_over(
             if gone_to := await source.moved_to():
                 raise StoreMoved(source.id, gone_to)
             with trio.move_on_after(_BRING_SHARE * pause_s):
-                await carrier.finish()
-                done = True
+                done = await carrier.finish()
             if done:
                 with trio.CancelScope(shield=True):
                     await held.mark(to)
@@ -98,9 +98,11 @@ async def end_cut_over(carrier: Carrier, source: Backend, target: Backend) -> No
     Raises:
       Misuse, Corrupt: what is in the target is not what the source holds.
     """
-    await carrier.catch_up()
-    async with source.hold_commits():
-        await carrier.finish()
+    brought = False
+    while not brought:
+        await carrier.catch_up()
+        async with source.hold_commits():
+            brought = await carrier.finish()
     await target.end_load()
 
 

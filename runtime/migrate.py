@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import attrs
+import trio
 
 from perdure.actors.seat import seat_of
 from perdure.backends.environment import Environment
@@ -187,7 +188,9 @@ async def bring(
     """
     back, to = await place_of(source), await place_of(target)
     carrier, pause = Carrier(source, target, progress), Pause(0.0, 0.0, 0)
-    async with target.claim_move():
+    if target.state is State.OPEN and not await source.moved_to() and (await target.head() or await target.revision()):
+        raise Misuse(f"{to} holds data already: it is the source itself by another name, or a copy of it that is in use; name a place where there is none")
+    async with target.claim_move(), aclosing(carrier):
         gone_to = await source.moved_to()
         if gone_to and gone_to != to:
             raise StoreMoved(back, gone_to)
@@ -201,12 +204,14 @@ async def bring(
         else:
             await _check_arrived(target, to, back)
             then()
+        with trio.CancelScope(shield=True):  # it is there: who cancels is too late
+            head, revision = await target.head(), await target.revision()
     return Migrated(
         store=source.id,
         source=back,
         target=to,
-        head=await target.head(),
-        revision=await target.revision(),
+        head=head,
+        revision=revision,
         events=carrier.events,
         entries=carrier.entries,
         log_digest=carrier.digest if carrier.position else "",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import attrs
 import trio
 
+from perdure.backends.carried import Answered, BucketEntry, Numbers, Rest, Tombstone, Traced, TracePage
 from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS, NEW_FENCE, Committed, Cut, Delete, Fence, Put, PutAll, SaveSnapshot, Stored, key_id
 from perdure.backends.conformance.law import MANY, Desk, Part, Stores, appending, fails, holds, is_a, new_name, open_desk, same
 from perdure.backends.errors import Conflict, Misuse, StoreMoved, Unavailable, Unsupported
 from perdure.backends.event import Position
-from perdure.backends.protocol import Answered, Backend, BucketEntry, Numbers, Rest, Snapshot, State, Tombstone
+from perdure.backends.protocol import Backend, Snapshot, State
 
 PART = Part("moving")
 PLACE = "lmdb:/another/place"
@@ -133,7 +136,71 @@ async def changed_entries_are_found_by_revision(desk: Desk) -> None:
         for limit in (1, 3, 100):
             found = await entries_of(desk.backend, beyond=beyond, limit=limit)
             same(sorted(found, key=lambda entry: (entry.bucket, entry.key)), wanted, f"what is beyond {beyond}")
-    same(await desk.backend.count_unwatched(), {CHECKPOINTS: 5, f"{MODELS}m": 6}, "the numbers of entries without tombstones")
+
+
+async def traced_of(backend: Backend, *, limit: int = 3) -> dict[tuple[str, bytes], Traced]:
+    """What was changed since the trace was begun."""
+    found: dict[tuple[str, bytes], Traced] = {}
+    after: bytes | None = b""
+    while after is not None:
+        page = await backend.read_trace(after=after, limit=limit)
+        holds(not any((one.bucket, one.key) in found for one in page.traced), "an entry is traced twice")
+        found, after = found | {(one.bucket, one.key): one for one in page.traced}, page.after
+    return found
+
+
+@PART.law("A trace holds each entry that is changed or deleted while it is kept, whatever its bucket and its process, until it is forgotten as it was.")
+async def a_trace_holds_what_is_changed(stores: Stores) -> None:
+    name = new_name()
+    async with AsyncExitStack() as stack:
+        desk = other = await stack.enter_async_context(open_desk(stores, name))
+        if not _moves(desk):
+            return
+        if desk.backend.capabilities.shared_writes:
+            other = await stack.enter_async_context(open_desk(stores, name))
+        for number in range(4):
+            await other.done(Put("a", b"%d" % number, b"x"), PutAll(f"{MODELS}m", [(b"%d" % number, b"x")]), Put(CHECKPOINTS, b"%d" % number, b"x"))
+        same((await desk.backend.read_trace(limit=9)).trace, 0, "the trace of a store that is not followed")
+        trace = await desk.backend.begin_trace()
+        same((await desk.backend.read_trace(limit=9), await traced_of(desk.backend)), (TracePage(trace, [], None), {}), "a trace at its beginning")
+
+        await other.done(PutAll(f"{MODELS}m", [(b"%d" % number, b"y") for number in (0, 2, 7)]), Put("a", b"9", b"y"))
+        await desk.done(Delete("a", b"1"), Delete(CHECKPOINTS, b"3"), Delete(f"{MODELS}m", b"1"))
+        wanted = {("a", b"9"), ("a", b"1"), (CHECKPOINTS, b"3"), *((f"{MODELS}m", b"%d" % number) for number in (0, 1, 2, 7))}
+        found = await traced_of(desk.backend)
+        same(set(found), wanted, "what is traced")
+        same(set(await traced_of(desk.backend, limit=1)), wanted, "the same, one at a time")
+
+        await other.done(Put("a", b"9", b"z"), PutAll(f"{MODELS}m", [(b"0", b"z")]))
+        await desk.backend.forget_trace(list(found.values()))
+        same(set(await traced_of(desk.backend)), {("a", b"9"), (f"{MODELS}m", b"0")}, "what was changed again")
+
+        again = await desk.backend.begin_trace()
+        holds(again > trace, "two traces with one number")
+        same(await traced_of(desk.backend), {}, "a trace that was begun anew")
+        await desk.backend.end_trace()
+        await other.done(Put("a", b"9", b"w"))
+        same(await desk.backend.read_trace(limit=9), TracePage(0, [], None), "a trace that was ended")
+
+
+@PART.store("Named entries are read as they are, however few bytes are wanted; what is not there, or deleted, is left out.")
+async def named_entries_are_read(desk: Desk) -> None:
+    if not _moves(desk):
+        return
+    for number in range(5):
+        await desk.done(Put("a", b"%d" % number, b"x" * 50), PutAll(f"{MODELS}m", [(b"%d" % number, b"y" * 50)]))
+    await desk.done(Delete("a", b"1"))
+    names = [("a", b"4"), ("a", b"1"), (f"{MODELS}m", b"0"), ("none", b"0"), ("a", b"0"), ("a", b"none")]
+    whole = {(entry.bucket, entry.key): entry for entry in await entries_of(desk.backend)}
+    wanted = [whole[name] for name in names if name in whole]
+    same(await desk.backend.read_these(names, bytes_max=MANY), (wanted, len(names)), "all of them")
+    for bytes_max in (1, 60, 100):
+        found, left = list[BucketEntry](), names
+        while left:
+            entries, count = await desk.backend.read_these(left, bytes_max=bytes_max)
+            holds(count > 0, "nothing was looked at")
+            found, left = found + entries, left[count:]
+        same(found, wanted, f"the same, {bytes_max} bytes at a time")
 
 
 @PART.store("What ages is found by its time: tombstones and kept answers from any time on, none twice, none that was put again.")

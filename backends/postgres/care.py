@@ -11,7 +11,7 @@ import trio
 from perdure.backends.errors import Unavailable
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
-from perdure.backends.postgres import checking, session, upkeep
+from perdure.backends.postgres import checking, session, tracing, upkeep
 from perdure.backends.postgres.news import PostgresNews
 from perdure.backends.postgres.pool import Pool
 from perdure.backends.postgres.reads import PostgresReads
@@ -61,6 +61,7 @@ class PostgresCare(PostgresReads):
         if not self.capabilities.writes:
             return False
         async with self._step() as (_, ask):
+            await tracing.sweep(ask)
             return await upkeep.forget(ask, self.limits)
 
     async def shrink(self) -> str:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from perdure.backends import keys
 from perdure.backends.apply import UNWATCHED
+from perdure.backends.carried import AgedPage, Answered, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Tombstone
 from perdure.backends.errors import Unavailable
 from perdure.backends.event import Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.postgres import cutting, facts, filling, session
 from perdure.backends.postgres.news import TELL
 from perdure.backends.postgres.packing import pack_kept, unpack_kept
-from perdure.backends.postgres.reads import PostgresReads
 from perdure.backends.postgres.schema import LOADING
 from perdure.backends.postgres.session import ASK_S
-from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Row, Statement, Wire, bodies, int8, int8s, texts, times
-from perdure.backends.protocol import AgedPage, Answered, BucketEntry, CutBound, EntryPage, Numbers, Rest, SnapshotHead, StreamInfo, Tombstone
-
-Ask = Callable[..., Awaitable[list[list[Row]]]]
+from perdure.backends.postgres.tracing import Ask, PostgresTraces
+from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Statement, Wire, bodies, int8, int8s, texts, times
+from perdure.backends.protocol import CutBound, StreamInfo
 
 _ENTRIES: Final = Statement(
     "SELECT bucket, key, revision, value, spent FROM (SELECT bucket, key, revision, value, octet_length(value) + 100 AS own,"
@@ -36,7 +35,6 @@ _TOMBSTONES: Final = Statement(
     ("timestamptz", "text", "bytea", "int8"),
 )
 _ANSWERED: Final = Statement("SELECT id, kept FROM perdure.commits WHERE (at, id) > ($1, $2) ORDER BY at, id LIMIT $3", ("timestamptz", "bytea", "int8"))
-_COUNT: Final = Question(Statement("SELECT bucket, count(*) FROM perdure.kv WHERE NOT watched AND value IS NOT NULL GROUP BY bucket"))
 _HEADS: Final = Question(Statement("SELECT name, position, fingerprint, at FROM perdure.snapshots ORDER BY name, position"))
 _NUMBERS: Final = Question(Statement("SELECT revision, at FROM perdure.head"))
 _COMPACTED: Final = Question(Statement("SELECT bucket, revision FROM perdure.compacted ORDER BY bucket"))
@@ -90,7 +88,7 @@ class PostgresHeld:
         self._told(to)
 
 
-class PostgresMoves(PostgresReads):
+class PostgresMoves(PostgresTraces):
     """The part of `PostgresBackend` that is about leaving and arriving."""
 
     id: str
@@ -100,9 +98,6 @@ class PostgresMoves(PostgresReads):
     """`LOADING`, or where the store is now, or '': as far as this handle knows."""
     _server: session.Server
     _connect: Callable[[], Awaitable[Wire]]
-
-    @abstractmethod
-    def _step(self, *, within_s: float = ...) -> AbstractAsyncContextManager[tuple[Row, Ask]]: ...
 
     @abstractmethod
     def _check_writes(self) -> None: ...
@@ -136,11 +131,6 @@ class PostgresMoves(PostgresReads):
         places = sorted(found)[:limit]
         more = len(gone) >= limit or len(answered) >= limit or len(found) > limit
         return AgedPage([found[place] for place in places], places[-1] if more else None)
-
-    async def count_unwatched(self) -> dict[str, int]:
-        """See `Moves.count_unwatched`."""
-        (rows,) = await self._ask(_COUNT)
-        return dict(rows)
 
     async def snapshot_heads(self) -> list[SnapshotHead]:
         """See `Moves.snapshot_heads`."""

@@ -23,7 +23,7 @@ _TOMBSTONES: Final = Statement(
     ("int8", "int8"),
 )
 _KEYS: Final = Statement(
-    "WITH old AS (SELECT id FROM perdure.commits WHERE at < clock_timestamp() - $1 * interval '1 s' ORDER BY at LIMIT $2),"
+    "WITH old AS (SELECT id FROM perdure.commits WHERE at < clock_timestamp() - $1 * interval '1 s' ORDER BY at, id LIMIT $2),"
     " gone AS (DELETE FROM perdure.commits USING old WHERE commits.id = old.id)"
     " SELECT count(*) FROM old",
     ("int8", "int8"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import attrs
 from cyclopts import Parameter
 
-from perdure.backends.protocol import Backend, StoreStatus
+from perdure.backends.protocol import Backend, State, StoreStatus
 from perdure.backends.recovery import Recovery
 from perdure.runtime.cli import out
 from perdure.runtime.cli.apps import load_app
@@ -30,10 +30,11 @@ def stats(url: Url, /, *, json: AsJson = False) -> int:
     async def command() -> int:
         async with reading(url) as backend:
             status, streams = await backend.store_status(), await _count_streams(backend)
+            moved_to = await backend.moved_to() if status.state is State.MOVED else ""
         if json:
-            out.document({**attrs.asdict(status), "streams": streams})
+            out.document({**attrs.asdict(status), "streams": streams, **({"moved_to": moved_to} if moved_to else {})})
         else:
-            out.facts(_lines(status, streams))
+            out.facts(_lines(status, streams, moved_to))
         return Exit.DONE
 
     return run_async(command)
@@ -48,7 +49,7 @@ async def _count_streams(backend: Backend) -> int:
     return count
 
 
-def _lines(status: StoreStatus, streams: int) -> list[tuple[str, object]]:
+def _lines(status: StoreStatus, streams: int, moved_to: str) -> list[tuple[str, object]]:
     limit = f" of at most {told_bytes(status.bytes_limit)}" if status.bytes_limit else ""
     return [
         ("store", status.url),
@@ -58,7 +59,7 @@ def _lines(status: StoreStatus, streams: int) -> list[tuple[str, object]]:
         ("kv revision", f"{status.revision:,}"),
         ("in use", f"{told_bytes(status.bytes_used)}{limit}"),
         ("verified", status.verified),
-        ("state", status.state),
+        ("state", f"moved: it is at {moved_to} now" if moved_to else status.state),
         *_told_recovery(status.recovery),
         *((name.removesuffix("_s").replace("_", " "), _told(name, value)) for name, value in status.details.items()),
     ]

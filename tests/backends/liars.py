@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from perdure.backends import fetch, tables
+from perdure.backends.carried import Answered, EntryPage, Rest, Tombstone, Traced
 from perdure.backends.commit import ANY, LEASES, NEW_FENCE, Append, Commit, Committed, Delete, Fence, Group, Put, Write
 from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment, InlineThreads
@@ -27,7 +28,7 @@ from perdure.backends.memory import MemoryMap
 from perdure.backends.news import Moved
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_reads import OrderedReads
-from perdure.backends.protocol import Answered, Backend, Capabilities, ChangedEntry, Changes, Entry, EntryPage, Page, Rest, Snapshot, Tombstone
+from perdure.backends.protocol import Backend, Capabilities, ChangedEntry, Changes, Entry, Page, Snapshot
 from perdure.backends.selector import EVERYTHING, Selector
 from perdure.backends.tables import Writer
 
@@ -464,6 +465,33 @@ class OverlooksWhatIsUnwatched(Liar):
         return attrs.evolve(page, entries=[entry for entry in page.entries if not (beyond and entry.bucket.startswith("$"))])
 
 
+class TracesNoDeletes(Honest):
+    """Notes what is put, and not what is deleted."""
+
+    def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
+        trace = tables.read_meta(writer, tables.TRACE)
+        if trace and any(isinstance(write, Delete) for commit in commits for write in commit.writes):
+            tables.write_meta(writer, tables.TRACE, 0)
+            self._cache_valid = False
+        super()._decide_and_write(commits, out, writer)
+        if trace:
+            tables.write_meta(writer, tables.TRACE, trace)
+            self._cache_valid = False
+
+
+class ForgetsWhatIsTraced(Liar):
+    """Forgets what was changed again, too."""
+
+    async def forget_trace(self, traced: Sequence[Traced]) -> None:
+        seen: list[Traced] = []
+        after: bytes | None = b""
+        while after is not None:
+            page = await self.inner.read_trace(after=after, limit=100)
+            seen, after = seen + page.traced, page.after
+        names = {(one.bucket, one.key) for one in traced}
+        await self.inner.forget_trace([one for one in seen if (one.bucket, one.key) in names])
+
+
 class CommitsWhereItWas(Honest):
     """Does not look whether it is elsewhere."""
 
@@ -585,6 +613,8 @@ LIARS: dict[str, tuple[Callable[[MemoryMap], Backend], str]] = {
     "revisions anew": (NumbersEntriesAnew, "what-is-beside-the-log-is-loaded-as-it-was"),
     "deletes that are not brought": (LoadsNoTombstones, "what-is-beside-the-log-is-loaded-as-it-was"),
     "keys that are not brought": (LoadsNoAnswers, "what-was-loaded-counts"),
+    "deletes that are not traced": (TracesNoDeletes, "a-trace-holds-what-is-changed"),
+    "a change forgotten for the one before": (ForgetsWhatIsTraced, "a-trace-holds-what-is-changed"),
     "changes of states overlooked": (OverlooksWhatIsUnwatched, "changed-entries-are-found-by-revision"),
     "commits where it was": (CommitsWhereItWas, "a-moved-store-says-where-it-is"),
     "commits while they are held": (HoldsNobody, "held-commits-wait"),

@@ -49,6 +49,8 @@ NAMES = [
     "revisions anew",
     "deletes that are not brought",
     "keys that are not brought",
+    "deletes that are not traced",
+    "a change forgotten for the one before",
     "changes of states overlooked",
     "commits where it was",
     "commits while they are held",

@@ -22,11 +22,18 @@ from postgres_server import Given
 KILLS = 20
 MIGRATE = """
 import sys, trio
-import perdure.runtime.carry as carry
+import perdure.runtime.pages as pages
 from perdure.runtime.migrate import migrate_store
-carry.PAGE_EVENTS, carry.PAGE_ROWS = 40, 20
+pages.PAGE_EVENTS, pages.PAGE_ROWS = 40, 20
 print("begun", flush=True)
 print(trio.run(lambda: migrate_store(sys.argv[1], sys.argv[2])).longest_pause_s, flush=True)
+"""
+KILLED_AT_ONCE = """
+import os, signal, sys, trio
+from perdure.runtime.carry import Carrier
+from perdure.runtime.migrate import migrate_store
+Carrier.begin = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+trio.run(lambda: migrate_store(sys.argv[1], sys.argv[2]))
 """
 WRITER = """
 import sys, trio
@@ -107,3 +114,27 @@ async def test_a_migration_that_is_killed_twenty_times(kind: str, tmp_path: Path
     assert len(acknowledged) == len(set(acknowledged))
     async with open_runtime(there) as rt:
         await rt.append("goes-on", [])
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "file", "logged", "postgresql"])
+async def test_a_target_that_was_made_and_not_begun_is_gone_on_with(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Between its making and the beginning of the load it is an empty store of that id, open, whose maker is gone."""
+    here = f"lmdb:{tmp_path}/here"
+    there = {"lmdb": f"lmdb:{tmp_path}/there", "file": f"file:{tmp_path}/there", "logged": f"lmdb:{tmp_path}/there?log=segments"}.get(kind)
+    there = there or request.getfixturevalue("postgres").new_database()
+    async with open_backend(here) as backend:
+        await Desk(backend).append("a", 3)
+    child = start(KILLED_AT_ONCE, here, there)
+    await trio.to_thread.run_sync(child.communicate)
+    assert child.returncode == -signal.SIGKILL
+    async with open_backend(there, create=False) as made, open_backend(here) as source:
+        assert (made.id, made.state, await made.head()) == (source.id, State.OPEN, 0)
+        await Desk(source).append("a")
+
+    last = start(MIGRATE, here, there)
+    await trio.to_thread.run_sync(last.communicate)
+
+    assert last.returncode == 0
+    async with open_backend(here) as old, open_backend(there) as new:
+        assert (old.state, new.state) == (State.MOVED, State.OPEN)
+        assert await digest_of(old) == await digest_of(new)

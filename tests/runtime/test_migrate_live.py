@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import attrs
 import pytest
 import trio
 
+from perdure.actors.seat import seat_of
+from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Misuse, RuntimeFailed, StoreMoved, Unavailable
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.memory import open_memory
+from perdure.backends.protocol import State
 from perdure.backends.urls import open_backend
 from perdure.runtime import EVERYTHING, START, App, Event, Keyed, NewEvent, Position, Projection, Runtime, open_runtime
 from perdure.runtime.carry import digest_of
@@ -135,6 +140,38 @@ async def test_a_cancelled_migration_leaves_the_runtime_where_it_is(tmp_path):
 
         await rt.append("a", [NewEvent(2, type="x")])
         assert (await migrate(rt, f"lmdb:{tmp_path}/there")).head == 2
+
+
+def test_wherever_a_migration_is_cancelled_the_runtime_is_at_one_place_and_that_is_what_it_says(load, tmp_path):
+    numbers, inline = itertools.count(), Environment(threads=InlineThreads())
+
+    async def once(strike) -> None:
+        there, done = f"lmdb:{tmp_path}/{next(numbers)}", None
+        async with open_runtime("memory:", environment=inline) as rt:
+            await rt.append("a", [NewEvent(1, type="x")])
+            await rt.kv("b", int).put("k", 1)
+            with strike:
+                done = await migrate(rt, there)
+            assert (done is None) is (seat_of(rt.backend).left is None)
+            await rt.append("a", [NewEvent(2, type="x")])
+            if done is None:
+                done = await migrate(rt, there)
+            assert await rt.head() == 2
+        async with open_backend(there, environment=inline) as backend:
+            assert (await backend.head(), backend.state) == (2, State.OPEN)
+
+    assert load("tests/cancelling.py").sweep(once) > 10
+
+
+async def test_who_cancels_while_the_source_is_marked_is_too_late(tmp_path, autojump_clock):
+    inline = Environment(threads=InlineThreads())
+    faulty, done = FaultyBackend(open_memory(environment=inline)), None
+    faulty.delay("mark", 2.0)
+    async with open_runtime(faulty, environment=inline) as rt:
+        with trio.move_on_after(1.0):
+            done = await migrate(rt, f"lmdb:{tmp_path}/there")
+        assert done is not None
+        await rt.append("a", [NewEvent(1, type="x")])
 
 
 async def test_two_migrations_of_one_runtime_are_one_too_many(tmp_path):

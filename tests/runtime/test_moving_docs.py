@@ -28,14 +28,14 @@ def blocks(text):
 
 
 @pytest.mark.slow
-def test_every_step_runs_as_shown(text, tmp_path, database):
+def test_every_step_runs_as_shown(text, tmp_path, postgres):
     folder, bin = tmp_path / "folder", tmp_path / "bin"
     folder.mkdir()
     bin.mkdir()
     for name, arguments in (("perdure", "-m perdure.runtime "), ("python", "")):
         (bin / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
         (bin / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "SHOP": database}
+    environment = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "SHOP": postgres.new_database(), "OFFICE": postgres.new_database()}
     wrong = []
 
     for line, wanted in blocks(text):

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
+from subprocess import PIPE
 
 import attrs
 import pytest
@@ -62,8 +63,7 @@ class Moves:
         """The program on the store at *url*, which it has opened; at the end it is asked to stop, unless it was killed."""
         self.runs += 1
         line = [sys.executable, str(TRAFFIC), url, str(self.journal), str(PER_S), f"live{self.runs}n", *([target] if target else [])]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with self.journal.with_name("said").open("a") as log, subprocess.Popen(line, **pipes, stderr=log, text=True) as program:
+        with self.journal.with_name("said").open("a") as log, subprocess.Popen(line, stdin=PIPE, stdout=PIPE, stderr=log, text=True) as program:
             try:
                 await said(program)
                 yield program
@@ -94,7 +94,7 @@ class Moves:
     async def command(self, source: str, target: str, *options: str, kill: bool = False) -> dict[str, object]:
         """`perdure migrate`, which may be killed; what it says, nothing if it was."""
         line = [sys.executable, "-m", "perdure.runtime", "migrate", source, target, *options, "--json"]
-        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(line, stdout=PIPE, stderr=PIPE, text=True) as child:
             if kill:
                 with trio.move_on_after(START_S + self.delay_s(0.5)):
                     while child.poll() is None:  # noqa: ASYNC110 - it is no child of Trio's

@@ -270,8 +270,8 @@ class Archived:
             return await self._inner.read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts)
         except Truncated:
             pass
-        archives = await self.archives.all(where, after)
         page = await self._inner.read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=True)
+        archives = await self.archives.all(where, after)  # asked for last: what has been cut of the page meanwhile is in it, what before is in these
         found, until = await _merged(archives, page, after)
         return Page([one for one in found if where.matches(one.stream, one.type, one.tags)], until, page.head)
 

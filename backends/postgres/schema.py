@@ -137,7 +137,7 @@ CREATE TABLE perdure.cuts (
 );
 
 COMMENT ON TABLE perdure.names IS 'The streams, each with its first seq, and the position of the newest event that was cut.';
-COMMENT ON TABLE perdure.cuts IS 'How far events of each category and type (empty: of any) have been cut, of which stream the newest was, and how often that was.'
+COMMENT ON TABLE perdure.cuts IS 'How far events of each category and type (empty: of any) have been cut, the stream of the newest one, and how often that was.'
 """
 
 

@@ -31,8 +31,8 @@ _MARK: Final = b"size_bytes"
 class BlobReport:
     """What was found. *blobs* were read, of *size_bytes* together; *refs* are the distinct blobs referred to.
 
-    *problems* are blobs that are damaged, and refs and archives whose bytes are not there. *unreferenced* is no problem by itself: it may have been put for an event
-    that is still to come, for another store, or by a program that was killed before it appended. *left_out* says what was not looked through.
+    *problems* are blobs that are damaged, and refs and archives whose bytes are not there. *unreferenced* is no problem by itself: it may have been put
+    for an event that is still to come, for another store, or by a program that was killed before it appended. *left_out* says what was not looked through.
     """
 
     blobs: int
@@ -44,9 +44,9 @@ class BlobReport:
 
 
 async def verify_blobs(blobs: BlobStore, stores: Sequence[Backend] = (), *, progress: Told = nobody) -> BlobReport:
-    """Read every blob, then look through *stores* for archives, and for `BlobRef`s: in events, archived ones too, their meta, values, states and snapshots. Nothing is changed; others may go on.
+    """Read every blob, then look through *stores* for archives, and for `BlobRef`s: in events (archived ones too), their meta, values, states and snapshots.
 
-    Each distinct blob takes some 250 bytes of memory meanwhile.
+    Nothing is changed; others may go on. Each distinct blob takes some 250 bytes of memory meanwhile.
 
     Raises:
       BlobsUnavailable, Unavailable: the blob store, or a store, cannot be read now.

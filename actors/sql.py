@@ -3,7 +3,7 @@
 The row that says how far the tables are is compared and set with every page, and carries the fence of the lease: an owner that was
 frozen, and thrown out meanwhile, changes nothing any more. After any trouble with the database the actor begins again from that row, so it
 need not know what has become of its last transaction. Tables of a new version are built beside those that people read, and
-swapped with them when they have caught up.
+swapped with them when they have caught up. Since the place stands elsewhere, a hold in the store follows it: no cut passes what is not yet applied.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from perdure.actors import mark as marks
 from perdure.actors.beyond import Beyond
 from perdure.actors.fold import Stopped, bytes_of, check_projection_name, check_version, fingerprint
 from perdure.actors.follower import Follower
+from perdure.actors.hold import HeldPlace
 from perdure.actors.mark import Start, Step
-from perdure.actors.model import Cell, Readable, Sources, failed
+from perdure.actors.model import Cell, Readable, Sources, failed, lease_of
 from perdure.actors.projection import ProjectionActor, Services, Stale
 from perdure.actors.status import What
 from perdure.backends.databases import check_database, open_database, shown
@@ -97,6 +98,7 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
         self._read: Mark | None = None
         """The row of the tables that people read, while others are built beside them."""
         self._kept_at_s = float("-inf")
+        self._hold = HeldPlace(lease_of(self.name), services.backend, self._commit, f"tables in {projection.where}")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - handed on
         """See `ProjectionActor.run`.
@@ -121,7 +123,8 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
 
     async def _restore(self) -> None:
         await self._close()
-        if not await self._in_thread(self._open, None if self.claim is None else self.claim.number):
+        held = await self._hold.begin()
+        if not held or not await self._in_thread(self._open, None if self.claim is None else self.claim.number) or not await self._hold.stand(self._applied):
             self._outrun_by_another()
             raise Stale
         if self._mark.step and self._step_print and self._mark.step != self._step_print:
@@ -184,6 +187,7 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
             self._progress.looked(position, len(records), bytes_of(records))
         if records:
             self._wrote()
+            await self._hold.follow(self._applied)
         self._show_position(position, records[-1].at_us if records and stopped is None else 0)
         if stopped is not None:
             raise failed(self.name, stopped) from stopped.error
@@ -224,6 +228,7 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
         except _Outrun:
             return self._outrun_by_another()
         self._wrote()
+        await self._hold.follow(self._applied, now=self._stopping)
         return True
 
     def _write_cursor(self, position: Position) -> None:
@@ -232,6 +237,11 @@ class SqlActor(ProjectionActor[SqlProjection[Any]]):
             raise _Gone
         if position > self._mark.position or self._mark.fault:
             self._write([], position)
+
+    @property
+    def _applied(self) -> Position:
+        """Up to where all tables are, those that are read and those that are built beside."""
+        return Position(self._mark.position if self._read is None else min(self._mark.position, self._read.position))
 
     def _wrote(self) -> None:
         self._progress.wrote()

@@ -27,13 +27,14 @@ ANY_TYPE: Final = 0xFFFF_FFFF
 _MANY: Final = 1 << 20
 
 
-def write_bounds(writer: Writer, stream: str, types: Mapping[int, Position]) -> None:
-    """Events of those types (by their numbers) were cut of *stream*, each up to a position."""
+def write_bounds(writer: Writer, stream: str, types: Mapping[int, Position], times: int = 1) -> None:
+    """Events of those types (by their numbers) were cut of *stream*, each up to a position; so many *times*."""
     for type, position in sorted(types.items()):
         key = PREFIX + keys.named(category_of(stream)) + type.to_bytes(4, "big")
         raw = writer.get("meta", key)
-        if raw is None or _read(key, raw)[0] < position:
-            writer.put("meta", key, sealed(key, keys.number(position) + stream.encode()))
+        known = (Position(0), "", 0) if raw is None else _read(key, raw)
+        newest, name = max((position, stream), known[:2], key=lambda place: place[0])
+        writer.put("meta", key, sealed(key, keys.number(newest) + keys.number(known[2] + times) + name.encode()))
 
 
 def bounds(reader: Reader, types: Sequence[TypeName], categories: Sequence[str] = ()) -> Iterator[CutBound]:
@@ -49,14 +50,14 @@ def read_bound(key: bytes, raw: bytes | memoryview, types: Sequence[TypeName]) -
     Raises:
       Corrupt: it does not fit its checksum.
     """
-    position, stream = _read(key, raw)
+    position, stream, times = _read(key, raw)
     number = int.from_bytes(key[-4:], "big")
-    return CutBound(key[len(PREFIX) : -5].decode(), None if number == ANY_TYPE else types[number].name, position, stream)
+    return CutBound(key[len(PREFIX) : -5].decode(), None if number == ANY_TYPE else types[number].name, position, stream, times)
 
 
-def _read(key: bytes, raw: bytes | memoryview) -> tuple[Position, str]:
+def _read(key: bytes, raw: bytes | memoryview) -> tuple[Position, str, int]:
     body = unseal("a row that says how far the log was cut", key, raw)
-    return Position(keys.read_number(body)), body[8:].decode()
+    return Position(keys.read_number(body)), body[16:].decode(), keys.read_number(body[8:16])
 
 
 def truncated(reader: Reader, types: Sequence[TypeName], where: Selector[Any], after: Position) -> Truncated | None:

@@ -261,13 +261,13 @@ def load_cuts(writer: Writer, cache: Cache, streams: Sequence[StreamInfo], cuts:
         cut_stream(writer, cache, stream)
     for cut in cuts:
         if cut.type is None:
-            write_bounds(writer, cut.stream, {ANY_TYPE: cut.position})
+            write_bounds(writer, cut.stream, {ANY_TYPE: cut.position}, cut.times)
             continue
         version = next((version for name, version in cache.numbers if name == cut.type), None)
         if version is None:
             version = 1
             new_type(writer, cache, cut.type, version)
-        write_bounds(writer, cut.stream, {cache.numbers[cut.type, version][0]: cut.position})
+        write_bounds(writer, cut.stream, {cache.numbers[cut.type, version][0]: cut.position}, cut.times)
 
 
 def cut_stream(writer: Writer, cache: Cache, stream: StreamInfo) -> None:

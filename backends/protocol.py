@@ -131,12 +131,16 @@ class StreamInfo:
 
 @attrs.frozen
 class CutBound:
-    """Of *category*, events of *type* (None: of whatever type) have been cut; the newest stood at *position*, in *stream*."""
+    """Of *category*, events of *type* (None: of whatever type) have been cut; the newest stood at *position*, in *stream*.
+
+    *times* grows with each cut that is told of here, so who knows the streams that had been cut sees whether there may be more.
+    """
 
     category: str
     type: str | None
     position: Position
     stream: str
+    times: int = 1
 
 
 @attrs.frozen

@@ -196,7 +196,7 @@ class Archives:
         """
         cuts = await self.backend.cuts()
         if cuts != self._as_of:
-            self._known = {info.name: info.archive for info in await _cut_streams(self.backend)}
+            self._known = {info.name: info.archive for info in await cut_streams(self.backend)}
             self._as_of = cuts
         found: dict[str, Archive] = {}
         for name in self._known:
@@ -211,7 +211,8 @@ class Archives:
         return list(found.values())
 
 
-async def _cut_streams(backend: Backend) -> list[StreamInfo]:
+async def cut_streams(backend: Backend) -> list[StreamInfo]:
+    """All streams of which something was cut."""
     found: list[StreamInfo] = []
     after: str | None = None
     while infos := await backend.streams(after=after, limit=STREAMS_A_STEP):
@@ -270,8 +271,8 @@ class Archived:
             return await self._inner.read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=over_cuts)
         except Truncated:
             pass
-        archives = await self.archives.all(where, after)
         page = await self._inner.read_log(after=after, limit=limit, bytes_max=bytes_max, where=where, over_cuts=True)
+        archives = await self.archives.all(where, after)  # asked for last: what has been cut of the page meanwhile is in it, what before is in these
         found, until = await _merged(archives, page, after)
         return Page([one for one in found if where.matches(one.stream, one.type, one.tags)], until, page.head)
 

@@ -1,8 +1,11 @@
-"""Holding a blob store against itself, and against what refers to it: damaged blobs, refs without bytes, bytes without refs."""
+"""Holding a blob store against itself, and against what refers to it: damaged blobs, refs without bytes, bytes without refs.
+
+Archives are referred to by the rows of the streams that were cut, and by newer archives; what stands in their events refers to blobs as before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -11,12 +14,13 @@ import trio
 from perdure.backends import tables
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.blobs.ref import BlobRef, refs_in
-from perdure.backends.errors import BlobMissing, Corrupt, Unsupported
+from perdure.backends.errors import BlobMissing, Corrupt, Misuse, TooNew, Unsupported
 from perdure.backends.event import START, Record, unpack_extra
 from perdure.backends.limits import LIMITS
 from perdure.backends.progress import Progress, Told, nobody
 from perdure.backends.protocol import Backend
 from perdure.backends.tree import read
+from perdure.runtime.archives import cut_streams, open_archive
 
 PAGE_CIDS: Final = 1_000
 _MARK: Final = b"size_bytes"
@@ -27,8 +31,8 @@ _MARK: Final = b"size_bytes"
 class BlobReport:
     """What was found. *blobs* were read, of *size_bytes* together; *refs* are the distinct blobs referred to.
 
-    *problems* are blobs that are damaged, and refs whose bytes are not there. *unreferenced* is no problem by itself: it may have been put for an event
-    that is still to come, for another store, or by a program that was killed before it appended. *left_out* says what was not looked through.
+    *problems* are blobs that are damaged, and refs and archives whose bytes are not there. *unreferenced* is no problem by itself: it may have been put
+    for an event that is still to come, for another store, or by a program that was killed before it appended. *left_out* says what was not looked through.
     """
 
     blobs: int
@@ -40,19 +44,20 @@ class BlobReport:
 
 
 async def verify_blobs(blobs: BlobStore, stores: Sequence[Backend] = (), *, progress: Told = nobody) -> BlobReport:
-    """Read every blob, then look through *stores* for `BlobRef`s: in events, their meta, values, states and snapshots. Nothing is changed; others may go on.
+    """Read every blob, then look through *stores* for archives, and for `BlobRef`s: in events (archived ones too), their meta, values, states and snapshots.
 
-    Each distinct blob takes some 250 bytes of memory meanwhile.
+    Nothing is changed; others may go on. Each distinct blob takes some 250 bytes of memory meanwhile.
 
     Raises:
       BlobsUnavailable, Unavailable: the blob store, or a store, cannot be read now.
     """
     # The blobs first: what is put and appended meanwhile is then found by its ref, and asked for once more.
     kept, problems = await _read_all(blobs, progress)
-    found = _Found()
-    left_out = [text for store in stores if (text := await found.look_through(store, progress))]
+    found = _Found(blobs, frozenset(cid for cid, size in kept.items() if size is None))
+    left_out = [text for store in stores for text in await found.look_through(store, progress)]
+    problems += found.missing
     problems += [text for ref, place in found.places.items() if (text := await _why_wrong(blobs, kept, ref, place))]
-    referred = {ref.cid for ref in found.places}
+    referred = {ref.cid for ref in found.places} | found.archives
     unreferenced = tuple(cid for cid in kept if cid not in referred) if stores else ()
     return BlobReport(len(kept), sum(size or 0 for size in kept.values()), len(referred), tuple(problems), unreferenced, tuple(left_out))
 
@@ -89,21 +94,26 @@ async def _why_wrong(blobs: BlobStore, kept: dict[str, int | None], ref: BlobRef
 
 
 class _Found:
-    """The refs of several stores, each with the first place that it stands in."""
+    """The refs of several stores, each with the first place that it stands in. *damaged* blobs are not read again."""
 
-    def __init__(self) -> None:
+    def __init__(self, blobs: BlobStore, damaged: frozenset[str]) -> None:
         self.places: dict[BlobRef, str] = {}
+        self.archives: set[str] = set()
+        self.missing: list[str] = []
+        self._blobs = blobs
+        self._damaged = damaged
 
-    async def look_through(self, store: Backend, progress: Told) -> str:
+    async def look_through(self, store: Backend, progress: Told) -> list[str]:
         """Take all refs of *store*; the answer says what could not be looked through."""
         cursor, head = START, await store.head()
         while cursor < head:
-            page = await store.read_log(after=cursor, limit=LIMITS.page_records, bytes_max=LIMITS.page_bytes)
+            page = await store.read_log(after=cursor, limit=LIMITS.page_records, bytes_max=LIMITS.page_bytes, over_cuts=True)
             for record in page.records:
                 self._of_record(record)
             cursor = page.examined
             progress(Progress("the log", cursor, head))
             await trio.lowlevel.checkpoint()
+        left_out = [text async for text in self._of_archives(store, progress)]
         done = 0
         try:
             async with store.moment() as moment:
@@ -113,8 +123,32 @@ class _Found:
                     done += len(rows)
                     progress(Progress("values and states", done))
         except Unsupported:
-            return f"values and states of {store!r}, which has no images: a blob that only they refer to is told as unreferenced"
-        return ""
+            left_out.append(f"values and states of {store!r}, which has no images: a blob that only they refer to is told as unreferenced")
+        return left_out
+
+    async def _of_archives(self, store: Backend, progress: Told) -> AsyncIterator[str]:
+        """The archives that streams lead to, and what is in them; what could not be read."""
+        waiting = {info.archive: f"stream {info.name!r}" for info in await cut_streams(store) if info.archive}  # read after the log: nothing goes between them
+        while waiting:
+            cid, place = waiting.popitem()
+            if cid in self.archives:
+                continue
+            self.archives.add(cid)
+            progress(Progress("archives", len(self.archives)))
+            if cid in self._damaged:
+                yield f"archive {cid}, which is damaged, and those that it leads to"
+                continue
+            try:
+                one = await open_archive(self._blobs, cid)
+                for number in range(len(one.index.blocks)):
+                    for record in await one.block(number):
+                        self._of_record(record)
+            except Misuse:
+                self.missing.append(f"archive {cid} is not in {self._blobs.url}, {place} leads to it: put the same bytes again, what it holds is nowhere else")
+            except (Corrupt, TooNew) as error:
+                self.missing.append(str(error))
+            else:
+                waiting |= {part.previous: f"archive {cid}" for part in one.index.streams.values() if part.previous}
 
     def _of_record(self, record: Record) -> None:
         place = f"event {record.seq} of stream {record.stream!r}"

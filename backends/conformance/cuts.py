@@ -160,6 +160,23 @@ async def a_reader_of_the_log_is_told(desk: Desk) -> None:
         await tidy(desk)
 
 
+@PART.store("Each cut changes what `cuts` says, one behind an older one too: who knows the streams that had been cut sees that there may be more.")
+async def each_cut_is_told(desk: Desk) -> None:
+    if not _cuts(desk):
+        return
+    await _some(desk)
+    await desk.done(Cut("order-1", 6))
+    newest = await _times(desk)
+
+    await desk.done(Cut("order-2", 2))
+
+    same(await _times(desk) > newest, True, "whether a cut behind the newest one is seen")
+
+
+async def _times(desk: Desk) -> int:
+    return sum(bound.times for bound in await desk.backend.cuts())
+
+
 @PART.store("Expectations, ids and keys are judged as if nothing had been cut.")
 async def what_is_expected_stays(desk: Desk) -> None:
     if not _cuts(desk):

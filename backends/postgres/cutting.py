@@ -39,10 +39,13 @@ _GOING: Final = (
     " WHERE r.stream = s.name AND r.seq + r.events > s.first AND r.seq < w.first) e"
 )
 _TYPES: Final = ("text[]", "int8[]", "text[]")
+_TOLD: Final = (
+    "ON CONFLICT (category, type) DO UPDATE SET position = greatest(cuts.position, excluded.position), times = cuts.times + excluded.times,"
+    " stream = CASE WHEN cuts.position < excluded.position THEN excluded.stream ELSE cuts.stream END"
+)
 _TELL: Final = Statement(
     "INSERT INTO perdure.cuts (category, type, position, stream) SELECT DISTINCT ON (1, 2) split_part(e.stream, '-', 1), e.type, e.position, e.stream"
-    f" {_GOING} ORDER BY 1, 2, 3 DESC ON CONFLICT (category, type) DO UPDATE SET position = excluded.position, stream = excluded.stream"
-    " WHERE cuts.position < excluded.position",
+    f" {_GOING} ORDER BY 1, 2, 3 DESC {_TOLD}",
     _TYPES,
 )
 _MOVE: Final = Statement(
@@ -72,16 +75,16 @@ _SWEEP: Final = Statement(
     " UPDATE perdure.names SET swept = true FROM due WHERE names.name = due.name",
     ("text[]", "int8[]"),
 )
-_BOUNDS: Final = Statement("SELECT category, type, position, stream FROM perdure.cuts ORDER BY category, type")
+_BOUNDS: Final = Statement("SELECT category, type, position, stream, times FROM perdure.cuts ORDER BY category, type")
 _LOAD_STREAMS: Final = Statement(
     "INSERT INTO perdure.names (name, first, cut, archive) SELECT name, first, cut, nullif(archive, '') FROM unnest($1, $2, $3, $4)"
     " AS w (name, first, cut, archive)",
     ("text[]", "int8[]", "int8[]", "text[]"),
 )
 _LOAD_BOUNDS: Final = Statement(
-    "INSERT INTO perdure.cuts (category, type, position, stream) SELECT * FROM unnest($1, $2, $3, $4) AS w (category, type, position, stream)"
-    " ON CONFLICT (category, type) DO UPDATE SET position = excluded.position, stream = excluded.stream WHERE cuts.position < excluded.position",
-    ("text[]", "text[]", "int8[]", "text[]"),
+    "INSERT INTO perdure.cuts (category, type, position, stream, times) SELECT * FROM unnest($1, $2, $3, $4, $5)"
+    f" AS w (category, type, position, stream, times) {_TOLD}",
+    ("text[]", "text[]", "int8[]", "text[]", "int8[]"),
 )
 _KNOWN: Final = Statement("SELECT name FROM perdure.names WHERE name = ANY($1) LIMIT 1", ("text[]",))
 
@@ -161,7 +164,7 @@ async def firsts_of(ask: Ask, streams: Sequence[str]) -> dict[str, int]:
 async def read(ask: Ask) -> list[CutBound]:
     """See `Reads.cuts`."""
     (rows,) = await ask(Question(_BOUNDS))
-    return [CutBound(category, type or None, Position(position), stream) for category, type, position, stream in rows]
+    return [CutBound(category, type or None, Position(position), stream, times) for category, type, position, stream, times in rows]
 
 
 # -- upkeep and loading ----------------------------------------------------------------------
@@ -195,6 +198,6 @@ async def load(ask: Ask, streams: Sequence[StreamInfo], cuts: Sequence[CutBound]
     columns = (names, int8s([one.first for one in streams]), int8s([one.cut for one in streams]), texts([one.archive or "" for one in streams]))
     bounds = (
         *(texts([cut.category for cut in cuts]), texts([cut.type or "" for cut in cuts])),
-        *(int8s([cut.position for cut in cuts]), texts([cut.stream for cut in cuts])),
+        *(int8s([cut.position for cut in cuts]), texts([cut.stream for cut in cuts]), int8s([cut.times for cut in cuts])),
     )
     await ask(Question(_LOAD_STREAMS, columns), Question(_LOAD_BOUNDS, bounds))

@@ -132,11 +132,12 @@ CREATE TABLE perdure.cuts (
     type text COLLATE "C",
     position int8 NOT NULL,
     stream text COLLATE "C" NOT NULL,
+    times int8 NOT NULL DEFAULT 1,
     PRIMARY KEY (category, type)
 );
 
 COMMENT ON TABLE perdure.names IS 'The streams, each with its first seq, and the position of the newest event that was cut.';
-COMMENT ON TABLE perdure.cuts IS 'How far events of each category and type (empty: of any) have been cut, and of which stream the newest was.'
+COMMENT ON TABLE perdure.cuts IS 'How far events of each category and type (empty: of any) have been cut, the stream of the newest one, and how often that was.'
 """
 
 

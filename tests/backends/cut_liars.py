@@ -231,6 +231,13 @@ class LoadsWithoutArchives(Liar):
         await super().load_cuts([attrs.evolve(stream, archive=None) for stream in streams], cuts)
 
 
+class TellsOfTheNewest(Liar):
+    """Says how far it was cut, not how often."""
+
+    async def cuts(self) -> list[CutBound]:
+        return [attrs.evolve(bound, times=1) for bound in await super().cuts()]
+
+
 class Undeclared(Liar):
     """Cuts, and does not say that it can."""
 
@@ -248,6 +255,7 @@ LIARS: dict[str, tuple[Callable[[MemoryMap], Backend], str]] = {
     "a log that is cut for everybody": (RefusesEverybody, "a-reader-of-the-log-is-told"),
     "a cut that asks no consumer": (AsksNobody, "a-cut-stops-at-consumers"),
     "a cut that does not see who registers in its group": (AsksAsItWas, "a-cut-stops-at-consumers"),
+    "a cut behind another that nobody sees": (TellsOfTheNewest, "each-cut-is-told"),
     "a condition judged over what is left": (JudgesWhatIsLeft, "conditions-know-of-cuts"),
     "a cut without its commit": (CutsAnyway, "a-cut-is-of-its-commit"),
     "a cut beyond the end": (CutsBeyondTheEnd, "cuts-are-judged"),

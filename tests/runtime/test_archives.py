@@ -17,6 +17,7 @@ from perdure.backends.conformance.law import Desk, draft
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Corrupt, Misuse, Truncated
 from perdure.backends.event import START, Position
+from perdure.backends.faulty import FaultyBackend
 from perdure.backends.memory import open_memory
 from perdure.backends.selector import EVERYTHING
 from perdure.backends.simulated_disk import SimulatedDisk
@@ -175,3 +176,59 @@ async def test_an_archive_says_what_it_has(blobs, autojump_clock):
 
     assert index.store == desk.backend.id
     assert {name: (part.first, part.last, part.previous) for name, part in index.streams.items()} == {"a-1": (5, 8, first)}
+
+
+# -- while others cut ------------------------------------------------------------------------
+
+
+async def test_a_cut_further_ahead_does_not_hide_one_that_comes_later(blobs, autojump_clock):
+    """How far the log was cut is the same after it."""
+    desk = Desk(open_memory(environment=Environment(threads=InlineThreads())))
+    for name in ("a-1", "a-2", "a-2", "a-1"):
+        await desk.append(name)
+    before = await desk.log()
+    whole = Desk(Archived(desk.backend, blobs))
+    await cut(desk, blobs, {"a-1": 3})
+    assert await whole.log() == before
+
+    await cut(desk, blobs, {"a-2": 3})
+
+    assert await whole.log() == before
+
+
+async def test_what_is_cut_under_the_hands_of_a_reader_is_not_missed(blobs, autojump_clock):
+    """A cut before each call of the store, once."""
+    desk, _ = await history(1)
+    before = await desk.log()
+    await cut(desk, blobs, {"a-1": 5})
+    for nth in range(6):
+        whole = Desk(Archived(_CutBefore(desk, blobs, {"a-2": 5 + nth, "c": 3 + nth}, nth), blobs))
+
+        assert await whole.log() == before
+
+
+class _CutBefore(FaultyBackend):
+    """Cuts before a call."""
+
+    def __init__(self, desk, blobs, firsts, nth):
+        super().__init__(desk.backend)
+        self._cut = lambda: cut(desk, blobs, firsts)
+        self._left = nth
+
+    async def _before(self, inner, *args, **more):
+        if self._left == 0:
+            await self._cut()
+        self._left -= 1
+        return await inner(*args, **more)
+
+    async def read_log(self, **more):
+        return await self._before(super().read_log, **more)
+
+    async def cuts(self):
+        return await self._before(super().cuts)
+
+    async def stream(self, name):
+        return await self._before(super().stream, name)
+
+    async def streams(self, **more):
+        return await self._before(super().streams, **more)

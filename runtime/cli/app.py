@@ -6,12 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App
 
-from perdure.runtime.cli import kv, log, model
+from perdure.runtime.cli import kv, log, model, token
 from perdure.runtime.cli.backup import backup, restore
 from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.conformance import conformance
 from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
+from perdure.runtime.cli.serve import serve
 from perdure.runtime.cli.simulate import simulate
 from perdure.runtime.cli.store import compact, stats, verify
 
@@ -37,7 +38,7 @@ Exit codes:
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
 for command in (
     *(log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, compact, backup, restore, export),
-    *(conformance, bench, simulate),
+    *(conformance, bench, simulate, serve, token.commands),
 ):
     app.command(command)
 app.command(import_, name="import")

@@ -209,7 +209,8 @@ class Connection:
         try:
             with trio.move_on_after(LINGER_S):
                 if isinstance(self._stream, trio.SocketStream):
-                    await self._stream.send_eof()
+                    async with self._sending:
+                        await self._stream.send_eof()
                 if trio.lowlevel.current_task() is self._reader:
                     while await self._stream.receive_some(RECEIVE_BYTES):
                         pass

@@ -21,6 +21,8 @@ from perdure.runtime.serve.shapes import Daemon
 from perdure.runtime.serve.tokens import Tokens
 
 ROOM_WAIT_S: Final = 5
+SMALL_BYTES: Final = 16 * 1024
+"""A body that says to be no larger has room always: it does not wait behind large ones, and connections bound how many there are."""
 LINES_BYTES: Final = 8 << 20
 
 
@@ -39,7 +41,7 @@ class Room:
           Refused: there was none in time.
         """
         with trio.move_on_after(ROOM_WAIT_S) as waiting:
-            while self.used and self.used + size > most():
+            while size > SMALL_BYTES and self.used and self.used + size > most():
                 await self._freed.wait()
         if waiting.cancelled_caught:
             raise Refused(503, "busy", "too many bodies are under way: try again")

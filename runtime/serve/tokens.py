@@ -68,10 +68,10 @@ def digest_of(secret: str) -> bytes:
 
 def hidden(text: str) -> str:
     """*text* without the secrets of tokens, and without the passwords of URLs."""
-    return _PASSWORD.sub(r"\1***\2", SECRET.sub(r"perdure_\1_***", text))
+    return _PASSWORD.sub(r"\1\2***", SECRET.sub(r"perdure_\1_***", text))
 
 
-_PASSWORD: Final = re.compile(r"(://[^:/@\s]*:|password=)[^@&\s'\"]+(@?)")
+_PASSWORD: Final = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)|(password=)[^&\s'\"]+")
 
 
 # -- for an operator -------------------------------------------------------------------------

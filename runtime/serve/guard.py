@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from perdure.runtime.serve.config import is_loopback
@@ -17,6 +17,17 @@ log = logging.getLogger("perdure.serve")
 
 LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 RETRY_S: Final = 60
+
+
+def check_head(service: Service, scope: MutableMapping[str, Any]) -> None:
+    """That the head is no larger than it may be: the parser itself only bounds what comes in several pieces.
+
+    Raises:
+      Refused: it is.
+    """
+    size = len(scope["raw_path"]) + len(scope["query_string"]) + sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
+    if size > service.config.head_bytes:
+        raise Refused(431, "not-http", "the head of the request is too large", "", {"connection": "close"})
 
 
 def check_host(service: Service, host: str | None) -> None:

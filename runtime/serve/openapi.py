@@ -14,7 +14,7 @@ from perdure.runtime.serve.problems import MEDIA_TYPE
 from perdure.runtime.serve.represent import CLOUDEVENT, CLOUDEVENTS, EVENT_STREAM, JSON
 from perdure.runtime.serve.shapes import Problem
 
-COMMON: Final = (400, 403, 421)
+COMMON: Final = (400, 403, 421, 431)
 WITH_TOKEN: Final = (401, 429)
 WITH_BODY: Final = (408, 413, 415)
 REFERENCE: Final = "#/components/schemas/{name}"
@@ -32,6 +32,7 @@ TITLES: Final = {
     416: "Beyond the head.",
     421: "This is not the host that was asked for.",
     422: "Understood, and not possible.",
+    431: "The head of the request is too large.",
     429: "Too many wrong tokens.",
     503: "Not now: try again.",
     504: "In doubt: ask again with the same Idempotency-Key.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from html import escape
+from typing import Final
 
 import attrs
 import msgspec
@@ -11,11 +13,13 @@ from starlette.responses import Response
 from perdure.actors.status import ActorStatus
 from perdure.backends.protocol import State
 from perdure.runtime.serve import shapes
+from perdure.runtime.serve.config import ServeConfig
 from perdure.runtime.serve.operation import Call, Operation, json_answer
 from perdure.runtime.serve.service import Service
 from perdure.runtime.serve.tokens import hidden
 
-FORMAT = 1
+FORMAT: Final = 1
+STOPPED: Final = ("faulted", "gave up", "failed", "left")
 
 
 def live(call: Call) -> Response:
@@ -31,21 +35,25 @@ def ready(call: Call) -> Response:
 
 def not_ready(service: Service) -> list[str]:
     """Why this daemon should get no work now; nothing if it should. Without waiting for anything."""
-    config, backend = service.config, service.rt.backend
+    backend = service.rt.backend
     reasons = ["it is draining"] if service.draining else []
     if backend.state is not State.OPEN:
         reasons.append(f"the store is {backend.state.value}")
     if not backend.capabilities.writes:
         reasons.append("the store is open for reading only")
     projections = service.rt.status().find("projections")
-    for one in () if projections is None else projections.children:
-        if one.state in ("faulted", "gave up", "failed", "left") and config.ready_faulted == "refuse":
-            reasons.append(f"model {one.name} is {one.state}")
+    return [*reasons, *behind(service.config, () if projections is None else projections.children)]
+
+
+def behind(config: ServeConfig, projections: Iterable[ActorStatus]) -> Iterator[str]:
+    """What the policy has against these projections. What another process runs is that one's business."""
+    for one in projections:
+        if one.state in STOPPED and config.ready_faulted == "refuse":
+            yield f"model {one.name} is {one.state}"
         elif one.state == "running" and (one.lag_events or 0) > config.ready_lag_events:
-            reasons.append(f"model {one.name} is {one.lag_events:,} events behind")
+            yield f"model {one.name} is {one.lag_events:,} events behind"
         elif one.state == "running" and (one.lag_s or 0) > config.ready_lag_s:
-            reasons.append(f"model {one.name} is {one.lag_s:,.0f} s behind")
-    return reasons
+            yield f"model {one.name} is {one.lag_s:,.0f} s behind"
 
 
 def status(call: Call) -> Response:

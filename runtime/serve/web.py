@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from perdure.backends.errors import PerdureError
 from perdure.runtime.serve import entries, logs, modelling, operating, writing
-from perdure.runtime.serve.guard import check_host, check_origin, check_scope, check_token, headers_of, still_valid
+from perdure.runtime.serve.guard import check_head, check_host, check_origin, check_scope, check_token, headers_of, still_valid
 from perdure.runtime.serve.openapi import document, plain_path
 from perdure.runtime.serve.operation import Call, Operation
 from perdure.runtime.serve.problems import Refused, answer_of
@@ -93,6 +93,7 @@ class Guard:
 
         try:
             try:
+                check_head(service, scope)
                 scope["headers_read"] = headers = headers_of(scope["headers"])
                 check_host(service, headers.get("host"))
                 allowed = check_origin(service, headers, scope["scheme"])

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import httpx
 import trio
+from shop import app
 
 from perdure.runtime import App
 from perdure.runtime.serve.config import ServeConfig
@@ -25,7 +26,6 @@ from perdure.runtime.serve.daemon import serve
 from perdure.runtime.serve.scopes import ALL, Scopes
 from perdure.runtime.serve.service import Service
 from perdure.runtime.serve.tokens import new_token
-from shop import app
 
 SHOP = Path(__file__).with_name("shop.py")
 

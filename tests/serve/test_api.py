@@ -181,12 +181,8 @@ async def test_cloudevents_come_in_and_go_out():
 
     assert [first.json()["last"], both.json()["last"]] == [1, 3]
     assert page.headers["content-type"] == "application/cloudevents-batch+json"
-    assert [(one["specversion"], one["id"], one["time"], one["data"]) for one in page.json()][0] == (
-        "1.0",
-        "7",
-        "2026-03-01T12:00:00.000000Z",
-        {"customer": "bob", "cents": 1},
-    )
+    out = page.json()[0]
+    assert (out["specversion"], out["id"], out["time"], out["data"]) == ("1.0", "7", "2026-03-01T12:00:00.000000Z", {"customer": "bob", "cents": 1})
 
 
 async def test_the_trace_of_the_caller_is_kept():
@@ -232,8 +228,9 @@ async def test_status_and_health_say_how_it_is():
 
 
 async def test_a_model_that_stands_still_is_told():
-    from perdure.runtime import App, Projection
     from shop import Placed
+
+    from perdure.runtime import App, Projection
 
     def fails(state, event):
         raise ValueError(event.data.customer)

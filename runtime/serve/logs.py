@@ -108,7 +108,7 @@ async def _page(call: Call, records: list[Record], form: Form, rest: dict[str, A
             await trio.lowlevel.checkpoint()
         lines.append(form.line(record))
     marks = {f"perdure-{name}": str(value) for name, value in rest.items() if value is not None}
-    return Response(form.page(lines, as_json(rest)), 200, {**headers, **marks}, form.media_type)
+    return Response(form.page(lines, as_json(rest)) + b"\n", 200, {**headers, **marks}, form.media_type)
 
 
 def most(call: Call) -> int:

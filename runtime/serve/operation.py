@@ -71,8 +71,8 @@ TRACE: Final = Header("traceparent", "The W3C trace context; kept with the event
 
 
 def json_answer(value: Any, status: int = 200, **headers: str) -> Response:
-    """*value* as JSON."""
-    return Response(as_json(value), status, {name.replace("_", "-"): text for name, text in headers.items()}, JSON)
+    """*value* as JSON, with a line end for who looks at it in a terminal."""
+    return Response(as_json(value) + b"\n", status, {name.replace("_", "-"): text for name, text in headers.items()}, JSON)
 
 
 def etag(number: int) -> str:

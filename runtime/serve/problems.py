@@ -81,4 +81,4 @@ def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
     more = dict(headers or {})
     if problem.status == 503:
         more.setdefault("retry-after", "1")
-    return Response(msgspec.json.encode(told), problem.status, more, MEDIA_TYPE)
+    return Response(msgspec.json.encode(told) + b"\n", problem.status, more, MEDIA_TYPE)

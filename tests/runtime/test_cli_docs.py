@@ -72,7 +72,7 @@ def options(command):
 
 
 def test_there_are_commands():
-    assert len(list(commands())) == 22
+    assert len(list(commands())) == 26
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))

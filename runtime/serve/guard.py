@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -46,6 +47,7 @@ def check_host(service: Service, host: str | None) -> None:
         raise Refused(421, "misdirected", "this is not the host that was asked for", "add it to hosts, if it is", {"connection": "close"})
 
 
+@lru_cache(maxsize=1_024)
 def host_of(host: str) -> str:
     """The name in a Host header, without its port."""
     try:

@@ -19,7 +19,12 @@ PROJECT = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 REQUIRED = {"attrs", "cattrs", "inotify_simple", "lmdb", "msgspec", "outcome", "sortedcontainers", "trio"}
 CLI = {"cyclopts", "rich"}
-EXTRAS = {"perdure.runtime.cli": CLI, "perdure.runtime.__main__": CLI, "perdure.runtime.testing.plugin": {"pytest"}}
+EXTRAS = {
+    "perdure.runtime.cli": CLI,
+    "perdure.runtime.__main__": CLI,
+    "perdure.runtime.serve": {"starlette", "Hypercorn", "h11"},
+    "perdure.runtime.testing.plugin": {"pytest"},
+}
 """What a part may import beyond the required; `__main__` says what to install when it is not there, and the plugin is loaded by pytest alone."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import attrs
@@ -19,6 +20,7 @@ from perdure.runtime.serve.operation import LAST_ID, Call, Operation, etag, json
 from perdure.runtime.serve.problems import Refused
 from perdure.runtime.serve.reading import digits_of
 from perdure.runtime.serve.represent import Form, as_json, form_of
+from perdure.runtime.serve.service import SLICE
 from perdure.runtime.serve.shapes import Place
 
 Limit = Annotated[int, Meta(ge=1, le=1_000_000, description="At most so many; the daemon has a bound of its own (page_max).")]
@@ -80,33 +82,41 @@ async def read_stream(call: Call) -> Response:
     if stream[0] == "$" and not call.scopes.may_operate():
         raise Refused(403, "forbidden", "the token does not permit this", "perdure's own streams need the scope operate")
     limit, form = most(call), form_of(call.headers.get("accept", ""))
-    records = await service.rt.backend.read_stream(
-        stream, after=asked.after, limit=limit, bytes_max=service.rt.limits.page_bytes, backward=asked.backward
-    )
+    async with service.turns:
+        records = await service.rt.backend.read_stream(
+            stream, after=asked.after, limit=limit, bytes_max=service.rt.limits.page_bytes, backward=asked.backward
+        )
+        lines = await _lines(records, form.line)
     if not records and await service.rt.backend.stream(stream) is None:
         raise Refused(404, "not-found", "there is no such stream")
     last = records[-1].seq if records else None
     ended = last is None or (asked.backward and last == 1)
     headers = {} if asked.backward else {"etag": etag(asked.after if last is None else last)}
-    return await _page(call, records, form, {"next": None if ended else last}, headers)
+    return _page(lines, form, {"next": None if ended else last}, headers)
 
 
 async def read_log(call: Call) -> Response:
     """A page of the log."""
     service, form = call.service, form_of(call.headers.get("accept", ""))
-    page = await service.rt.backend.read_log(
-        after=Position(call.query.after), limit=most(call), bytes_max=service.rt.limits.page_bytes, where=selector_of(call.query)
-    )
-    shown = [record for record in page.records if may_see(call, record)]
-    return await _page(call, shown, form, {"examined": page.examined, "head": page.head}, {})
+    async with service.turns:
+        page = await service.rt.backend.read_log(
+            after=Position(call.query.after), limit=most(call), bytes_max=service.rt.limits.page_bytes, where=selector_of(call.query)
+        )
+        lines = await _lines([record for record in page.records if may_see(call, record)], form.line)
+    return _page(lines, form, {"examined": page.examined, "head": page.head}, {})
 
 
-async def _page(call: Call, records: list[Record], form: Form, rest: dict[str, Any], headers: dict[str, str]) -> Response:
+async def _lines(records: Sequence[Record], line: Callable[[Record], bytes]) -> list[bytes]:
+    """Records written out, in slices."""
     lines: list[bytes] = []
-    for number, record in enumerate(records):
-        if number % 64 == 63:
+    for begin in range(0, len(records), SLICE):
+        if begin:
             await trio.lowlevel.checkpoint()
-        lines.append(form.line(record))
+        lines += [line(record) for record in records[begin : begin + SLICE]]
+    return lines
+
+
+def _page(lines: list[bytes], form: Form, rest: dict[str, Any], headers: dict[str, str]) -> Response:
     marks = {f"perdure-{name}": str(value) for name, value in rest.items() if value is not None}
     return Response(form.page(lines, as_json(rest)) + b"\n", 200, {**headers, **marks}, form.media_type)
 
@@ -162,7 +172,9 @@ async def follow(call: Call) -> Response:
         records: list[Record] = []
         with trio.move_on_after(service.config.alive_s):
             records = await follower.page()
-        told = b"".join([event(record.position, lines.of(record, form)) for record in records if may_see(call, record)])
+        shown = [record for record in records if may_see(call, record)]
+        async with service.turns:
+            told = b"".join(await _lines(shown, lambda record: event(record.position, lines.of(record, form))))
         behind = not records or not may_see(call, records[-1]) or records[-1].position < follower.cursor
         return told + mark(follower.cursor) if behind else told
 

@@ -24,6 +24,10 @@ ROOM_WAIT_S: Final = 5
 SMALL_BYTES: Final = 16 * 1024
 """A body that says to be no larger has room always: it does not wait behind large ones, and connections bound how many there are."""
 LINES_BYTES: Final = 8 << 20
+PAGES_AT_ONCE: Final = 4
+"""So many pages are made at one time, whoever waits for them: a round of the loop stays short, and who appends is not behind all who read."""
+SLICE: Final = 32
+"""Never are more events written out before other tasks have their turn."""
 
 
 @attrs.define
@@ -109,6 +113,8 @@ class Service:
     room: Room = attrs.field(factory=Room)
     lines: Lines = attrs.field(factory=Lines)
     failures: Failures = attrs.field(factory=Failures)
+    turns: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PAGES_AT_ONCE))
+    """One for each page that is being made."""
     listening: tuple[str, ...] = ()
     """Hosts that are listened on."""
     urls: tuple[str, ...] = ()

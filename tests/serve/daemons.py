@@ -27,6 +27,8 @@ from perdure.runtime.serve.scopes import ALL, Scopes
 from perdure.runtime.serve.service import Service
 from perdure.runtime.serve.tokens import new_token
 
+SECRET = re.compile(r"perdure_[0-9a-f]{16}_[A-Za-z0-9_-]{20,}")
+"""A token, as it must never be told."""
 SHOP = Path(__file__).with_name("shop.py")
 
 
@@ -146,3 +148,4 @@ def process(folder: Path, *arguments: str, app: str = "shop:app", **environment:
         reader.join(5)
         started.stdout.close()
         started.stderr.close()
+    assert SECRET.search("".join(told)) is None

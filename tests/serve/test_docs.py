@@ -66,18 +66,21 @@ def test_the_readme_is_as_it_is(root, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     block = block.replace("8467", str(port))  # another daemon may have it on this machine
-    ready = f"until curl -s 127.0.0.1:{port}/health/live >/dev/null; do sleep 0.1; done"
+    ready = "until grep -q listening shown; do sleep 0.1; done"
     commands = re.findall(r"^\$ (.*)$", block, re.MULTILINE)
     script = "\n".join(f"echo {shlex.quote('$ ' + one)}\n{one}" + (f"\n{ready}" if one.endswith("&") else "") for one in commands)
 
-    done = subprocess.run(
-        ["sh", "-c", f"{script}\nkill $!\nwait"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "PERDURE_LISTEN": f"127.0.0.1:{port}"},
-    )
+    with (tmp_path / "shown").open("w") as shown:
+        done = subprocess.run(
+            ["sh", "-c", f"{script}\nkill $!\nwait"],
+            cwd=tmp_path,
+            stdout=shown,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "PERDURE_LISTEN": f"127.0.0.1:{port}"},
+        )
 
-    assert OutputChecker().check_output(block, done.stdout, ELLIPSIS), done.stdout + done.stderr
+    found = (tmp_path / "shown").read_text()
+    assert OutputChecker().check_output(block, found, ELLIPSIS), found + done.stderr

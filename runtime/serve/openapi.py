@@ -145,7 +145,7 @@ def _responses(one: Operation, schema: dict[type, Any]) -> dict[str, Any]:
         found["200"] = {"description": "Server-sent events.", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}}
     problem = {"content": {MEDIA_TYPE: {"schema": schema[Problem]}}}
     body = WITH_BODY if one.body is not None or one.any_body else ()
-    for status in sorted({*COMMON, *(WITH_TOKEN if one.need else ()), *body, *one.problems}):
+    for status in sorted({*COMMON, *(WITH_TOKEN if one.need else ()), *body, *((404,) if "{" in one.path else ()), *one.problems}):
         found.setdefault(str(status), {"description": TITLES[status], **problem})
     return found
 

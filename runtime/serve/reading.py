@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from typing import Any, Final, get_args, get_origin, get_type_hints
@@ -19,18 +20,22 @@ from perdure.runtime.serve.shapes import MOST
 
 _from_json = msgspec.json.Decoder().decode
 QUERY_FIELDS: Final = 64
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def path_of(raw: bytes) -> str:
     """A path, its percent-encoding undone.
 
     Raises:
-      Misuse: it is not UTF-8.
+      Misuse: it is not UTF-8, or has control characters, which no name has.
     """
     try:
-        return unquote_to_bytes(raw).decode()
+        path = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError as error:
         raise Misuse("the path is not UTF-8, percent-encoded") from error
+    if CONTROL.search(path):
+        raise Misuse("the path has control characters: no name has any")
+    return path
 
 
 # -- the query -------------------------------------------------------------------------------

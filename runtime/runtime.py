@@ -20,7 +20,7 @@ from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.codec import Codec
-from perdure.backends.commit import ANY, Appended, Committed, Expect, Expected, check_name
+from perdure.backends.commit import ANY, Appended, Committed, Expect, Expected, Write, check_name
 from perdure.backends.environment import Environment
 from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, Rewound
 from perdure.backends.event import HEAD, START, Event, Position
@@ -328,6 +328,16 @@ class Runtime:
           Unavailable: the store cannot be looked at now.
         """
         return (await self.backend.store_status()).recovery
+
+    # -- for parts of perdure beside it (the daemon) -----------------------------------------
+
+    async def commit_own(self, writes: list[Write]) -> Committed | Conflict:
+        """Commit perdure's own writes, which may name what is reserved."""
+        return await self._tree.commit_derived(writes)
+
+    def follower(self, events: Selector[Any], after: Position) -> Follower:
+        """The selected records beyond *after*, not decoded, a page at a time."""
+        return Follower(self.backend, self._journal.ring, events, after, self._journal.pace)
 
     # -- inside ------------------------------------------------------------------------------
 

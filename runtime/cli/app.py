@@ -6,13 +6,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App
 
-from perdure.runtime.cli import blob, kv, log, model
+from perdure.runtime.cli import blob, kv, log, model, token
 from perdure.runtime.cli.backup import backup, restore
 from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.conformance import conformance
 from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
 from perdure.runtime.cli.migrate import migrate
+from perdure.runtime.cli.serve import serve
 from perdure.runtime.cli.simulate import simulate
 from perdure.runtime.cli.store import compact, stats, verify
 
@@ -38,7 +39,7 @@ Exit codes:
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
 for command in (
     *(log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands, stats, verify, compact, backup, restore, export),
-    *(migrate, conformance, bench, simulate),
+    *(migrate, conformance, bench, simulate, serve, token.commands),
 ):
     app.command(command)
 app.command(import_, name="import")

@@ -22,6 +22,7 @@ CLI = {"cyclopts", "rich"}
 EXTRAS = {
     "perdure.runtime.cli": CLI,
     "perdure.runtime.__main__": CLI,
+    "perdure.runtime.serve": {"starlette", "Hypercorn", "h11"},
     "perdure.runtime.testing.plugin": {"pytest"},
     "perdure.backends.postgres": {"psycopg"},
     "perdure.backends.conformance.databases": {"psycopg"},

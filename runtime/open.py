@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import cattrs
 import trio
@@ -39,6 +40,7 @@ async def open_runtime(
     environment: Environment | None = None,
     limits: Limits = LIMITS,
     changed: Changed = "refuse",
+    spent: Literal["fail", "leave"] = "fail",
     converter: cattrs.Converter | None = None,
     create: bool = True,
 ) -> AsyncIterator[Runtime]:
@@ -46,7 +48,8 @@ async def open_runtime(
 
     On entry the store is recovered and every projection of the app stands at its last snapshot.
     *changed* says what happens to a projection whose stored state another version of it made:
-    "refuse" leaves it readable, faulted; "rebuild" starts it again. *converter* is a cattrs converter
+    "refuse" leaves it readable, faulted; "rebuild" starts it again. *spent* says what happens when one is out of
+    restarts: "fail" ends the runtime, "leave" leaves it readable, faulted, and the others go on. *converter* is a cattrs converter
     with the program's own hooks. On exit what is under way is finished, within `limits.close_s`.
 
     The nursery inside does not show: the body's exception leaves as it is.
@@ -57,22 +60,24 @@ async def open_runtime(
     """
     if changed not in ("refuse", "rebuild"):
         raise Misuse(f'changed is "refuse" or "rebuild", not {changed!r}')
+    if spent not in ("fail", "leave"):
+        raise Misuse(f'spent is "fail" or "leave", not {spent!r}')
     environment = environment or Environment()
     if not isinstance(store, str):
         refuse_loading(store, "the store")
-        async with _run(store, app or App(), environment, limits, changed, converter) as rt:
+        async with _run(store, app or App(), environment, limits, changed, spent == "leave", converter) as rt:
             yield rt
         return
     async with (
         open_backend(store, environment=environment, limits=limits, create=create) as backend,
-        _run(backend, app or App(), environment, limits, changed, converter) as rt,
+        _run(backend, app or App(), environment, limits, changed, spent == "leave", converter) as rt,
     ):
         yield rt
 
 
 @asynccontextmanager
 async def _run(
-    backend: Backend, app: App, environment: Environment, limits: Limits, changed: Changed, converter: cattrs.Converter | None
+    backend: Backend, app: App, environment: Environment, limits: Limits, changed: Changed, spare: bool, converter: cattrs.Converter | None
 ) -> AsyncIterator[Runtime]:
     if (app.projections or app.sql) and not backend.capabilities.writes:
         raise Misuse("the models of an App are kept in the store: open it without ?mode=ro, or give no App and read its models as they are kept")
@@ -111,7 +116,7 @@ async def _run(
         tell,
         environment.threads,
     )
-    models = Models(services, Sources(backend, codec, limits))
+    models = Models(services, Sources(backend, codec, limits), spare=spare)
     rt = Runtime(backend, limits, hub, codec, encoder, journal, streams, models, tree)
 
     body: BaseException | None = None

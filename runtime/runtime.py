@@ -26,6 +26,7 @@ from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.recovery import Recovery
 from perdure.backends.selector import EVERYTHING, Selector
+from perdure.backends.timing import Timings
 from perdure.runtime import execute as executing
 from perdure.runtime.encode import AnyWrite, Encoder
 from perdure.runtime.kv import Bucket
@@ -316,6 +317,11 @@ class Runtime:
     async def commit_own(self, writes: list[Write]) -> Committed | Conflict:
         """Commit perdure's own writes, which may name what is reserved."""
         return await self._tree.commit_derived(writes)
+
+    @property
+    def flushes(self) -> Timings:
+        """How long the store took for each group of commits."""
+        return self._journal.flushes
 
     def follower(self, events: Selector[Any], after: Position) -> Follower:
         """The selected records beyond *after*, not decoded, a page at a time."""

@@ -245,7 +245,7 @@ class Tree:
         behind_s = max(0.0, (self._environment.clock() - cell.at_us) / 1e6) if lag and cell.at_us else 0.0
         return ActorStatus(
             name,
-            "faulted" if cell.fault is not None else state,
+            "faulted" if cell.fault is not None and state != "gave up" else state,
             mailbox=actor.mailbox.depth,
             position=cell.position,
             lag_events=lag,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from html import escape
+from typing import Final
 
 import attrs
 import msgspec
@@ -11,11 +13,14 @@ from starlette.responses import Response
 from perdure.actors.status import ActorStatus
 from perdure.backends.protocol import State
 from perdure.runtime.serve import shapes
+from perdure.runtime.serve.config import ServeConfig
+from perdure.runtime.serve.guard import check_token
 from perdure.runtime.serve.operation import Call, Operation, json_answer
 from perdure.runtime.serve.service import Service
 from perdure.runtime.serve.tokens import hidden
 
-FORMAT = 1
+FORMAT: Final = 1
+STOPPED: Final = {"faulted": "is faulted", "gave up": "is out of restarts", "failed": "has failed", "left": "has ended"}
 
 
 def live(call: Call) -> Response:
@@ -24,28 +29,37 @@ def live(call: Call) -> Response:
 
 
 def ready(call: Call) -> Response:
-    """Whether it can be worked with, and if not, why not."""
-    reasons = not_ready(call.service)
+    """Whether it can be worked with, and if not, why not; errors are quoted to who may operate."""
+    service = call.service
+    why = not service.config.tokens
+    if not why and "authorization" in call.headers:
+        why = check_token(service, dict(call.headers), call.address, call.now_us)[0].may_operate()
+    reasons = not_ready(service, why=why)
     return json_answer(shapes.Health("not ready" if reasons else "ok", reasons), 503 if reasons else 200)
 
 
-def not_ready(service: Service) -> list[str]:
-    """Why this daemon should get no work now; nothing if it should. Without waiting for anything."""
-    config, backend = service.config, service.rt.backend
+def not_ready(service: Service, *, why: bool = False) -> list[str]:
+    """What is against giving this daemon work now; nothing if it should have some. Without waiting for anything."""
+    backend = service.rt.backend
     reasons = ["it is draining"] if service.draining else []
     if backend.state is not State.OPEN:
         reasons.append(f"the store is {backend.state.value}")
     if not backend.capabilities.writes:
         reasons.append("the store is open for reading only")
+    reasons += service.health.reasons(service.config.ready_stuck_s, why=why)
     projections = service.rt.status().find("projections")
-    for one in () if projections is None else projections.children:
-        if one.state in ("faulted", "gave up", "failed", "left") and config.ready_faulted == "refuse":
-            reasons.append(f"model {one.name} is {one.state}")
+    return [hidden(reason) for reason in (*reasons, *behind(service.config, () if projections is None else projections.children, why=why))]
+
+
+def behind(config: ServeConfig, projections: Iterable[ActorStatus], *, why: bool = False) -> Iterator[str]:
+    """What the policy has against these projections. What another process runs is that one's business."""
+    for one in projections:
+        if one.state in STOPPED and config.ready_faulted == "refuse":
+            yield f"model {one.name} {STOPPED[one.state]}" + (f": {one.last_error}" if why and one.last_error else "")
         elif one.state == "running" and (one.lag_events or 0) > config.ready_lag_events:
-            reasons.append(f"model {one.name} is {one.lag_events:,} events behind")
+            yield f"model {one.name} is {one.lag_events:,} events behind"
         elif one.state == "running" and (one.lag_s or 0) > config.ready_lag_s:
-            reasons.append(f"model {one.name} is {one.lag_s:,.0f} s behind")
-    return reasons
+            yield f"model {one.name} is {one.lag_s:,.0f} s behind"
 
 
 def status(call: Call) -> Response:
@@ -97,9 +111,10 @@ OPERATIONS = (
         method="GET",
         path="/health/ready",
         name="ready",
-        summary="It may get work: the store takes writes, and no model is faulted or too far behind. 503 with the reasons else.",
+        summary="It may get work: the store takes writes, and no model is faulted or too far behind. 503 with the reasons else; with a token that may operate the errors, too.",
         run=ready,
         answers={200: shapes.Health, 503: shapes.Health},
+        problems=(401, 429),
     ),
     Operation(
         method="GET", path="/v1/status", name="status", summary="The tree of actors, and all numbers.", run=status, need="operate", answers={200: shapes.Status}

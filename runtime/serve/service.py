@@ -15,6 +15,8 @@ from perdure.backends.event import Record
 from perdure.runtime.app import App
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.serve.config import ServeConfig
+from perdure.runtime.serve.counting import Counted
+from perdure.runtime.serve.health import Health
 from perdure.runtime.serve.problems import Refused
 from perdure.runtime.serve.represent import Form
 from perdure.runtime.serve.shapes import Daemon
@@ -109,6 +111,9 @@ class Service:
     room: Room = attrs.field(factory=Room)
     lines: Lines = attrs.field(factory=Lines)
     failures: Failures = attrs.field(factory=Failures)
+    counted: Counted = attrs.field(factory=Counted)
+    health: Health = attrs.field(factory=Health)
+    log_lines_lost: Callable[[], int] = lambda: 0
     listening: tuple[str, ...] = ()
     """Hosts that are listened on."""
     urls: tuple[str, ...] = ()

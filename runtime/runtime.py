@@ -12,10 +12,10 @@ import trio
 
 from perdure.actors.fold import Fold, Keyed, Projection
 from perdure.actors.follower import Follower
-from perdure.actors.journal import Journal
+from perdure.actors.journal import Journal, JournalStatistics
 from perdure.actors.model import KeyedModel, Model
 from perdure.actors.sql import SqlModel, SqlProjection
-from perdure.actors.status import Hub
+from perdure.actors.status import ActorStatus, Hub
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
 from perdure.backends.codec import Codec
@@ -317,6 +317,14 @@ class Runtime:
     async def commit_own(self, writes: list[Write]) -> Committed | Conflict:
         """Commit perdure's own writes, which may name what is reserved."""
         return await self._tree.commit_derived(writes)
+
+    def models_status(self) -> tuple[ActorStatus, ...]:
+        """The projections of `status()` alone, which cost little."""
+        return self._tree.models_status(self._models)
+
+    def journal_statistics(self) -> JournalStatistics:
+        """The journal's numbers alone."""
+        return self._journal.statistics()
 
     @property
     def flushes(self) -> Timings:

@@ -15,6 +15,7 @@ from perdure.runtime.cli.exits import MEANING
 from perdure.runtime.cli.serve import serve
 from perdure.runtime.cli.simulate import simulate
 from perdure.runtime.cli.store import compact, stats, verify
+from perdure.runtime.cli.top import top
 
 
 def _version() -> str:
@@ -38,7 +39,7 @@ Exit codes:
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
 for command in (
     *(log.append, log.read, log.tail, log.streams, kv.app, model.commands, stats, verify, compact, backup, restore, export),
-    *(conformance, bench, simulate, serve, token.commands),
+    *(conformance, bench, simulate, serve, top, token.commands),
 ):
     app.command(command)
 app.command(import_, name="import")

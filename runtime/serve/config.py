@@ -76,7 +76,7 @@ class ServeConfig:
     store: str = _text("The store's URL.")
     create: bool = _flag(True, "Make the store if there is none.")
     changed: str = _field("refuse", "A projection whose definition has changed: refuse (it stands still) or rebuild.", _one_of("refuse", "rebuild"))
-    spent: str = _field("leave", "A projection that is out of restarts: leave (it stands still, and others go on) or fail (the daemon ends).", _one_of("leave", "fail"))
+    spent: str = _field("leave", "A model out of restarts: leave (it stands still, the others go on) or fail (the daemon ends).", _one_of("leave", "fail"))
 
     # -- who may reach it --------------------------------------------------------------------
     listen: tuple[str, ...] = _field(("127.0.0.1:8467",), "Addresses to listen on, HOST:PORT each; port 0 takes a free one.", converter=_texts)

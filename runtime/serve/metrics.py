@@ -7,6 +7,7 @@ Only what happened to requests is counted as it happens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -43,6 +44,10 @@ class Facts:
     status: Status
     store: StoreStatus | None
     reasons: tuple[str, ...]
+
+    def node(self, name: str) -> ActorStatus:
+        """The actor of that name."""
+        return self.status.find(name) or ActorStatus(name, "new")
 
     def children(self, name: str) -> tuple[ActorStatus, ...]:
         """The actors below the one of that name."""
@@ -108,12 +113,12 @@ METRICS: Final = (
     Told("perdure_log_lines_lost", "counter", "Log lines that nobody read in time.", _one(lambda f: f.service.log_lines_lost())),
     # -- the store -----------------------------------------------------------------------------
     Told("perdure_store_state", "gauge", "1 for the state the store is in.", _store_state, ("state",)),
-    Told("perdure_store_reopenings", "counter", "How often it was brought back after a flush that failed.", _one(lambda f: _keeper(f).restarts)),
+    Told("perdure_store_reopenings", "counter", "How often it was brought back after a flush that failed.", _one(lambda f: f.node("keeper").restarts)),
     Told("perdure_store_used_bytes", "gauge", "What it holds.", _stored(lambda s: s.bytes_used)),
     Told("perdure_store_limit_bytes", "gauge", "What it may hold; 0: no limit of its own.", _stored(lambda s: s.bytes_limit)),
     Told("perdure_store_damages", "gauge", "What the scrubber has found damaged since the store was opened.", _stored(lambda s: len(s.damages))),
-    Told("perdure_log_head_position", "gauge", "The position of the last event; its rate is that of the appends of all writers.", _one(lambda f: f.status.head)),
-    Told("perdure_kv_revision", "gauge", "The revision of the newest change of kv; its rate is that of the changes.", _stored(lambda s: s.revision)),
+    Told("perdure_log_head_position", "gauge", "The position of the last event; its rate is that of all appends.", _one(lambda f: f.status.head)),
+    Told("perdure_kv_revision", "gauge", "The newest revision of kv; its rate is that of the changes.", _stored(lambda s: s.revision)),
     Told("perdure_ring_bytes", "gauge", "Fresh events kept in memory for followers.", _one(lambda f: f.status.ring_bytes)),
     # -- the journal ---------------------------------------------------------------------------
     Told("perdure_commits", "counter", "Commits of this daemon that were answered, its own included.", _one(lambda f: f.status.journal.commits)),
@@ -121,18 +126,18 @@ METRICS: Final = (
     Told("perdure_commit_doubts", "counter", "Groups of commits whose flush failed.", _one(lambda f: f.status.journal.doubts)),
     Told("perdure_journal_waiting_commits", "gauge", "Commits that wait for a group.", _one(lambda f: f.status.journal.waiting)),
     Told("perdure_journal_waiting_bytes", "gauge", "Their size.", _one(lambda f: f.status.journal.waiting_bytes)),
-    Told("perdure_streams_live", "gauge", "Streams with an actor.", _one(lambda f: len(f.children("streams")))),
-    Told("perdure_streams_waiting", "gauge", "Appends in the mailboxes of streams.", _one(lambda f: sum([one.mailbox for one in f.children("streams")]))),
+    Told("perdure_streams_live", "gauge", "Streams with an actor.", _one(lambda f: f.status.streams_live)),
+    Told("perdure_streams_waiting", "gauge", "Appends in the mailboxes of streams.", _one(lambda f: f.node("streams").mailbox)),
     Told("perdure_leases_held", "gauge", "Leases that this daemon holds.", _one(lambda f: len(f.children("leases")))),
     # -- models --------------------------------------------------------------------------------
     Told("perdure_model_state", "gauge", "1 for the state the model is in here.", _states, ("model", "state")),
     Told("perdure_model_position", "gauge", "The position up to which it has folded.", _models(lambda m: m.position), ("model",)),
     Told("perdure_model_lag_events", "gauge", "Events of the log beyond that.", _models(lambda m: m.lag_events), ("model",)),
-    Told("perdure_model_lag_seconds", "gauge", "Age of the last event it has folded, while there are more.", _models(lambda m: m.lag_s), ("model",)),
+    Told("perdure_model_lag_seconds", "gauge", "The age of its last event, while there are more.", _models(lambda m: m.lag_s), ("model",)),
     Told("perdure_model_stuck_seconds", "gauge", "For how long it has not got on, though there is more to fold.", lambda f: _stuck(f), ("model",)),
     Told("perdure_model_mailbox_questions", "gauge", "Questions that wait for its actor.", _models(lambda m: m.mailbox), ("model",)),
     Told("perdure_model_restarts", "counter", "How often its actor was started again.", _models(lambda m: m.restarts), ("model",)),
-    Told("perdure_subscription_lag_events", "gauge", "Events of the log that a named subscription has not done; at most 100 of them.", _subscriptions, ("name",)),
+    Told("perdure_subscription_lag_events", "gauge", "Events that a named subscription has not done; at most 100 of them.", _subscriptions, ("name",)),
     # -- HTTP ----------------------------------------------------------------------------------
     Told("perdure_http_connections", "gauge", "Connections now.", _one(lambda f: f.service.connections()[0])),
     Told("perdure_http_connections_refused", "counter", "Connections that were one too many.", _one(lambda f: f.service.connections()[1])),
@@ -141,12 +146,6 @@ METRICS: Final = (
     Told("perdure_http_bodies_bytes", "gauge", "Bodies in memory now.", _one(lambda f: f.service.room.used)),
 )
 FLUSH: Final = ("perdure_flush_seconds", "How long the store took for a group of commits.")
-
-
-def _keeper(facts: Facts) -> ActorStatus:
-    found = facts.status.find("keeper")
-    assert found is not None
-    return found
 
 
 def _stuck(facts: Facts) -> list[Row]:
@@ -187,11 +186,8 @@ async def metrics(call: Call) -> Response:
     """All metrics, now."""
     service = call.service
     store = None
-    with trio.move_on_after(STORE_S):
-        try:
-            store = await service.rt.backend.store_status()
-        except PerdureError:
-            pass  # that it is away is told by its state
+    with trio.move_on_after(STORE_S), suppress(PerdureError):  # that it is away is told by its state
+        store = await service.rt.backend.store_status()
     facts = Facts(service, service.rt.status(), store, tuple(not_ready(service)))
     registry = CollectorRegistry()
     registry.register(Moment(facts))

@@ -47,8 +47,7 @@ def not_ready(service: Service, *, why: bool = False) -> list[str]:
     if not backend.capabilities.writes:
         reasons.append("the store is open for reading only")
     reasons += service.health.reasons(service.config.ready_stuck_s, why=why)
-    projections = service.rt.status().find("projections")
-    return [hidden(reason) for reason in (*reasons, *behind(service.config, () if projections is None else projections.children, why=why))]
+    return [hidden(reason) for reason in (*reasons, *behind(service.config, service.rt.models_status(), why=why))]
 
 
 def behind(config: ServeConfig, projections: Iterable[ActorStatus], *, why: bool = False) -> Iterator[str]:
@@ -80,6 +79,7 @@ def status_of(service: Service) -> shapes.Status:
         store_state=service.rt.backend.state.value,
         up_s=service.up_s,
         loop_stall_max_s=now.loop_stall_max_s,
+        streams_live=now.streams_live,
         journal=msgspec.to_builtins(attrs.asdict(now.journal), enc_hook=str),
         http=shapes.Http(connections, refused, service.followers, service.requests, service.failures.total, service.room.used),
         daemons=list(service.peers),
@@ -111,7 +111,7 @@ OPERATIONS = (
         method="GET",
         path="/health/ready",
         name="ready",
-        summary="It may get work: the store takes writes, and no model is faulted or too far behind. 503 with the reasons else; with a token that may operate the errors, too.",
+        summary="It may get work; else 503 with the reasons. They quote errors to who has a token that may operate.",
         run=ready,
         answers={200: shapes.Health, 503: shapes.Health},
         problems=(401, 429),

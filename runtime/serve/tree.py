@@ -47,9 +47,7 @@ async def open_tree(service: Service, listener: Listener, notifier: Notifier) ->
     async def health(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
         while True:
-            status = service.rt.status()
-            models = status.find("projections")
-            service.health.look(status.journal, () if models is None else models.children, trio.current_time())
+            service.health.look(service.rt.journal_statistics(), service.rt.models_status(), trio.current_time())
             await trio.sleep(LOOK_S)
 
     async def http(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - handed on

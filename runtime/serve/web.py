@@ -33,7 +33,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # What is more specific comes first: `:path` takes all there is. Blobs have their place here, as `blobs.OPERATIONS`.
-OPERATIONS: Final[tuple[Operation, ...]] = (*writing.OPERATIONS, *logs.OPERATIONS, *entries.OPERATIONS, *modelling.OPERATIONS, *operating.OPERATIONS, *metrics.OPERATIONS)
+PARTS: Final = (writing, logs, entries, modelling, operating, metrics)
+OPERATIONS: Final[tuple[Operation, ...]] = tuple([one for part in PARTS for one in part.OPERATIONS])
 
 UNKNOWN: Final = "(none)"
 """What requests count as that reach no operation."""

@@ -7,13 +7,13 @@ import sqlite3
 import attrs
 import pytest
 import trio
+from shop import Placed, Total, app
 
 from daemons import running
 from perdure.actors.journal import JournalStatistics
 from perdure.actors.status import ActorStatus
 from perdure.runtime import App, Event, Projection, SqlProjection, of
 from perdure.runtime.serve.health import Health
-from shop import Placed, Total, app, step
 
 PLACED = {"events": [{"type": "placed", "data": {"customer": "ada", "cents": 5}}]}
 QUIET = JournalStatistics(0, 0, 0, 0, 0, 0, "", 0.0, 0.0, 0.0, 0.0)

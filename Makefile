@@ -13,7 +13,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test handovers writers test-ipfs test-faults soak-processes torture bench matrix lint types clean
+.PHONY: help setup demo test handovers writers test-ipfs test-faults soak-processes soak torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -45,6 +45,9 @@ test-faults: setup  ## PostgreSQL: connections cut and delayed, the server kille
 
 soak-processes: setup  ## processes on one store, killed and frozen for 20 minutes (ARGS='--seconds 60 --seed 7' for other); Ctrl-C ends it with the verdict
 	@exec $(VENV)/bin/python tests/processes/soak.py $(ARGS)
+
+soak: setup  ## a daemon under load for 20 minutes, its actors and itself killed (ARGS='--seconds 120 --seed 7' for other)
+	@exec $(VENV)/bin/python tests/soak/serve_soak.py $(ARGS)
 
 torture: setup  ## every fault on purpose, one table of counts (SCALE=0.1 for a tenth, ARGS='--only SIGKILL'); Ctrl-C ends it with the table
 	@SCALE=$(SCALE) exec $(VENV)/bin/python tests/torture/torture.py $(ARGS)

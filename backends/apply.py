@@ -91,7 +91,7 @@ def new_type(writer: Writer, cache: Cache, name: str, version: int) -> None:
 
 
 def stream_number(writer: Writer, cache: Cache, stream: str, first: int = 1) -> int:
-    """The number of a stream whose last seq is known (see `tables.facts`); a new one gets one, and begins at seq *first*."""
+    """The number of a stream whose last seq is known (see `facts`); a new one gets one, and begins at seq *first*."""
     remembered = cache.streams.get(stream)
     if remembered is not None:
         return remembered[0]

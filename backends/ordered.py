@@ -21,6 +21,7 @@ from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, StoreMoved, TooLarge, Unavailable, Unsupported
 from perdure.backends.event import Position
+from perdure.backends.facts import facts
 from perdure.backends.frame import TypeName
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.news import Moved
@@ -174,7 +175,7 @@ class OrderedBackend(OrderedLoads):
         out.clear()
         if self._cache.loading or self._cache.moved:
             raise loading.refused(self.url, self._cache.moved)
-        done = decide(commits, tables.facts(writer, self._cache, needs(commits)))
+        done = decide(commits, facts(writer, self._cache, needs(commits)))
         out.append(done)
         if not (done.pieces or done.changes or done.states or done.snapshots or done.kept):
             raise _NothingToWrite

@@ -1,4 +1,4 @@
-"""What the tables of a store mean: reads, facts and writes over ordered keys, whatever keeps them.
+"""What the tables of a store mean: reads and writes over ordered keys, whatever keeps them.
 
 Plain functions of a `Reader` or `Writer`, which is one transaction: nothing here awaits, and a buffer
 that a reader returns is used up before the transaction ends.
@@ -16,14 +16,13 @@ import attrs
 import msgspec
 
 from perdure.backends import frame, keys
-from perdure.backends.commit import LEASES, Unless
-from perdure.backends.engine import Facts, Kept, Needs, TooBroad
+from perdure.backends.engine import Kept
 from perdure.backends.errors import Compacted, Corrupt, Rewound, Truncated
 from perdure.backends.event import Position, Record
 from perdure.backends.frame import TypeName, type_name
-from perdure.backends.limits import CONDITION_ROWS, PAGE_EXAMINED
+from perdure.backends.limits import PAGE_EXAMINED
 from perdure.backends.protocol import ChangedEntry, Changes, Entry, Page, Snapshot, StreamInfo
-from perdure.backends.selector import EVERYTHING, Item, Selector
+from perdure.backends.selector import EVERYTHING, Selector
 
 Buffer = bytes | memoryview
 Row = tuple[Buffer, Buffer]
@@ -515,28 +514,6 @@ def snapshots(reader: Reader, name: str) -> list[Position]:
 # -- facts -----------------------------------------------------------------------------------
 
 
-def facts(reader: Reader, cache: Cache, needs: Needs) -> Facts:
-    """Everything that *needs* names, as it is now."""
-    known = Facts(cache.head, cache.at_us, cache.revision)
-    if len(cache.streams) + len(needs.streams) > Cache.STREAMS_MAX:
-        cache.streams.clear()  # before the first: what is written later needs the streams of the whole group
-    for stream in needs.streams:
-        known.streams[stream] = last_seq(reader, cache, stream)
-    for bucket, key in needs.entries:
-        entry = get(reader, bucket, key)
-        known.entries[bucket, key] = 0 if entry is None else entry.revision
-    for id in needs.ids:
-        kept = read_kept(reader, id)
-        if kept is not None:
-            known.ids[id] = kept
-    for condition in needs.conditions:
-        known.conditions[condition] = find_match(reader, cache.types, condition)
-    for name in needs.leases:
-        entry = get(reader, LEASES, name.encode())
-        known.leases[name] = 0 if entry is None else int.from_bytes(entry.value[:8], "big")
-    return known
-
-
 def last_seq(reader: Reader, cache: Cache, stream: str) -> int:
     """The last seq of a stream, 0 if there is none; remembered in *cache*."""
     remembered = cache.streams.get(stream)
@@ -553,49 +530,6 @@ def read_kept(reader: Reader, id: bytes) -> Kept | None:
     """What is kept of the commit with that id, if it had a key."""
     raw = reader.get("keys", id)
     return None if raw is None else _unpack_kept(unseal(f"the row of commit {id.hex()}", id, raw))
-
-
-# -- conditions ------------------------------------------------------------------------------
-
-
-def find_match(reader: Reader, types: Sequence[TypeName], condition: Unless) -> Position | TooBroad | None:
-    """The first event beyond the condition's position that its query selects."""
-    found = [_find_item(reader, types, item, condition.after) for item in condition.query.items]
-    places = [place for place in found if place is not None and not isinstance(place, TooBroad)]
-    if places:
-        return min(places)
-    return next((place for place in found if isinstance(place, TooBroad)), None)
-
-
-def _find_item(reader: Reader, types: Sequence[TypeName], item: Item, after: Position) -> Position | TooBroad | None:
-    if item.tags:
-        return _find_tagged(reader, types, item, after)
-    examined = 0
-    cursor = after
-    end, _ = read_head(reader)
-    query: Selector[Any] = Selector((item,))
-    while cursor < end:
-        page = read_log(reader, types, after=cursor, limit=1, bytes_max=1, where=query)
-        if page.records:
-            return page.records[0].position
-        examined += PAGE_EXAMINED  # a page without a record ends for nothing else, or at the end of the log
-        cursor = page.examined
-        if examined >= CONDITION_ROWS and cursor < end:
-            return TooBroad()
-    return None
-
-
-def _find_tagged(reader: Reader, types: Sequence[TypeName], item: Item, after: Position) -> Position | TooBroad | None:
-    rows = [
-        [keys.last_number(key) for key, _ in reader.scan("tags", keys.tag(tag, after + 1), keys.after_prefix(keys.named(tag)), CONDITION_ROWS + 1)]
-        for tag in item.tags
-    ]
-    rarest = min(rows, key=len)
-    for position in rarest[:CONDITION_ROWS]:
-        record = record_at(reader, types, Position(position))
-        if item.matches(record.stream, record.type, record.tags):
-            return record.position
-    return TooBroad() if len(rarest) > CONDITION_ROWS else None
 
 
 def record_at(reader: Reader, types: Sequence[TypeName], position: Position) -> Record:

@@ -12,10 +12,10 @@ import trio
 
 from perdure.actors.fold import Fold, Keyed, Projection
 from perdure.actors.follower import Follower
-from perdure.actors.journal import Journal
+from perdure.actors.journal import Journal, JournalStatistics
 from perdure.actors.model import KeyedModel, Model
 from perdure.actors.sql import SqlModel, SqlProjection
-from perdure.actors.status import Hub
+from perdure.actors.status import ActorStatus, Hub
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
 from perdure.backends.blobs.protocol import BlobStore
@@ -28,6 +28,7 @@ from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.recovery import Recovery
 from perdure.backends.selector import EVERYTHING, Selector
+from perdure.backends.timing import Timings
 from perdure.runtime import execute as executing
 from perdure.runtime.encode import AnyWrite, Encoder
 from perdure.runtime.kv import Bucket
@@ -334,6 +335,19 @@ class Runtime:
     async def commit_own(self, writes: list[Write]) -> Committed | Conflict:
         """Commit perdure's own writes, which may name what is reserved."""
         return await self._tree.commit_derived(writes)
+
+    def models_status(self) -> tuple[ActorStatus, ...]:
+        """The projections of `status()` alone, which cost little."""
+        return self._tree.models_status(self._models)
+
+    def journal_statistics(self) -> JournalStatistics:
+        """The journal's numbers alone."""
+        return self._journal.statistics()
+
+    @property
+    def flushes(self) -> Timings:
+        """How long the store took for each group of commits."""
+        return self._journal.flushes
 
     def follower(self, events: Selector[Any], after: Position) -> Follower:
         """The selected records beyond *after*, not decoded, a page at a time."""

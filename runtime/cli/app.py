@@ -16,6 +16,7 @@ from perdure.runtime.cli.migrate import migrate
 from perdure.runtime.cli.serve import serve
 from perdure.runtime.cli.simulate import simulate
 from perdure.runtime.cli.store import compact, stats, verify
+from perdure.runtime.cli.top import top
 
 
 def _version() -> str:
@@ -39,7 +40,7 @@ Exit codes:
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
 for command in (
     *(log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands, stats, verify, compact, backup, restore, export),
-    *(migrate, conformance, bench, simulate, serve, token.commands),
+    *(migrate, conformance, bench, simulate, serve, top, token.commands),
 ):
     app.command(command)
 app.command(import_, name="import")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from typing import Annotated, Any
 
 import trio
@@ -15,8 +13,7 @@ from perdure.runtime.cli import out
 from perdure.runtime.cli.apps import load_app
 from perdure.runtime.cli.options import AsJson
 
-EXTRA = ("starlette", "hypercorn", "h11", "anyio")
-FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+EXTRA = ("starlette", "hypercorn", "h11", "anyio", "prometheus_client", "structlog")
 
 
 def serve(
@@ -39,6 +36,7 @@ def serve(
         from perdure.runtime.serve.daemon import serve as run
         from perdure.runtime.serve.notify import Notifier
         from perdure.runtime.serve.service import Service
+        from perdure.runtime.serve.telling import tell
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -52,9 +50,8 @@ def serve(
     told = configured()
     if not told.store:
         raise Misuse("which store? name it by --store URL, or as store in the configuration")
-    logging.basicConfig(stream=sys.stderr, format=FORMAT, level=logging.WARNING)
-    logging.getLogger("perdure").setLevel(told.log_level.upper())
     loaded = load_app(app)
+    teller = tell(told.log_format, told.log_level)
 
     async def main() -> int:
         async with trio.open_nursery() as nursery:
@@ -64,6 +61,7 @@ def serve(
                 ended.append(await run(loaded, told, reread=configured, notifier=Notifier.of(os.environ), task_status=task_status))
 
             service: Service = await nursery.start(daemon)
+            service.log_lines_lost = lambda: teller.lost
             for url in service.urls:
                 if json:
                     out.document({"listening": url})
@@ -72,7 +70,10 @@ def serve(
             out.flush()
         return ended[0]
 
-    return trio.run(main)
+    try:
+        return trio.run(main)
+    finally:
+        teller.end()
 
 
 def _flags(store: str | None, listen: tuple[str, ...], given: tuple[str, ...]) -> dict[str, Any]:

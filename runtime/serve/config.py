@@ -25,8 +25,8 @@ def _field(default: Any, help: str, *checks: Any, reload: bool = False, converte
     return attrs.field(default=default, converter=converter, validator=list(checks), metadata={"help": help, "reload": reload})
 
 
-def _flag(default: bool, help: str) -> Any:
-    return _field(default, help, validators.instance_of(bool))
+def _flag(default: bool, help: str, *, reload: bool = False) -> Any:
+    return _field(default, help, validators.instance_of(bool), reload=reload)
 
 
 def _text(help: str) -> Any:
@@ -76,6 +76,7 @@ class ServeConfig:
     store: str = _text("The store's URL.")
     create: bool = _flag(True, "Make the store if there is none.")
     changed: str = _field("refuse", "A projection whose definition has changed: refuse (it stands still) or rebuild.", _one_of("refuse", "rebuild"))
+    spent: str = _field("leave", "A model out of restarts: leave (it stands still, the others go on) or fail (the daemon ends).", _one_of("leave", "fail"))
 
     # -- who may reach it --------------------------------------------------------------------
     listen: tuple[str, ...] = _field(("127.0.0.1:8467",), "Addresses to listen on, HOST:PORT each; port 0 takes a free one.", converter=_texts)
@@ -108,6 +109,9 @@ class ServeConfig:
     ready_lag_events: int = _number(100_000, 0, 1 << 62, "Ready means: no projection run here is further behind.", reload=True)
     ready_lag_s: float = _seconds(60, 1e9, "And none by more time.", reload=True)
     ready_faulted: str = _field("refuse", "A model that stands still: refuse (not ready) or ignore.", _one_of("refuse", "ignore"), reload=True)
+    ready_stuck_s: float = _seconds(60, 1e9, "And none has stood still for longer while there is more to fold.", reload=True)
+    metrics_open: bool = _flag(False, "/metrics without a token, for whoever reaches an address that is listened on.", reload=True)
+    log_format: str = _field("console", "console (for people), json (a document a line), auto (console on terminals).", _one_of("console", "json", "auto"))
     log_level: str = _field("info", "What is told on standard error, at least: debug, info, warning or error.", _one_of(*LEVELS), reload=True)
 
     limits: Limits = attrs.field(

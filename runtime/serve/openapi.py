@@ -154,7 +154,7 @@ def _content(one: Operation, shape: Any, schema: dict[type, Any]) -> dict[str, A
     if shape is None:
         return {}
     if shape is str:
-        return {"content": {"text/html": {"schema": {"type": "string"}}}}
+        return {"content": {one.media_type: {"schema": {"type": "string"}}}}
     content = {JSON: {"schema": schema[shape]}}
     if one.cloudevents and one.body is None:
         content[CLOUDEVENTS] = {"schema": {"type": "array", "items": _EVENT}}

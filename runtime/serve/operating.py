@@ -14,12 +14,13 @@ from perdure.actors.status import ActorStatus
 from perdure.backends.protocol import State
 from perdure.runtime.serve import shapes
 from perdure.runtime.serve.config import ServeConfig
+from perdure.runtime.serve.guard import check_token
 from perdure.runtime.serve.operation import Call, Operation, json_answer
 from perdure.runtime.serve.service import Service
 from perdure.runtime.serve.tokens import hidden
 
 FORMAT: Final = 1
-STOPPED: Final = ("faulted", "gave up", "failed", "left")
+STOPPED: Final = {"faulted": "is faulted", "gave up": "is out of restarts", "failed": "has failed", "left": "has ended"}
 
 
 def live(call: Call) -> Response:
@@ -28,28 +29,32 @@ def live(call: Call) -> Response:
 
 
 def ready(call: Call) -> Response:
-    """Whether it can be worked with, and if not, why not."""
-    reasons = not_ready(call.service)
+    """Whether it can be worked with, and if not, why not; errors are quoted to who may operate."""
+    service = call.service
+    why = not service.config.tokens
+    if not why and "authorization" in call.headers:
+        why = check_token(service, dict(call.headers), call.address, call.now_us)[0].may_operate()
+    reasons = not_ready(service, why=why)
     return json_answer(shapes.Health("not ready" if reasons else "ok", reasons), 503 if reasons else 200)
 
 
-def not_ready(service: Service) -> list[str]:
-    """Why this daemon should get no work now; nothing if it should. Without waiting for anything."""
+def not_ready(service: Service, *, why: bool = False) -> list[str]:
+    """What is against giving this daemon work now; nothing if it should have some. Without waiting for anything."""
     backend = service.rt.backend
     reasons = ["it is draining"] if service.draining else []
     if backend.state is not State.OPEN:
         reasons.append(f"the store is {backend.state.value}")
     if not backend.capabilities.writes:
         reasons.append("the store is open for reading only")
-    projections = service.rt.status().find("projections")
-    return [*reasons, *behind(service.config, () if projections is None else projections.children)]
+    reasons += service.health.reasons(service.config.ready_stuck_s, why=why)
+    return [hidden(reason) for reason in (*reasons, *behind(service.config, service.rt.models_status(), why=why))]
 
 
-def behind(config: ServeConfig, projections: Iterable[ActorStatus]) -> Iterator[str]:
+def behind(config: ServeConfig, projections: Iterable[ActorStatus], *, why: bool = False) -> Iterator[str]:
     """What the policy has against these projections. What another process runs is that one's business."""
     for one in projections:
         if one.state in STOPPED and config.ready_faulted == "refuse":
-            yield f"model {one.name} is {one.state}"
+            yield f"model {one.name} {STOPPED[one.state]}" + (f": {one.last_error}" if why and one.last_error else "")
         elif one.state == "running" and (one.lag_events or 0) > config.ready_lag_events:
             yield f"model {one.name} is {one.lag_events:,} events behind"
         elif one.state == "running" and (one.lag_s or 0) > config.ready_lag_s:
@@ -74,6 +79,7 @@ def status_of(service: Service) -> shapes.Status:
         store_state=service.rt.backend.state.value,
         up_s=service.up_s,
         loop_stall_max_s=now.loop_stall_max_s,
+        streams_live=now.streams_live,
         journal=msgspec.to_builtins(attrs.asdict(now.journal), enc_hook=str),
         http=shapes.Http(connections, refused, service.followers, service.requests, service.failures.total, service.room.used),
         daemons=list(service.peers),
@@ -105,9 +111,10 @@ OPERATIONS = (
         method="GET",
         path="/health/ready",
         name="ready",
-        summary="It may get work: the store takes writes, and no model is faulted or too far behind. 503 with the reasons else.",
+        summary="It may get work; else 503 with the reasons. They quote errors to who has a token that may operate.",
         run=ready,
         answers={200: shapes.Health, 503: shapes.Health},
+        problems=(401, 429),
     ),
     Operation(
         method="GET", path="/v1/status", name="status", summary="The tree of actors, and all numbers.", run=status, need="operate", answers={200: shapes.Status}

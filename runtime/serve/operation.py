@@ -8,6 +8,7 @@ from typing import Any, Final
 import attrs
 from starlette.responses import Response
 
+from perdure.runtime.serve.config import ServeConfig
 from perdure.runtime.serve.represent import JSON, as_json
 from perdure.runtime.serve.scopes import Scopes
 from perdure.runtime.serve.service import Service
@@ -28,6 +29,9 @@ class Call:
     scopes: Scopes
     valid: Callable[[], bool]
     """Whether its token still is: for what lasts."""
+    address: str
+    """Where it comes from."""
+    now_us: int
 
 
 @attrs.frozen
@@ -49,6 +53,8 @@ class Operation:
     summary: str
     run: Callable[[Call], Awaitable[Response] | Response]
     need: str = OPEN
+    open_if: str = ""
+    """A setting: where it is true no token is needed."""
     query: type | None = None
     body: type | None = None
     any_body: bool = False
@@ -58,8 +64,14 @@ class Operation:
     live: bool = False
     """The answer is a stream of server-sent events."""
     headers: tuple[Header, ...] = ()
+    media_type: str = "text/html"
+    """Of an answer that is text."""
     answers: Mapping[int, Any] = attrs.field(factory=dict)
     problems: tuple[int, ...] = ()
+
+    def needs(self, config: ServeConfig) -> str:
+        """The scope it needs."""
+        return OPEN if self.open_if and getattr(config, self.open_if) else self.need
 
 
 IF_MATCH: Final = Header("If-Match", 'What you believe is there: its ETag, as "17"; * for anything. Else 409 with the facts.', r'^(\*|"[0-9]{1,19}")$')

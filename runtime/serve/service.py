@@ -15,6 +15,8 @@ from perdure.backends.event import Record
 from perdure.runtime.app import App
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.serve.config import ServeConfig
+from perdure.runtime.serve.counting import Counted
+from perdure.runtime.serve.health import Health
 from perdure.runtime.serve.problems import Refused
 from perdure.runtime.serve.represent import Form
 from perdure.runtime.serve.shapes import Daemon
@@ -115,6 +117,9 @@ class Service:
     failures: Failures = attrs.field(factory=Failures)
     turns: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PAGES_AT_ONCE))
     """One for each page that is being made."""
+    counted: Counted = attrs.field(factory=Counted)
+    health: Health = attrs.field(factory=Health)
+    log_lines_lost: Callable[[], int] = lambda: 0
     listening: tuple[str, ...] = ()
     """Hosts that are listened on."""
     urls: tuple[str, ...] = ()

@@ -357,6 +357,7 @@ class Status:
     store_state: str
     up_s: float
     loop_stall_max_s: float
+    streams_live: int
     journal: dict[str, Any]
     http: Http
     daemons: list[Daemon]

@@ -3,6 +3,7 @@
 tokens      follows the tokens of the store
 here        holds the lease that tells other daemons of this one
 peers       looks who else is there, and forgets who is gone
+health      looks how models and store get on
 http        answers
 watchdog    tells systemd that the loop turns, and how ready it is
 """
@@ -25,6 +26,7 @@ from perdure.runtime.serve.operating import not_ready
 from perdure.runtime.serve.service import Service
 
 STATUS_S: Final = 5.0
+LOOK_S: Final = 1.0
 
 
 @asynccontextmanager
@@ -42,6 +44,12 @@ async def open_tree(service: Service, listener: Listener, notifier: Notifier) ->
     async def others(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - handed on
         await peers.look_out(service, name, task_status=task_status)
 
+    async def health(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        while True:
+            service.health.look(service.rt.journal_statistics(), service.rt.models_status(), trio.current_time())
+            await trio.sleep(LOOK_S)
+
     async def http(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - handed on
         await listener.run(task_status=task_status)
 
@@ -53,6 +61,7 @@ async def open_tree(service: Service, listener: Listener, notifier: Notifier) ->
         Child("tokens", tokens, Restart.PERMANENT),
         Child("here", here, Restart.PERMANENT),
         Child("peers", others, Restart.PERMANENT),
+        Child("health", health, Restart.PERMANENT),
         Child("http", http, Restart.TRANSIENT, stop=listener.stop),
         Child("watchdog", watchdog, Restart.PERMANENT),
     ]
@@ -75,6 +84,6 @@ async def _watch(service: Service, notifier: Notifier) -> None:
     """The watchdog is fed by the loop that all else runs in: it stands still when that does."""
     pause_s = min(STATUS_S, notifier.watchdog_s / 3) if notifier.watchdog_s else STATUS_S
     while True:
-        reasons = not_ready(service)
+        reasons = not_ready(service, why=True)
         notifier.tell(WATCHDOG="1", STATUS="; ".join(reasons)[:200] or "ready")
         await trio.sleep(pause_s)

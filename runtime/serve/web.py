@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from perdure.backends.errors import PerdureError
-from perdure.runtime.serve import entries, logs, modelling, operating, writing
+from perdure.runtime.serve import entries, logs, metrics, modelling, operating, writing
 from perdure.runtime.serve.guard import check_head, check_host, check_origin, check_scope, check_token, headers_of, still_valid
 from perdure.runtime.serve.openapi import document, plain_path
 from perdure.runtime.serve.operation import Call, Operation
@@ -33,8 +33,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # What is more specific comes first: `:path` takes all there is. Blobs have their place here, as `blobs.OPERATIONS`.
-OPERATIONS: Final[tuple[Operation, ...]] = (*writing.OPERATIONS, *logs.OPERATIONS, *entries.OPERATIONS, *modelling.OPERATIONS, *operating.OPERATIONS)
+PARTS: Final = (writing, logs, entries, modelling, operating, metrics)
+OPERATIONS: Final[tuple[Operation, ...]] = tuple([one for part in PARTS for one in part.OPERATIONS])
 
+UNKNOWN: Final = "(none)"
+"""What requests count as that reach no operation."""
 ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"))
 
 
@@ -84,6 +87,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                service.counted.note(scope.get("operation", UNKNOWN), status, time.perf_counter() - began_s)
                 present = {name for name, _ in message["headers"]}
                 more = [*((name, value) for name, value in ALWAYS if name not in present)]
                 if allowed is not None:
@@ -132,6 +136,7 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, method = self._service, scope["method"]
         operation = self._methods["GET" if method == "HEAD" else method]
+        scope["operation"] = operation.name
         try:
             answer = await self._answer(operation, scope, receive)
         except (Refused, PerdureError) as error:
@@ -148,12 +153,12 @@ class _Endpoint:
     async def _answer(self, operation: Operation, scope: Scope, receive: Receive) -> Response:
         service, headers, path = self._service, scope["headers_read"], dict(scope["path_params"])
         scopes, token = EVERYTHING, None
-        if operation.need:
-            address = scope["client"][0] if scope.get("client") else ""
-            scopes, token = check_token(service, headers, address, _now_us())
-            check_scope(operation.need, scopes, path)
+        need, address, now_us = operation.needs(service.config), scope["client"][0] if scope.get("client") else "", _now_us()
+        if need:
+            scopes, token = check_token(service, headers, address, now_us)
+            check_scope(need, scopes, path)
         query = query_of(scope["query_string"], operation.query)
-        call = Call(service, headers, path, query, None, scopes, lambda: not operation.need or still_valid(service, token, _now_us()))
+        call = Call(service, headers, path, query, None, scopes, lambda: not need or still_valid(service, token, _now_us()), address, now_us)
         with trio.move_on_after(service.config.answer_s):
             if operation.body is None and not operation.any_body:
                 return await _run(operation, call)

@@ -21,6 +21,7 @@ from perdure.backends.engine import Decisions, decide, needs
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Closed, Conflict, KeyReused, PerdureError
 from perdure.backends.event import Position, Record
+from perdure.backends.facts import facts
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.frame import with_checksum
 from perdure.backends.memory import MemoryMap
@@ -149,7 +150,7 @@ class OneBadCommitFailsItsGroup(Honest):
             return await super()._commit(commits)
         except _Undone:
             dry: list[Decisions] = []
-            await self._store.write(lambda writer: dry.append(decide(commits, tables.facts(writer, _loaded(writer), needs(commits)))))
+            await self._store.write(lambda writer: dry.append(decide(commits, facts(writer, _loaded(writer), needs(commits)))))
             bad = next(answer for answer in dry[0].answers if not isinstance(answer, Committed))
             return Group(dry[0].follows, [bad] * len(commits))
 

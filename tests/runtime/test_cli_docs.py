@@ -72,7 +72,7 @@ def options(command):
 
 
 def test_there_are_commands():
-    assert len(list(commands())) == 31
+    assert len(list(commands())) == 32
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))

@@ -242,7 +242,7 @@ async def test_a_model_that_stands_still_is_told():
         ready = await client.get("/health/ready")
 
     assert (asked.status_code, asked.json()["type"]) == (409, "urn:perdure:problem:model-faulted")
-    assert (ready.status_code, ready.json()["reasons"]) == (503, ["model broken is faulted"])
+    assert (ready.status_code, ready.json()["reasons"][0].partition(":")[0]) == (503, "model broken is faulted")
 
 
 def test_every_operation_is_described():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -17,7 +18,7 @@ from perdure.backends.limits import Limits
 from perdure.runtime import App, Projection, of
 from perdure.runtime.serve.config import RELOADED, ServeConfig, load, reload
 from perdure.runtime.serve.listen import open_sockets, tls_of
-from perdure.runtime.serve.operating import behind
+from perdure.runtime.serve.operating import behind, not_ready
 
 PLACED = {"events": [{"type": "placed", "data": {"customer": "ada", "cents": 5}}]}
 EFFECTS: dict[str, Any] = {}
@@ -74,6 +75,20 @@ async def effect_of_changed(tmp_path):
         rebuilt = (await client.get("/v1/models")).json()["models"][0]["fault"]
 
     assert (bool(refused), rebuilt) == (True, None)
+
+
+@shows
+async def effect_of_spent(tmp_path):
+    for policy, ends in (("fail", True), ("leave", False)):
+        gone = True
+        with suppress(BaseExceptionGroup):
+            async with running(spent=policy) as daemon:
+                with trio.move_on_after(10):
+                    while not (gave_up := "gave up" in {one.state for one in daemon.service.rt.models_status()}):
+                        daemon.service.rt._models.crash("revenue", OSError("a wire was cut"))
+                        await trio.sleep(0.05)
+                gone = not gave_up
+        assert gone is ends
 
 
 @shows
@@ -260,6 +275,33 @@ async def effect_of_ready_faulted(tmp_path):
             position = (await client.post("/v1/streams/a", json=PLACED)).json()["position"]
             await client.get(f"/v1/models/broken?wait_for={position}")
             assert (await client.get("/health/ready")).status_code == status
+
+
+@shows
+async def effect_of_ready_stuck_s(tmp_path):
+    for stuck_s, reasons in ((5.0, 1), (60.0, 0)):
+        async with running(ready_stuck_s=stuck_s) as daemon:
+            for now_s in (0.0, 10.0):
+                daemon.service.health.look(daemon.service.rt.journal_statistics(), [LAGGING], now_s)
+            assert len(not_ready(daemon.service)) == reasons
+
+
+@shows
+async def effect_of_metrics_open(tmp_path):
+    for is_open, status in ((False, 401), (True, 200)):
+        async with running(metrics_open=is_open) as daemon, daemon.client(None) as anybody:
+            assert (await anybody.get("/metrics")).status_code == status
+
+
+@shows
+async def effect_of_log_format(tmp_path):
+    first = {}
+    for form in ("console", "json"):
+        with process(tmp_path, "--store", "memory:", "--listen", "127.0.0.1:0", "--set", f"log_format={form}") as daemon:
+            daemon.signal(15)
+            daemon.ended()
+        first[form] = daemon.told[0][0]
+    assert (first["console"] != "{", first["json"]) == (True, "{")
 
 
 @shows

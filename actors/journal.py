@@ -114,6 +114,22 @@ class Journal:
         self.enqueue(request, derived=derived)
         return await request.wait()
 
+    async def commit_all(self, commits: Sequence[Commit]) -> list[Committed | Conflict | PerdureError]:
+        """The answers to *commits*, which are asked in this order; what `commit` would raise for one is its answer.
+
+        If cancelled before they are asked, nothing was stored; after that their answers are awaited.
+
+        Raises:
+          Unavailable, Closed: none of them was asked.
+        """
+        self.refuse_fork()
+        await self.wait_room()
+        requests = [Request(commit) for commit in commits]
+        for request in requests:
+            self.enqueue(request)
+        with trio.CancelScope(shield=True):
+            return [await _answer_to(request) for request in requests]
+
     def enqueue(self, request: Request, *, derived: bool = False) -> None:
         """Put a request where the next group takes it from.
 
@@ -416,6 +432,13 @@ def _outcome_of(answer: Answer) -> outcome.Outcome[Committed | Conflict]:
     if not isinstance(answer, Committed | Conflict):
         return outcome.Error(answer)
     return outcome.Value(answer)
+
+
+async def _answer_to(request: Request) -> Committed | Conflict | PerdureError:
+    try:
+        return await request.wait()
+    except PerdureError as error:
+        return error
 
 
 def _again(error: PerdureError) -> PerdureError:

@@ -151,6 +151,9 @@ BEATS: Final = "$beats"
 """The reserved bucket of signs of life: one entry for each runtime that holds leases. Without change rows, without tombstones, and nobody in
 another process is woken for it."""
 
+WRITERS: Final = "$writers"
+"""The reserved bucket of writers that are barred: a client's commits each check that its own is not there. Who asks is no content of a commit."""
+
 
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """A set of writes that happens whole or not at all.
@@ -224,9 +227,11 @@ def key_id(key: bytes) -> bytes:
 
 
 def content_digest(writes: Iterable[Write]) -> bytes:
-    """What "the same content" means: writes, payloads, given meta and ids; not time, drawn ids or traceparent."""
+    """What "the same content" means: writes, payloads, given meta and ids; not time, drawn ids, traceparent, or through which writer."""
     digest = hashlib.blake2b(digest_size=16, person=b"perdure-content")
     for write in writes:
+        if type(write) is Check and write.bucket == WRITERS:
+            continue
         digest.update(_pack([type(write).__name__, *_content(write)]))
     return digest.digest()
 

@@ -19,8 +19,8 @@ from perdure.actors.status import Hub
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
 from perdure.backends.codec import Codec
-from perdure.backends.commit import ANY, Appended, Committed, Expect, Expected, Write, check_name
-from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, Rewound
+from perdure.backends.commit import ANY, Appended, Commit, Committed, Expect, Expected, Write, check_name
+from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, PerdureError, Rewound
 from perdure.backends.event import HEAD, START, Event, Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
@@ -316,6 +316,10 @@ class Runtime:
     async def commit_own(self, writes: list[Write]) -> Committed | Conflict:
         """Commit perdure's own writes, which may name what is reserved."""
         return await self._tree.commit_derived(writes)
+
+    async def commit_group(self, commits: Sequence[Commit]) -> list[Committed | Conflict | PerdureError]:
+        """Commit, in this order, what was proposed elsewhere, and checked. See `Journal.commit_all`."""
+        return await self._journal.commit_all(commits)
 
     def follower(self, events: Selector[Any], after: Position) -> Follower:
         """The selected records beyond *after*, not decoded, a page at a time."""

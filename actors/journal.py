@@ -127,8 +127,14 @@ class Journal:
         requests = [Request(commit) for commit in commits]
         for request in requests:
             self.enqueue(request)
+        answers: list[Committed | Conflict | PerdureError] = []
         with trio.CancelScope(shield=True):
-            return [await _answer_to(request) for request in requests]
+            for request in requests:
+                try:
+                    answers.append(await request.wait())
+                except PerdureError as error:
+                    answers.append(error)
+        return answers
 
     def enqueue(self, request: Request, *, derived: bool = False) -> None:
         """Put a request where the next group takes it from.
@@ -432,13 +438,6 @@ def _outcome_of(answer: Answer) -> outcome.Outcome[Committed | Conflict]:
     if not isinstance(answer, Committed | Conflict):
         return outcome.Error(answer)
     return outcome.Value(answer)
-
-
-async def _answer_to(request: Request) -> Committed | Conflict | PerdureError:
-    try:
-        return await request.wait()
-    except PerdureError as error:
-        return error
 
 
 def _again(error: PerdureError) -> PerdureError:

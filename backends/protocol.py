@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -51,6 +51,8 @@ class Capabilities:
     """Its rows can be read as they are at one moment, and loaded as they are: `moment`, `load_rows`."""
     writes: bool = True
     """Something can be stored through this handle: it was not opened for reading only."""
+    upkeep: bool = True
+    """It is kept up through this handle: `maintain`, `scrub` and `shrink`. Else somebody else does it, and they do nothing."""
 
     def declared(self) -> tuple[str, ...]:
         """The names of those it has."""
@@ -207,6 +209,19 @@ class Reads(Protocol):
 
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
         """Streams in order of their names' bytes, those beyond *after*."""
+        ...
+
+
+@runtime_checkable
+class Hastens(Protocol):
+    """A backend behind which somebody may run projections, and can be told that what he keeps is waited for."""
+
+    async def hasten(self, name: str, position: Position) -> bool:
+        """Let whoever runs the projection *name* there keep what it has, once it has reached *position*, or after some seconds; False: nobody does.
+
+        Raises:
+          ModelFaulted: it stands still for good.
+        """
         ...
 
 

@@ -25,9 +25,9 @@ LATER = {"jetstream": "jetstream"}
 async def open_backend(
     url: str, *, environment: Environment | None = None, limits: Limits = LIMITS, create: bool = True, loading: bool = False
 ) -> AsyncIterator[Backend]:
-    """Open the store that *url* names: `memory:`, `file:DIR`, `lmdb:DIR`, `postgresql://...`, or `http://...` of a daemon; it is made if there is none, unless *create* is false.
+    """Open the store that *url* names: `memory:`, `file:DIR`, `lmdb:DIR` or `postgresql://...`; it is made if there is none, unless *create* is false.
 
-    *loading*: also one that is being loaded, or whose loading was cut off.
+    `http://...` and `https://...` name the store that a daemon has open. *loading*: also one that is being loaded, or whose loading was cut off.
 
     Raises:
       Misuse: the URL names no store.

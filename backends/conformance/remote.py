@@ -25,18 +25,30 @@ class RemoteStores:
         self._limits = limits
         self._ours = os.urandom(4).hex()
         self._transports: dict[Backend, FaultyTransport] = {}
+        self._opened: dict[str, int] = {}
+        """How many have a store open,"""
+        self._lives: dict[str, int] = {}
+        """and how often one was forgotten, where they are not durable."""
 
     @asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Backend]:
         transport = FaultyTransport(httpx.AsyncHTTPTransport(verify=trusted(read_url(self._url, None, os.environ))))
-        backend = await open_http(self._url, limits=self._limits, transport=transport, scratch=f"{self._ours}-{name}")
+        backend = await open_http(self._url, limits=self._limits, transport=transport, scratch=self._named(name))
         self._transports[backend] = transport
+        self._opened[name] = self._opened.get(name, 0) + 1
         try:
             yield backend
         finally:
             del self._transports[backend]
+            self._opened[name] -= 1
+            if not (self._opened[name] or backend.capabilities.durable):
+                self._lives[name] = self._lives.get(name, 0) + 1  # the daemon still has it
             with trio.CancelScope(shield=True):
                 await backend.aclose()
+
+
+    def _named(self, name: str) -> str:
+        return f"{self._ours}-{self._lives.get(name, 0)}-{name}"
 
 
 class FaultyRemoteStores(RemoteStores):

@@ -102,7 +102,8 @@ def stores_of(url: str, folder: Path | None = None, *, limits: Limits = KIT_LIMI
             yield databases
         return
     if scheme != "lmdb":
-        raise Misuse(f"{url!r}: the laws can be held against memory:, file:DIR, lmdb:DIR, postgresql://... and http://...; for others give `run_checks` your own Stores")
+        kinds = "memory:, file:DIR, lmdb:DIR, postgresql://... and http://..."
+        raise Misuse(f"{url!r}: the laws can be held against {kinds}; for others give `run_checks` your own Stores")
     from perdure.backends.conformance import folders  # it loads LMDB
     from perdure.backends.lmdb.faulty import faulty_lmdb
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import trio
+
 from perdure.backends.environment import Environment
 from perdure.backends.errors import MissingExtra, Unavailable
 from perdure.backends.http import wire
@@ -45,11 +47,14 @@ async def open_http(
     """
     environment = environment or Environment()
     session = Session(read_url(url, token, os.environ), jitter=environment.jitter, transport=transport)
+    opened: HttpBackend | None = None
     try:
         hello: wire.Hello = await session.ask("GET", "", None, wire.Hello, headers={wire.SCRATCH: scratch} if scratch else None)
-    except BaseException as error:
-        await session.aclose()  # noqa: ASYNC102 - closes sockets
-        if isinstance(error, Lost):
-            raise Unavailable(f"{session.url} cannot be reached ({error})") from error
-        raise
-    return HttpBackend(session, hello, environment=environment, limits=limits, scratch=scratch)
+        opened = HttpBackend(session, hello, environment=environment, limits=limits, scratch=scratch)
+    except Lost as error:
+        raise Unavailable(f"{session.url} cannot be reached ({error})") from error
+    finally:
+        if opened is None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await session.aclose()
+    return opened

@@ -9,8 +9,9 @@ With a new writer it goes on.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -18,7 +19,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 import trio
 
-from perdure.backends.commit import Answer, Commit, Committed, Group
+from perdure.backends.commit import Answer, Appended, Commit, Committed, Group
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Closed, InDoubt, Misuse, PerdureError, TooLarge, Unavailable, Unsupported, WrongStore
 from perdure.backends.event import Position, Record
@@ -44,7 +45,7 @@ class HttpBackend(HttpReads):
         self.id = hello.store
         self.url = session.url
         self.limits = limits
-        self.capabilities = Capabilities(durable=hello.durable, shared_reads=True, shared_writes=True, writes=hello.writes)
+        self.capabilities = Capabilities(durable=hello.durable, shared_reads=hello.durable, shared_writes=hello.durable, writes=hello.writes, upkeep=False)
         self._session = session
         self._body_bytes = hello.body_bytes
         self._headers: dict[str, str] = {wire.SCRATCH: scratch} if scratch else {}
@@ -62,6 +63,7 @@ class HttpBackend(HttpReads):
         """and where the log was before them, or earlier."""
         self._resolved: dict[bytes, Committed | None] = {}
         """What was found of them."""
+        self._back = trio.lowlevel.ParkingLot()
         self._open_views: set[trio.CancelScope] = set()
         self._news = HttpNews(partial(self._listen, "/news", quiet_s=hello.alive_s * 2 + ASK_S))
         self._news.tell(hello.head, hello.revision)
@@ -81,8 +83,9 @@ class HttpBackend(HttpReads):
             self._check_sound()
             for commit in commits if self._resolved else ():
                 self._resolved.pop(commit.id, None)  # what was found of it then is over
-            follows = Position(self._news.head)
-            return Group(follows, await self._commit(commits))
+            before = self._news.head
+            answers = await self._commit(commits)
+            return Group(Position(_follows(answers, before)), answers)
 
     async def _commit(self, commits: Sequence[Commit]) -> list[Answer]:
         """The answers; what does not fit into one request is halved, so that only the commit that does not fit is told so."""
@@ -158,6 +161,7 @@ class HttpBackend(HttpReads):
                 except Lost as error:
                     raise Unavailable(f"{self.url} cannot be reached ({error})") from error
         self.reopenings += 1
+        self._back.unpark_all()
 
     async def _resolve(self) -> None:
         """Bar the writer, and learn what is stored of what it sent.
@@ -188,21 +192,46 @@ class HttpBackend(HttpReads):
     # -- reading -----------------------------------------------------------------------------
 
     async def _ask_daemon(self, question: Any, kind: Any, *, within_s: float = ASK_S) -> Any:
-        """Ask; while there is no answer, for as long as a commit may take."""
+        """Ask; while there is no answer, for as long as a commit may take. While there is a doubt, nothing is shown.
+
+        Raises:
+          Unavailable: there was none.
+        """
         self._check_open()
-        return await self._session.ask_again(
-            "POST", "/read", question, kind, headers=self._headers, for_s=self.limits.commit_s, within_s=within_s
-        )
+        until = trio.current_time() + self.limits.commit_s
+        while True:
+            await self._wait_sure(until)
+            answer = await self._session.ask_again(
+                "POST", "/read", question, kind, headers=self._headers, for_s=self.limits.commit_s, within_s=within_s
+            )
+            if not self._doubts:
+                return answer
+
+    async def _wait_sure(self, until: float) -> None:
+        """Return when nothing is in doubt.
+
+        Raises:
+          Unavailable: it is still then.
+        """
+        with trio.move_on_at(until):
+            while self._doubts and not self._closed:
+                await self._back.park()
+        self._check_open()
+        if self._doubts:
+            raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after its connection was lost")
 
     async def wait_beyond(self, position: Position) -> None:
         """See `Backend.wait_beyond`."""
-        self._check_open()
-        await self._news.wait(lambda head, _: head > position)
+        await self._wait(lambda head, _: head > position)
 
     async def wait_changed(self, revision: int) -> None:
         """See `Backend.wait_changed`."""
+        await self._wait(lambda _, newest: newest > revision)
+
+    async def _wait(self, done: Callable[[int, int], bool]) -> None:
         self._check_open()
-        await self._news.wait(lambda _, newest: newest > revision)
+        await self._news.wait(done)
+        await self._wait_sure(math.inf)
 
     async def _listen(self, path: str, *, quiet_s: float, headers: Mapping[str, str] | None = None) -> Listening:
         return await self._session.begin(path, headers={**self._headers, **(headers or {})}, quiet_s=quiet_s)
@@ -211,6 +240,7 @@ class HttpBackend(HttpReads):
     async def view(self) -> AsyncIterator[HttpReads]:
         """See `Backend.view`: the daemon holds it open for as long as the connection lasts that asked for it."""
         self._check_open()
+        await self._wait_sure(trio.current_time() + self.limits.commit_s)
         listening = await self._begin_view()
         scope = trio.CancelScope()
         try:
@@ -260,8 +290,16 @@ class HttpBackend(HttpReads):
         raise Unsupported("loads", self.url)
 
     async def end_load(self) -> None:
-        """See `Backend.end_load`: nothing is being loaded."""
+        """See `Backend.end_load`."""
         await trio.lowlevel.checkpoint()
+        raise Unsupported("loads", self.url)
+
+    # -- models ------------------------------------------------------------------------------
+
+    async def hasten(self, name: str, position: Position) -> bool:
+        """See `Hastens.hasten`."""
+        runs: bool = await self._ask_daemon(wire.Hasten(name, position), bool)
+        return runs
 
     # -- the rest ----------------------------------------------------------------------------
 
@@ -275,7 +313,7 @@ class HttpBackend(HttpReads):
     async def maintain(self) -> bool:
         """See `Backend.maintain`: the daemon does it."""
         await trio.lowlevel.checkpoint()
-        self._check_open()
+        self._check_sound()
         return False
 
     async def shrink(self) -> str:
@@ -292,6 +330,7 @@ class HttpBackend(HttpReads):
     async def scrub(self) -> bool:
         """See `Backend.scrub`: the daemon does it."""
         await trio.lowlevel.checkpoint()
+        self._check_open()
         return False
 
     async def store_status(self) -> StoreStatus:
@@ -310,6 +349,7 @@ class HttpBackend(HttpReads):
             await trio.lowlevel.checkpoint()
             return
         self._closed = True
+        self._back.unpark_all()
         for scope in self._open_views:
             scope.cancel()
         with trio.CancelScope(shield=True):
@@ -327,6 +367,15 @@ class HttpBackend(HttpReads):
         self._check_open()
         if self._doubts or self._away:
             raise Unavailable(f"{self.url} has to be reopened first, after its connection was lost")
+
+
+def _follows(answers: Sequence[Answer], head: int) -> int:
+    """The position just before the first event of *answers*; *head*, where they have none."""
+    for answer in answers:
+        for part in answer.parts if isinstance(answer, Committed) else ():
+            if isinstance(part, Appended) and part.position is not None:
+                return part.position - (part.last - part.first) - 1
+    return head
 
 
 async def _next_line(listening: Listening) -> bytes:

@@ -20,9 +20,8 @@ _CLASSES: Final[dict[str, type[PerdureError]]] = {
 
 def facts_of(error: PerdureError) -> dict[str, Any]:
     """The fields of *error* as JSON knows them: bytes in hexadecimal digits."""
-    if not attrs.has(type(error)):
-        return {}
-    return {field.name: _plain(getattr(error, field.name)) for field in attrs.fields(type(error))}
+    kind: type = type(error)
+    return {field.name: _plain(getattr(error, field.name)) for field in attrs.fields(kind)} if attrs.has(kind) else {}
 
 
 def _plain(value: object) -> Any:
@@ -39,12 +38,13 @@ def _plain(value: object) -> Any:
 
 def error_of(name: str, facts: Mapping[str, Any]) -> PerdureError:
     """The error of that class name with these facts; `Unavailable` with what was told where it is not known here."""
-    kind = _CLASSES.get(name)
+    kind: Any = _CLASSES.get(name)
     try:
         if kind is None or not attrs.has(kind):
             raise TypeError(name)
         values = {field.name: _typed(str(field.type), facts[field.name]) for field in attrs.fields(kind) if field.name in facts}
-        return kind(**values)
+        error: PerdureError = kind(**values)
+        return error
     except (TypeError, ValueError):
         return Unavailable(f"the daemon failed: {name} {dict(facts)}"[:TEXT_MAX])
 

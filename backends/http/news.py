@@ -24,6 +24,7 @@ class HttpNews:
         self._listen = listen
         self._listening: Listening | None = None
         self._lot = trio.lowlevel.ParkingLot()
+        self._left = trio.lowlevel.ParkingLot()
         self._leader: trio.CancelScope | None = None
         self._pause_s = AGAIN_S[0]
         self._closed = False
@@ -56,22 +57,22 @@ class HttpNews:
         finally:
             self._leader = None
             self._lot.unpark()
+            self._left.unpark_all()
 
     async def _look(self) -> None:
         """Hear one line more; after a failure a while passes."""
-        heard = False
+        line: bytes | None = None
         try:
             if self._listening is None:
                 self._listening = await self._listen()
                 self.connects += 1
             line = await anext(self._listening)
-            heard = True
         except (Lost, Unavailable):
             pass
         finally:
-            if not heard:
+            if line is None:
                 await self._hang_up()  # noqa: ASYNC102 - shielded, and it has a limit
-        if not heard:
+        if line is None:
             await trio.sleep(self._pause_s)
             self._pause_s = min(self._pause_s * 2, AGAIN_S[1])
         elif line.startswith(b"data: "):
@@ -94,7 +95,8 @@ class HttpNews:
     async def aclose(self) -> None:
         """Tell everybody that there is nothing more."""
         self._closed = True
-        if self._leader is not None:
-            self._leader.cancel()
         self._lot.unpark_all()
+        while self._leader is not None:
+            self._leader.cancel()
+            await self._left.park()
         await self._hang_up()

@@ -200,9 +200,9 @@ def _raise_problem(status: int, raw: bytes) -> NoReturn:
     """
     try:
         problem = msgspec.json.decode(raw, type=dict[str, Any])
-        name, title, detail = (str(problem.get(field, "")) for field in ("type", "title", "detail"))
-    except msgspec.MsgspecError:
-        name, title, detail = "", "", ""
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        problem = {}
+    name, title, detail = (str(problem.get(field, "")) for field in ("type", "title", "detail"))
     if not name.startswith(FOREIGN):
         raise Lost(f"the answer is {status}, and not a daemon's")
     said = name.removeprefix(FOREIGN)

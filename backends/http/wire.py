@@ -242,8 +242,15 @@ class Verify(Said, frozen=True, tag="verify"):
     """Read everything and check it."""
 
 
+class Hasten(Said, frozen=True, tag="hasten"):
+    """Let the daemon keep what its projection has, once it has reached a position; whether it runs there."""
+
+    name: str
+    position: int
+
+
 Question = (
-    ReadStream | ReadLog | Where | AnswerTo | Get | Scan | ReadChanges | ReadSnapshot | ListSnapshots | OneStream | ListStreams | AskStatus | Verify
+    ReadStream | ReadLog | Where | AnswerTo | Get | Scan | ReadChanges | ReadSnapshot | ListSnapshots | OneStream | ListStreams | AskStatus | Verify | Hasten
 )
 
 Row = tuple[str, int, int, str, int, int, bytes, int, bytes, bytes, int]
@@ -429,7 +436,7 @@ def _appended(first: int, last: int, position: int | None) -> Appended:
 
 def rows_of(records: Iterable[Record]) -> list[Row]:
     """Records as they are sent."""
-    return [msgspec.structs.astuple(record) for record in records]  # type: ignore[misc]  # in the order of its fields
+    return [msgspec.structs.astuple(record) for record in records]
 
 
 def records_of(rows: Sequence[Row]) -> list[Record]:

@@ -34,7 +34,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # What is more specific comes first: `:path` takes all there is. Blobs have their place here, as `blobs.OPERATIONS`.
-OPERATIONS: Final[tuple[Operation, ...]] = (*writing.OPERATIONS, *logs.OPERATIONS, *entries.OPERATIONS, *modelling.OPERATIONS, *wire.OPERATIONS, *operating.OPERATIONS)
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *(*writing.OPERATIONS, *logs.OPERATIONS, *entries.OPERATIONS, *modelling.OPERATIONS),
+    *(*wire.OPERATIONS, *operating.OPERATIONS),
+)
 
 ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"))
 

@@ -7,8 +7,8 @@ Each commit also checks that its writer is not barred: see `perdure.backends.htt
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -16,13 +16,12 @@ import msgspec
 import trio
 from starlette.responses import Response
 
-from perdure.backends import commit as writes
 from perdure.backends.answers import committed_of
-from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS, WRITERS, Appended, Commit, Committed, Stored, Write, key_id, propose
-from perdure.backends.errors import ClockAhead, Conflict, Misuse, PerdureError, TooLarge
+from perdure.backends.commit import ANY, BEATS, CHECKPOINTS, LEASES, MODELS, Appended, Check, Commit, Committed, Stored, Unbarred, key_id, propose
+from perdure.backends.errors import AskTimeout, Closed, Misuse, PerdureError, TooLarge
 from perdure.backends.event import Position, Record
 from perdure.backends.http import wire
-from perdure.backends.limits import CLOCK_AHEAD_S, Limits
+from perdure.backends.limits import CLOCK_AHEAD_S, PAGE_EXAMINED, Limits
 from perdure.backends.protocol import Backend, Reads
 from perdure.backends.tables import bytes_of
 from perdure.runtime.runtime import Runtime
@@ -33,9 +32,8 @@ from perdure.runtime.serve.service import Service
 
 ENTRIES: Final = 64
 """So many entries are read at a time: each may be as large as a value may be."""
-SCAN_BYTES: Final = 4 << 20
-BARRED_DAYS: Final = 7
-SWEPT: Final = 100
+PAGE_BYTES: Final = 4 << 20
+HASTEN_S: Final = 3.0
 _OWN: Final = Limits(commit_bytes=256 << 20, value_bytes=64 << 20)
 
 
@@ -46,6 +44,7 @@ class Target:
         self.rt = rt
         self.backend: Backend = rt.backend
         self.own = own
+        self.app = call.service.app
         self.scopes = call.scopes
         self.codec = call.service.codec
 
@@ -86,17 +85,15 @@ async def commit(call: Call) -> Response:
     limits = target.rt.limits
     if len(said.writer) != wire.ID_BYTES or not 0 < len(said.commits) <= limits.group_commits:
         raise Misuse(f"a writer has {wire.ID_BYTES} bytes, and asks for 1 to {limits.group_commits:,} commits at a time")
-    latest_us = await target.backend.now_us() + CLOCK_AHEAD_S * 1_000_000
+    now_us = await target.backend.now_us()
     answers: list[Committed | PerdureError] = []
     asked: list[Commit] = []
     places: list[int] = []
     for number, one in enumerate(said.commits):
         if number % 64 == 63:
             await trio.lowlevel.checkpoint()
-        if one.at_us > latest_us:
-            raise ClockAhead((one.at_us - latest_us) / 1e6 + CLOCK_AHEAD_S, CLOCK_AHEAD_S)
         try:
-            asked.append(_commit_of(target, one, said.writer))
+            asked.append(_commit_of(target, one, said.writer, now_us))
             places.append(number)
         except TooLarge as error:
             answers.append(error)
@@ -107,8 +104,8 @@ async def commit(call: Call) -> Response:
     return _answer(wire.Answers([wire.told(one) for one in answers], *_reached(answers)))
 
 
-def _commit_of(target: Target, said: wire.Proposal, writer: bytes) -> Commit:
-    """The commit that was proposed, checked.
+def _commit_of(target: Target, said: wire.Proposal, writer: bytes, now_us: int) -> Commit:
+    """The commit that was proposed, checked. Where its client's clock is far ahead of ours, ours counts.
 
     Raises:
       Refused: the token does not permit a part of it.
@@ -121,10 +118,16 @@ def _commit_of(target: Target, said: wire.Proposal, writer: bytes) -> Commit:
             _permit(target, one)
             _check_readable(target, one)
     own = any(_is_own(one) for one in said.writes)
-    barred: Write = writes.Check(0, bucket=WRITERS, key=writer)
     limits = _OWN if own else target.rt.limits
-    proposed = propose([*map(wire.write_of, said.writes), barred], id=said.id, at_us=said.at_us, key=said.key, limits=limits, own=True)
+    at_us = said.at_us if said.at_us <= now_us + CLOCK_AHEAD_S * 1_000_000 else now_us
+    barred = Unbarred(key_id(_bar_key(writer)))
+    proposed = propose([*map(wire.write_of, said.writes), barred], id=said.id, at_us=at_us, key=said.key, limits=limits, own=True)
     return msgspec.structs.replace(proposed, key=said.id) if said.kept and said.key is None else proposed
+
+
+def _bar_key(writer: bytes) -> bytes:
+    """The idempotency key of the commit that bars *writer*; it is kept for as long as any key."""
+    return b"writer " + writer
 
 
 def _is_own(said: wire.AnyWrite) -> bool:
@@ -213,14 +216,10 @@ async def resolve(call: Call) -> Response:
     said: wire.Resolve = wire.from_bytes(call.body, wire.Resolve)
     if len(said.writer) != wire.ID_BYTES or len(said.ids) > target.rt.limits.group_commits:
         raise Misuse("there are no such commits")
-    now_us = time.time_ns() // 1_000
-    old = [
-        writes.Delete(WRITERS, entry.key)
-        for entry in await target.backend.scan(WRITERS, limit=SWEPT)
-        if entry.key != said.writer and int.from_bytes(entry.value, "big") < now_us - BARRED_DAYS * 86_400_000_000
-    ]
-    barred = await target.rt.commit_own([writes.Put(WRITERS, said.writer, now_us.to_bytes(8, "big")), *old])
-    if isinstance(barred, Conflict):
+    nothing = Check(ANY, stream="$writers")
+    bar = propose([nothing], id=b"", at_us=await target.backend.now_us(), key=_bar_key(said.writer), own=True)
+    (barred,) = await target.rt.commit_group([bar])
+    if isinstance(barred, PerdureError):
         raise barred
     found = await _answers(target.backend, said.ids, Position(said.after))
     return _answer([None if (one := found.get(id)) is None else wire.told(one) for id in said.ids])
@@ -256,17 +255,17 @@ async def read(call: Call) -> Response:
 
 
 async def _read(target: Target, question: wire.Question, reads: Reads) -> Any:
-    limits, scopes = target.rt.limits, target.scopes
+    scopes = target.scopes
     if not target.own:
         _permit_read(target, question)
     match question:
         case wire.ReadStream(stream, after, limit, bytes_max, backward):
-            most, room = min(limit, limits.page_records), min(bytes_max, limits.page_bytes)
+            most, room = min(limit, PAGE_EXAMINED), min(bytes_max, PAGE_BYTES)
             records = await reads.read_stream(stream, after=after, limit=most, bytes_max=room, backward=backward)
             cut = len(records) >= most < limit or bytes_of(records) >= room < bytes_max
             return wire.Records(wire.rows_of(records), bool(records) and cut)
         case wire.ReadLog(after, limit, bytes_max, items):
-            most, room = min(limit, limits.page_records), min(bytes_max, limits.page_bytes)
+            most, room = min(limit, PAGE_EXAMINED), min(bytes_max, PAGE_BYTES)
             page = await reads.read_log(after=Position(after), limit=most, bytes_max=room, where=wire.selector_of(items))
             shown = [record for record in page.records if target.own or record.stream[0] != "$" or scopes.may_operate()]
             return wire.LogPage(wire.rows_of(shown), page.examined, page.head)
@@ -297,6 +296,21 @@ async def _read(target: Target, question: wire.Question, reads: Reads) -> Any:
             return msgspec.to_builtins(await target.backend.store_status(), enc_hook=str)
         case wire.Verify():
             return await target.backend.verify()
+        case wire.Hasten(name, position):
+            return not target.own and await _hasten(target, name, Position(position))
+
+
+async def _hasten(target: Target, name: str, position: Position) -> bool:
+    """Let a projection that runs here keep what it has."""
+    for projection in (*target.app.projections, *target.app.sql):
+        model: Any = target.rt.model(projection)
+        if projection.name == name and model.running:
+            with trio.move_on_after(HASTEN_S):
+                await model.wait_for(position)
+            with suppress(Misuse, AskTimeout, Closed):  # it has just ended, or is busy: what is kept counts
+                await model.save()
+            return True
+    return False
 
 
 def _permit_read(target: Target, question: wire.Question) -> None:
@@ -330,7 +344,7 @@ async def _scan(asked: wire.Scan, reads: Reads) -> wire.Entries:
         if len(page) < most:
             break
         after = page[-1].key
-        if left > 0 and size >= SCAN_BYTES:
+        if left > 0 and size >= PAGE_BYTES:
             return wire.Entries(found, True)
     return wire.Entries(found, False)
 
@@ -339,7 +353,7 @@ async def _streams(target: Target, asked: wire.ListStreams, reads: Reads) -> wir
     after, most = asked.after, min(asked.limit, target.rt.limits.page_records)
     while True:
         page = await reads.streams(prefix=asked.prefix, after=after, limit=most)
-        shown = [(one.name, one.first, one.last, one.position) for one in page if target.own or one.name[0] != "$" or target.scopes.may_operate()]
+        shown: list[tuple[str, int, int, int]] = [(one.name, one.first, one.last, one.position) for one in page if target.own or one.name[0] != "$" or target.scopes.may_operate()]
         if shown or len(page) < most or not page:
             return wire.Streams(shown, bool(shown) and len(page) == most < asked.limit)
         after = page[-1].name

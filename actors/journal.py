@@ -120,6 +120,28 @@ class Journal:
         self.enqueue(request, derived=derived)
         return await request.wait()
 
+    async def commit_all(self, commits: Sequence[Commit]) -> list[Committed | Conflict | PerdureError]:
+        """The answers to *commits*, which are asked in this order; what `commit` would raise for one is its answer.
+
+        If cancelled before they are asked, nothing was stored; after that their answers are awaited.
+
+        Raises:
+          Unavailable, Closed: none of them was asked.
+        """
+        self.refuse_fork()
+        await self.wait_room()
+        requests = [Request(commit) for commit in commits]
+        for request in requests:
+            self.enqueue(request)
+        answers: list[Committed | Conflict | PerdureError] = []
+        with trio.CancelScope(shield=True):
+            for request in requests:
+                try:
+                    answers.append(await request.wait())
+                except PerdureError as error:
+                    answers.append(error)
+        return answers
+
     def enqueue(self, request: Request, *, derived: bool = False) -> None:
         """Put a request where the next group takes it from.
 

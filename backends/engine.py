@@ -38,6 +38,7 @@ from perdure.backends.commit import (
     PutAll,
     SaveSnapshot,
     Stored,
+    Unbarred,
     Unless,
     Write,
     content_digest,
@@ -168,6 +169,8 @@ def needs(commits: Sequence[Commit]) -> Needs:
                     conditions[write] = None
                 case Fence(name=name):
                     leases[name] = None
+                case Unbarred(id):
+                    ids[id] = None
                 case _:
                     pass
     return Needs(list(streams), list(entries), list(ids), list(conditions), list(leases))
@@ -223,6 +226,8 @@ def _failure(write: Write, facts: Facts, done: Decisions) -> Conflict | None:
         case Fence(name, number):
             held = facts.leases[name]
             return None if held == number else Conflict("fence", name, number, held)
+        case Unbarred(id):
+            return Conflict("writer", id.hex(), "not barred", "barred") if id in facts.ids else None
         case _:
             return None
 

@@ -20,9 +20,9 @@ from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.codec import Codec
-from perdure.backends.commit import ANY, Appended, Committed, Expect, Expected, Write, check_name
+from perdure.backends.commit import ANY, Appended, Commit, Committed, Expect, Expected, Write, check_name
 from perdure.backends.environment import Environment
-from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, Rewound
+from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, PerdureError, Rewound
 from perdure.backends.event import HEAD, START, Event, Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
@@ -348,6 +348,10 @@ class Runtime:
     def flushes(self) -> Timings:
         """How long the store took for each group of commits."""
         return self._journal.flushes
+
+    async def commit_group(self, commits: Sequence[Commit]) -> list[Committed | Conflict | PerdureError]:
+        """Commit, in this order, what was proposed elsewhere, and checked. See `Journal.commit_all`."""
+        return await self._journal.commit_all(commits)
 
     def follower(self, events: Selector[Any], after: Position) -> Follower:
         """The selected records beyond *after*, not decoded, a page at a time."""

@@ -111,10 +111,10 @@ class Tree:
         await nursery.start(self._streams.run)
         nursery.start_soon(self._guard, self.leases.run, name="leases")
         jitter, publish = self._environment.jitter, self._hub.publish
-        upkeep = [
-            Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged),
-            Child("scrub", self._run_scrub, Restart.PERMANENT, final=_damaged),
-        ]
+        upkeep = []
+        if self._backend.capabilities.upkeep:
+            upkeep.append(Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged))
+            upkeep.append(Child("scrub", self._run_scrub, Restart.PERMANENT, final=_damaged))
         self._upkeep = Supervisor("upkeep", upkeep, jitter=jitter, publish=publish)
         nursery.start_soon(self._guard, self._upkeep.run, name="upkeep")
         nursery.start_soon(self._watch_loop)
@@ -248,8 +248,8 @@ class Tree:
         return tuple([self._projection(running, head) for running in models.all()])
 
     def _upkeep_status(self) -> ActorStatus:
-        if self._upkeep is None:
-            return ActorStatus("upkeep", "new")
+        if self._upkeep is None or not self._upkeep.names:
+            return ActorStatus("upkeep", "new" if self._upkeep is None else "elsewhere")
         state, restarts, error = self._upkeep.slot("merge")
         return ActorStatus("upkeep", state, restarts=restarts, last_error=None if error is None else str(error))
 

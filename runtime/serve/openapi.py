@@ -9,6 +9,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 import attrs
 import msgspec
 
+from perdure.backends.http.wire import MEDIA_TYPE as WIRE
 from perdure.runtime.serve.operation import Operation
 from perdure.runtime.serve.problems import MEDIA_TYPE
 from perdure.runtime.serve.represent import CLOUDEVENT, CLOUDEVENTS, EVENT_STREAM, JSON
@@ -42,11 +43,15 @@ TITLES: Final = {
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The document for *operations*."""
-    shapes = _shapes(operations)
+    shapes = _shapes([one for one in operations if not one.wire])
     references, components = msgspec.json.schema_components(shapes, ref_template=REFERENCE)
     schema = dict(zip(shapes, references, strict=True))
-    for body in {name for one in operations if one.body is not None for name in _reached(one.body)}:
+    for body in {name for one in operations if one.body is not None and not one.wire for name in _reached(one.body)}:
         components[body]["additionalProperties"] = False
+    spoken = [shape for shape in _shapes([one for one in operations if one.wire]) if shape is not Problem]
+    references, wired = msgspec.json.schema_components(spoken, ref_template=REFERENCE.format(name="Wire{name}"))
+    schema |= dict(zip(spoken, references, strict=True))
+    components |= {f"Wire{name}": one for name, one in wired.items()}
     paths: dict[str, dict[str, Any]] = {}
     for one in operations:
         paths.setdefault(plain_path(one.path), {})[one.method.lower()] = _operation(one, schema)
@@ -91,6 +96,8 @@ def _operation(one: Operation, schema: dict[type, Any]) -> dict[str, Any]:
         told["description"] = f"Scope: {one.need}." if one.need != "any" else "Scopes: those of each write."
     if one.body is not None or one.any_body:
         content: dict[str, Any] = {JSON: {"schema": schema[one.body] if one.body is not None else {}}}
+        if one.wire:
+            content = {WIRE: content[JSON]}
         if one.cloudevents:
             content |= {CLOUDEVENT: {"schema": _EVENT}, CLOUDEVENTS: {"schema": {"type": "array", "items": _EVENT}}}
         told["requestBody"] = {"required": True, "content": content}
@@ -155,7 +162,7 @@ def _content(one: Operation, shape: Any, schema: dict[type, Any]) -> dict[str, A
         return {}
     if shape is str:
         return {"content": {one.media_type: {"schema": {"type": "string"}}}}
-    content = {JSON: {"schema": schema[shape]}}
+    content = {WIRE if one.wire else JSON: {"schema": schema[shape]}}
     if one.cloudevents and one.body is None:
         content[CLOUDEVENTS] = {"schema": {"type": "array", "items": _EVENT}}
     return {"content": content}

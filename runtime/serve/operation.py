@@ -61,6 +61,8 @@ class Operation:
     """The body is any JSON."""
     cloudevents: bool = False
     """CloudEvents may come in, or go out."""
+    wire: bool = False
+    """The body is handed on as it is, in the media type of the wire, and may be as large as a commit; *body* says what is in it."""
     live: bool = False
     """The answer is a stream of server-sent events."""
     headers: tuple[Header, ...] = ()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
 
 from perdure.backends import errors
 from perdure.backends.errors import Conflict, PerdureError
+from perdure.backends.http.facts import facts_of
 from perdure.runtime.serve.shapes import Failed, Problem
 from perdure.runtime.serve.tokens import hidden
 
@@ -64,10 +65,17 @@ def problem_of(error: Exception) -> Problem:
         if isinstance(error, kind):
             detail = hidden(str(error))[:DETAIL_MAX]
             failed = [Failed(*fact) for fact in error.facts()] if isinstance(error, Conflict) else None
-            return Problem(type=f"urn:perdure:problem:{name_of(kind)}", title=title, status=status, detail=detail, conflict=failed)
+            name = f"urn:perdure:problem:{name_of(kind)}"
+            return Problem(type=name, title=title, status=status, detail=detail, conflict=failed, facts=_shown(error))
     if isinstance(error, PerdureError):
-        return Problem(type=f"urn:perdure:problem:{name_of(type(error))}", title="the daemon cannot do it", status=500, detail=hidden(str(error))[:DETAIL_MAX])
+        name, detail = f"urn:perdure:problem:{name_of(type(error))}", hidden(str(error))[:DETAIL_MAX]
+        return Problem(type=name, title="the daemon cannot do it", status=500, detail=detail, facts=_shown(error))
     return Problem(type="urn:perdure:problem:fault", title="a fault of the daemon itself: its log has the traceback", status=500)
+
+
+def _shown(error: PerdureError) -> dict[str, Any]:
+    """The facts of *error*, without secrets."""
+    return {name: hidden(value) if isinstance(value, str) else value for name, value in facts_of(error).items()}
 
 
 def answer_of(error: Exception) -> Response:

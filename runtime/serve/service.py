@@ -12,6 +12,7 @@ import trio
 
 from perdure.backends.codec import Codec
 from perdure.backends.event import Record
+from perdure.backends.http.wire import OVERHEAD_BYTES
 from perdure.runtime.app import App
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.serve.config import ServeConfig
@@ -19,8 +20,10 @@ from perdure.runtime.serve.counting import Counted
 from perdure.runtime.serve.health import Health
 from perdure.runtime.serve.problems import Refused
 from perdure.runtime.serve.represent import Form
+from perdure.runtime.serve.scratch import Scratch
 from perdure.runtime.serve.shapes import Daemon
 from perdure.runtime.serve.tokens import Tokens
+from perdure.runtime.serve.views import Views
 
 ROOM_WAIT_S: Final = 5
 SMALL_BYTES: Final = 16 * 1024
@@ -128,12 +131,15 @@ class Service:
     requests: int = 0
     connections: Callable[[], tuple[int, int]] = lambda: (0, 0)
     """How many there are, and how many were refused."""
+    views: Views = attrs.field(factory=Views)
+    scratch: Scratch = attrs.field(init=False)
     draining: bool = False
     _live: set[trio.CancelScope] = attrs.field(factory=set)
     _began_s: float = attrs.field(factory=time.monotonic)
     codec: Codec = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.scratch = Scratch(self.url)
         self.codec = Codec()
         for cls in self.app.classes():
             self.codec.registry.register(cls)
@@ -141,6 +147,12 @@ class Service:
     @property
     def up_s(self) -> float:
         return time.monotonic() - self._began_s
+
+    @property
+    def wire_bytes(self) -> int:
+        """The largest body of the wire: the largest commit has room."""
+        most = max(self.config.body_bytes, self.rt.limits.commit_bytes + OVERHEAD_BYTES)
+        return min(most, self.config.bodies_bytes)
 
     @property
     def followers(self) -> int:

@@ -376,10 +376,11 @@ class Failed:
 
 @attrs.frozen(kw_only=True, slots=False)
 class Problem:
-    """RFC 9457. `type` names the situation, `detail` the remedy; `conflict` has the facts of a 409."""
+    """RFC 9457. `type` names the situation, `detail` the remedy; `conflict` has the facts of a 409, `facts` those of any error, bytes in hexadecimal digits."""
 
     type: str
     title: str
     status: int
     detail: str = ""
     conflict: list[Failed] | None = None
+    facts: dict[str, Any] | None = None

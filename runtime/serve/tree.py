@@ -5,6 +5,7 @@ here        holds the lease that tells other daemons of this one
 peers       looks who else is there, and forgets who is gone
 health      looks how models and store get on
 http        answers
+scratch     stores of their own, for clients that try things out
 watchdog    tells systemd that the loop turns, and how ready it is
 """
 
@@ -53,6 +54,9 @@ async def open_tree(service: Service, listener: Listener, notifier: Notifier) ->
     async def http(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - handed on
         await listener.run(task_status=task_status)
 
+    async def scratch(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - handed on
+        await service.scratch.run(task_status=task_status)
+
     async def watchdog(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
         await _watch(service, notifier)
@@ -62,6 +66,7 @@ async def open_tree(service: Service, listener: Listener, notifier: Notifier) ->
         Child("here", here, Restart.PERMANENT),
         Child("peers", others, Restart.PERMANENT),
         Child("health", health, Restart.PERMANENT),
+        Child("scratch", scratch, Restart.PERMANENT),
         Child("http", http, Restart.TRANSIENT, stop=listener.stop),
         Child("watchdog", watchdog, Restart.PERMANENT),
     ]

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from perdure.backends.errors import PerdureError
-from perdure.runtime.serve import entries, logs, metrics, modelling, operating, writing
+from perdure.backends.http.wire import MEDIA_TYPE
+from perdure.runtime.serve import entries, logs, metrics, modelling, operating, wire, writing
 from perdure.runtime.serve.guard import check_head, check_host, check_origin, check_scope, check_token, headers_of, still_valid
 from perdure.runtime.serve.openapi import document, plain_path
 from perdure.runtime.serve.operation import Call, Operation
@@ -33,7 +34,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # What is more specific comes first: `:path` takes all there is. Blobs have their place here, as `blobs.OPERATIONS`.
-PARTS: Final = (writing, logs, entries, modelling, operating, metrics)
+PARTS: Final = (writing, logs, entries, modelling, wire, operating, metrics)
 OPERATIONS: Final[tuple[Operation, ...]] = tuple([one for part in PARTS for one in part.OPERATIONS])
 
 UNKNOWN: Final = "(none)"
@@ -163,7 +164,7 @@ class _Endpoint:
             if operation.body is None and not operation.any_body:
                 return await _run(operation, call)
             _check_media_type(operation, headers)
-            most = service.config.body_bytes
+            most = service.wire_bytes if operation.wire else service.config.body_bytes
             async with service.room.taken(length_of(headers, most), lambda: service.config.bodies_bytes):
                 call.body = _understood(operation, headers, await read_body(receive, most, service.config.body_s))
                 return await _run(operation, call)
@@ -185,12 +186,12 @@ def _media_type(headers: dict[str, str]) -> str:
 
 def _check_media_type(operation: Operation, headers: dict[str, str]) -> None:
     given = _media_type(headers)
-    taken = (JSON, CLOUDEVENT, CLOUDEVENTS) if operation.cloudevents else (JSON,)
+    taken = (MEDIA_TYPE,) if operation.wire else (JSON, CLOUDEVENT, CLOUDEVENTS) if operation.cloudevents else (JSON,)
     if given not in taken:
         raise Refused(415, "media-type", "the body is of another media type", f"send it as {' or '.join(taken)}")
 
 
 def _understood(operation: Operation, headers: dict[str, str], raw: bytes) -> Any:
-    if operation.cloudevents and _media_type(headers) != JSON:
+    if operation.wire or (operation.cloudevents and _media_type(headers) != JSON):
         return raw
     return json_of(raw, operation.body)

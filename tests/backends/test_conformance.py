@@ -198,7 +198,7 @@ async def test_what_has_no_views_must_say_so(autojump_clock):
 
     assert complaints(honest) == []
     assert [score.law.name for score in rude.failed] == ["undeclared-views-are-unsupported"]
-    assert honest.undeclared == ("durable", "views", "shared_reads", "shared_writes", "loads", "images")
+    assert honest.undeclared == ("durable", "views", "shared_reads", "shared_writes", "loads", "images", "moves")
 
 
 def test_stores_are_of_what_comes_with_perdure(tmp_path):

@@ -27,6 +27,8 @@ EXTRAS = {
     "perdure.runtime.testing.plugin": {"pytest"},
     "perdure.backends.postgres": {"psycopg"},
     "perdure.backends.conformance.databases": {"psycopg"},
+    "perdure.backends.http": {"httpx2"},
+    "perdure.backends.conformance.remote": {"httpx2"},
     "perdure.backends.blobs.ipfs": {"httpx2"},
     "perdure.backends.blobs.rpc": {"httpx2"},
 }

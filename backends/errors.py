@@ -121,6 +121,16 @@ class MissingExtra(PerdureError):
 
 
 @_define
+class Forbidden(PerdureError):
+    """A daemon does not let this token do it, or asks for one: nothing was done."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"the daemon refuses: {self.why}; `perdure token new` makes a token that permits it"
+
+
+@_define
 class Closed(PerdureError):
     """The part was closed before the call took effect: nothing was stored."""
 

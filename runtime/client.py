@@ -3,8 +3,8 @@
     async with open_client("https://store.example:8467") as rt:
         await rt.append("order-17", [OrderPlaced("ada", 500)])
 
-`open_runtime("https://...")` and every command that takes a URL do the same, with the token of `PERDURE_TOKEN`. Where they are one
-program's, several tokens are given here.
+`open_runtime("https://...")` and every command that takes a URL do the same, with the token of `PERDURE_TOKEN`, or of the file that
+the URL names (`?token_file=PATH`). Here a program may give each its own.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ async def open_client(
     changed: Changed = "refuse",
     converter: cattrs.Converter | None = None,
 ) -> AsyncIterator[Runtime]:
-    """A runtime over the store that the daemon at *url* has open, asked with *token* (default: `PERDURE_TOKEN` in the environment).
+    """A runtime over the store that the daemon at *url* has open, asked with *token* (default: that in the URL's
+    `?token_file=PATH`, else `PERDURE_TOKEN` in the environment).
 
     The rest is as of `open_runtime`. An *app*'s projections run here, beside those of the daemon, under leases; without one
     `rt.model` reads what the daemon's projections have.
 
     Raises:
-      Misuse: the URL names no daemon, or it refuses the token.
+      Misuse: the URL names no daemon.
+      Forbidden: the daemon refuses the token.
       Unavailable: it cannot be reached.
       MissingExtra: the client is not installed.
     """

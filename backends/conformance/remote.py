@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import httpx2
 import trio
 
+from perdure.backends.conformance.law import LAW_S
 from perdure.backends.http import open_http
 from perdure.backends.http.address import read_url
 from perdure.backends.http.faulty import FaultyTransport
@@ -19,6 +20,9 @@ from perdure.backends.protocol import Backend
 
 class RemoteStores:
     """`http://...`, each named store beside that of the daemon."""
+
+    law_s = 4 * LAW_S
+    """Each commit is a request, and some laws make thousands."""
 
     def __init__(self, url: str, limits: Limits) -> None:
         self._url = url
@@ -32,7 +36,7 @@ class RemoteStores:
 
     @asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Backend]:
-        transport = FaultyTransport(httpx2.AsyncHTTPTransport(verify=trusted(read_url(self._url, None, os.environ))))
+        transport = FaultyTransport(httpx2.AsyncHTTPTransport(verify=trusted(read_url(self._url, "", {}, str))))
         backend = await open_http(self._url, limits=self._limits, transport=transport, scratch=self._named(name))
         self._transports[backend] = transport
         self._opened[name] = self._opened.get(name, 0) + 1
@@ -45,7 +49,6 @@ class RemoteStores:
                 self._lives[name] = self._lives.get(name, 0) + 1  # the daemon still has it
             with trio.CancelScope(shield=True):
                 await backend.aclose()
-
 
     def _named(self, name: str) -> str:
         return f"{self._ours}-{self._lives.get(name, 0)}-{name}"

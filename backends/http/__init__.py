@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,17 +37,18 @@ async def open_http(
     transport: httpx2.AsyncBaseTransport | None = None,
     scratch: str = "",
 ) -> HttpBackend:
-    """Open the store of the daemon at *url*, with *token* (default: `PERDURE_TOKEN` in the environment).
+    """Open the store of the daemon at *url*, with *token* (default: that in the URL's `?token_file=PATH`, else `PERDURE_TOKEN` in the environment).
 
     *transport* carries its requests; *scratch* names a store of our own, made if there is none, for trying things out.
 
     Raises:
-      Misuse: the URL names no daemon, or it refuses the token.
+      Misuse: the URL names no daemon.
+      Forbidden: the daemon refuses the token.
       Unavailable: it cannot be reached.
       TooNew: it speaks what this perdure does not.
     """
     environment = environment or Environment()
-    session = Session(read_url(url, token, os.environ), jitter=environment.jitter, transport=transport)
+    session = Session(read_url(url, token, os.environ, _read_text), jitter=environment.jitter, transport=transport)
     opened: HttpBackend | None = None
     try:
         hello: wire.Hello = await session.ask("GET", "", None, wire.Hello, headers={wire.SCRATCH: scratch} if scratch else None)
@@ -58,3 +60,7 @@ async def open_http(
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await session.aclose()
     return opened
+
+
+def _read_text(path: str) -> str:
+    return Path(path).expanduser().read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import httpx2
 import msgspec
 import trio
 
-from perdure.backends.errors import Closed, Misuse, Unavailable
+from perdure.backends.errors import Closed, Forbidden, Misuse, Unavailable
 from perdure.backends.http import wire
 from perdure.backends.http.address import Address
 from perdure.backends.http.facts import FOREIGN, class_of, error_of
@@ -216,7 +216,7 @@ def _raise_problem(status: int, raw: bytes) -> NoReturn:
         raise error_of(kind, facts)
     match status:
         case 401 | 403:
-            raise Misuse(f"the daemon refuses: {told}")
+            raise Forbidden(told)
         case 413:
             raise Misuse(told)
         case 408 | 429 | 503:

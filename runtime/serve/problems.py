@@ -38,6 +38,7 @@ STATUS: Final[tuple[tuple[type[PerdureError], int, str], ...]] = (
     (errors.InDoubt, 504, "whether it was stored is in doubt"),
     (errors.Full, 507, "the store is full"),
     (errors.Unsupported, 501, "this kind of store cannot do that"),
+    (errors.Forbidden, 403, "the token does not permit this"),
     (errors.Misuse, 400, "the request is wrong"),
 )
 """The first that fits counts; what is not here is 500."""

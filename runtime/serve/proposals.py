@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from perdure.backends.answers import committed_of
 from perdure.backends.commit import ANY, Appended, Check, Commit, Committed, Stored, Unbarred, key_id, propose
-from perdure.backends.errors import Misuse, PerdureError, TooLarge
+from perdure.backends.errors import Misuse, PerdureError
 from perdure.backends.event import Position, Record
 from perdure.backends.http import wire
 from perdure.backends.limits import CLOCK_AHEAD_S, Limits
@@ -43,7 +43,7 @@ async def commit(call: Call) -> Response:
         try:
             asked.append(_commit_of(target, one, said.writer, now_us))
             places.append(number)
-        except TooLarge as error:
+        except PerdureError as error:  # its own: others of the group have other callers
             answers.append(error)
             continue
         answers.append(Misuse("not asked"))
@@ -56,7 +56,7 @@ def _commit_of(target: Target, said: wire.Proposal, writer: bytes, now_us: int) 
     """The commit that was proposed, checked. Where its client's clock is far ahead of ours, ours counts.
 
     Raises:
-      Refused: the token does not permit a part of it.
+      Forbidden: the token does not permit a part of it.
       Misuse, TooLarge: it is not a commit that may be.
     """
     if len(said.id) != wire.ID_BYTES or (said.key is not None and key_id(said.key) != said.id) or not 0 <= said.at_us <= wire.MOST:
@@ -88,7 +88,7 @@ def _permit(target: Target, said: wire.AnyWrite) -> None:
     """Whether the token permits it. Beside what a runtime keeps, nothing of perdure's own can be written through here.
 
     Raises:
-      Refused: it does not.
+      Forbidden: it does not.
     """
     scopes = target.scopes
     match said:

@@ -97,7 +97,7 @@ def _permit_read(target: Target, question: wire.Question) -> None:
     """Whether the token permits it.
 
     Raises:
-      Refused: it does not.
+      Forbidden: it does not.
     """
     scopes = target.scopes
     match question:

@@ -7,11 +7,11 @@ from typing import Any
 from starlette.responses import Response
 
 from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS
+from perdure.backends.errors import Forbidden
 from perdure.backends.http import wire
 from perdure.backends.protocol import Backend
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.serve.operation import Call
-from perdure.runtime.serve.problems import Refused
 
 
 class Target:
@@ -30,7 +30,7 @@ async def target_of(call: Call) -> Target:
     """The store that the request is about.
 
     Raises:
-      Refused: the token does not permit a store of one's own, or there is none.
+      Forbidden: the token does not permit a store of one's own.
     """
     name = call.headers.get(wire.SCRATCH)
     if name is None:
@@ -43,10 +43,10 @@ def need(has: bool, what: str) -> None:
     """Whether the token has the scope *what*.
 
     Raises:
-      Refused: it has not.
+      Forbidden: it has not.
     """
     if not has:
-        raise Refused(403, "forbidden", "the token does not permit this", f"it needs the scope {what}")
+        raise Forbidden(f"the token needs the scope {what}")
 
 
 def wire_answer(said: Any) -> Response:

@@ -267,7 +267,7 @@ class TooNew(PerdureError):
 
 @_define
 class WrongStore(PerdureError):
-    """A cursor or checkpoint of another store."""
+    """A cursor or checkpoint of another store; or a daemon that has another one open now."""
 
     expected: str
     actual: str

@@ -21,7 +21,7 @@ import trio
 
 from perdure.backends.commit import Answer, Appended, Commit, Committed, Group
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, InDoubt, Misuse, PerdureError, TooLarge, Unavailable, Unsupported, WrongStore
+from perdure.backends.errors import Closed, InDoubt, Misuse, PerdureError, TooLarge, Unavailable, Unsupported
 from perdure.backends.event import Position
 from perdure.backends.http import wire
 from perdure.backends.http.news import HttpNews
@@ -49,7 +49,7 @@ class HttpBackend(HttpReads, Undeclared):
         self.capabilities = Capabilities(durable=hello.durable, shared_reads=hello.durable, shared_writes=hello.durable, writes=hello.writes, upkeep=False)
         self._session = session
         self._body_bytes = hello.body_bytes
-        self._headers: dict[str, str] = {wire.SCRATCH: scratch} if scratch else {}
+        self._headers: dict[str, str] = {wire.STORE: hello.store, **({wire.SCRATCH: scratch} if scratch else {})}
         self._ids = environment.ids
         self._pid = os.getpid()
         self._writer = environment.ids()
@@ -112,7 +112,7 @@ class HttpBackend(HttpReads, Undeclared):
           Unavailable: it was not begun.
           InDoubt: there is no answer, or the daemon does not know.
         """
-        within_s, after = ASK_S + len(body) / SLOWEST_BYTES_S, self._news.head
+        within_s, after = min(ASK_S, self.limits.commit_s) + len(body) / SLOWEST_BYTES_S, self._news.head
         with trio.CancelScope(shield=True):
             try:
                 said = await self._session.ask("POST", "/commit", msgspec.Raw(body), wire.Answers, headers=self._headers, within_s=within_s)
@@ -171,9 +171,7 @@ class HttpBackend(HttpReads, Undeclared):
           Lost, Unavailable: it is not known now.
           WrongStore: the daemon has another store open.
         """
-        hello = await self._session.ask("GET", "", None, wire.Hello, headers=self._headers)
-        if hello.store != self.id:
-            raise WrongStore(self.id, hello.store)
+        await self._session.ask("GET", "", None, wire.Hello, headers=self._headers)
         if self._doubts:
             asked = wire.Resolve(self._writer, self._doubts, self._doubts_after)
             found: list[wire.Done | None] = await self._session.ask(

@@ -157,10 +157,13 @@ class Listening:
         return line
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Hang up. Whoever leaves httpx's generators half-way leaves them to the garbage collector: a cancellation ends them all."""
+        with trio.CancelScope(shield=True) as over, suppress(httpx2.HTTPError, httpx2.StreamError, StopAsyncIteration):
+            over.cancel()
+            while True:
+                await anext(self._parts)
         with trio.move_on_after(1) as scope, suppress(httpx2.HTTPError, httpx2.StreamError):
             scope.shield = True
-            await self._parts.aclose()
             await self._response.aclose()
 
 
@@ -234,11 +237,15 @@ async def _read(response: httpx2.Response, most: int) -> bytes:
       Lost: it has more than *most* bytes.
     """
     parts, size = [], 0
-    async for part in response.aiter_raw():
-        size += len(part)
-        if size > most:
-            raise Lost(f"the answer has more than {most:,} bytes")
-        parts.append(part)
+    with trio.CancelScope() as scope:
+        async for part in response.aiter_raw():
+            size += len(part)
+            if size > most:
+                scope.cancel()  # and on, until it is felt: see `Listening.aclose`
+            else:
+                parts.append(part)
+    if size > most:
+        raise Lost(f"the answer has more than {most:,} bytes")
     return b"".join(parts)
 
 

@@ -25,6 +25,8 @@ MEDIA_TYPE: Final = "application/vnd.perdure.v1+msgpack"
 PATH: Final = "/v1/wire"
 VIEW: Final = "perdure-view"
 """The header that names the view which a question is about."""
+STORE: Final = "perdure-store"
+"""The header that says which store is meant, by its id: another one may be behind the same address by now."""
 SCRATCH: Final = "perdure-scratch"
 """The header that names a store of the client's own."""
 ID_BYTES: Final = 16

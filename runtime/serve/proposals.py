@@ -16,7 +16,7 @@ from starlette.responses import Response
 from perdure.backends.answers import committed_of
 from perdure.backends.commit import ANY, Appended, Check, Commit, Committed, Stored, Unbarred, key_id, propose
 from perdure.backends.errors import Misuse, PerdureError
-from perdure.backends.event import Position, Record
+from perdure.backends.event import Position, Record, category_of
 from perdure.backends.http import wire
 from perdure.backends.limits import CLOCK_AHEAD_S, Limits
 from perdure.backends.protocol import Backend
@@ -93,13 +93,13 @@ def _permit(target: Target, said: wire.AnyWrite) -> None:
     scopes = target.scopes
     match said:
         case wire.AppendWrite(stream):
-            need(not stream.startswith("$") and scopes.may_append(stream), "append:CATEGORY of each stream")
+            need(not stream.startswith("$") and scopes.may_append(stream), f"append:{category_of(stream)}")
         case wire.PutWrite(bucket) | wire.DeleteWrite(bucket) | wire.PutAllWrite(bucket) if bucket.startswith("$"):
             need(is_kept(bucket) and scopes.may_run(), "run, for what a runtime keeps")
         case wire.PutWrite(bucket) | wire.DeleteWrite(bucket):
-            need(scopes.may_use(bucket), "kv:BUCKET of each entry")
+            need(scopes.may_use(bucket), f"kv:{bucket}")
         case wire.CheckEntry(bucket):
-            need(may_look(target, bucket), "kv:BUCKET of each entry")
+            need(may_look(target, bucket), f"kv:{bucket}")
         case wire.CheckStream(stream):
             need(scopes.may_append(stream) or scopes.may_read(), "read, for what is checked")
         case wire.UnlessWrite():

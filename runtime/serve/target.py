@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS
-from perdure.backends.errors import Forbidden
+from perdure.backends.errors import Forbidden, WrongStore
 from perdure.backends.http import wire
 from perdure.backends.protocol import Backend
 from perdure.runtime.runtime import Runtime
@@ -31,12 +31,17 @@ async def target_of(call: Call) -> Target:
 
     Raises:
       Forbidden: the token does not permit a store of one's own.
+      WrongStore: it is not the one that is meant.
     """
     name = call.headers.get(wire.SCRATCH)
     if name is None:
-        return Target(call, call.service.rt, own=False)
-    need(call.scopes.may_scratch(), "scratch")
-    return Target(call, await call.service.scratch.runtime(name), own=True)
+        target = Target(call, call.service.rt, own=False)
+    else:
+        need(call.scopes.may_scratch(), "scratch")
+        target = Target(call, await call.service.scratch.runtime(name), own=True)
+    if (meant := call.headers.get(wire.STORE, target.backend.id)) != target.backend.id:
+        raise WrongStore(meant, target.backend.id)
+    return target
 
 
 def need(has: bool, what: str) -> None:

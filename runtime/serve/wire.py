@@ -113,7 +113,7 @@ OPERATIONS = (
         need="any",
         wire=True,
         answers={200: wire.Hello},
-        problems=(503,),
+        problems=(409, 503),
     ),
     Operation(
         method="POST",
@@ -125,7 +125,7 @@ OPERATIONS = (
         wire=True,
         body=wire.Proposals,
         answers={200: wire.Answers},
-        problems=(503,),
+        problems=(409, 503),
     ),
     Operation(
         method="POST",
@@ -137,7 +137,7 @@ OPERATIONS = (
         wire=True,
         body=wire.Resolve,
         answers={200: list[wire.Done | None]},
-        problems=(416, 503, 504, 507),
+        problems=(409, 416, 503, 504, 507),
     ),
     Operation(
         method="POST",
@@ -159,7 +159,7 @@ OPERATIONS = (
         run=news,
         need="any",
         live=True,
-        problems=(503,),
+        problems=(409, 503),
     ),
     Operation(
         method="GET",
@@ -169,6 +169,6 @@ OPERATIONS = (
         run=view,
         need="any",
         answers={200: str},
-        problems=(503,),
+        problems=(409, 503),
     ),
 )

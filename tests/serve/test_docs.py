@@ -14,6 +14,7 @@ from doctest import ELLIPSIS, OutputChecker
 import attrs
 import pytest
 
+from daemons import SHOP, perdure, process
 from perdure.runtime.serve.config import ServeConfig, load
 from perdure.runtime.serve.openapi import plain_path
 from perdure.runtime.serve.web import OPERATIONS
@@ -84,3 +85,26 @@ def test_the_readme_is_as_it_is(root, tmp_path):
 
     found = (tmp_path / "shown").read_text()
     assert OutputChecker().check_output(block, found, ELLIPSIS), found + done.stderr
+
+
+@pytest.mark.slow
+def test_the_clients_program_does_what_is_shown(root, tmp_path):
+    """On a store of its own, then through a daemon that has this store open: the same lines."""
+    text = (root / "docs" / "client.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    [shown] = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "till.py").write_text(program)
+    (tmp_path / "shop.py").write_text(SHOP.read_text())
+    token = perdure("token", "new", "lmdb:shop", "till", "--scope=read", "--scope=append:order", "--scope=run", folder=tmp_path).stdout.strip()
+
+    def till(url):
+        done = subprocess.run(
+            [sys.executable, "till.py", url], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PERDURE_TOKEN": token}
+        )
+        return done.stdout + done.stderr
+
+    lines = ["$ python till.py lmdb:shop", till("lmdb:shop").rstrip(), "$ perdure serve shop:app --store lmdb:shop &"]
+    with process(tmp_path, "--store", "lmdb:shop", "--listen", "127.0.0.1:0") as daemon:
+        lines += ["$ python till.py http://127.0.0.1:8467", till(daemon.url)]
+
+    assert "\n".join(lines) == shown

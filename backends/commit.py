@@ -150,7 +150,14 @@ class Cut:
     archive: str | None = None
 
 
-Write = Append[Draft] | Put[bytes] | PutAll | Delete | Check | Unless | SaveSnapshot | Fence | Cut
+@attrs.frozen
+class Unbarred:
+    """Holds while no commit of that *id* is known: whoever makes one bars all that is to come under it. Who asks is no content of a commit."""
+
+    id: bytes
+
+
+Write = Append[Draft] | Put[bytes] | PutAll | Delete | Check | Unless | SaveSnapshot | Fence | Cut | Unbarred
 
 MODELS: Final = "$models "
 """What the reserved buckets of keyed models' states begin with: without change rows, without tombstones."""
@@ -239,9 +246,11 @@ def key_id(key: bytes) -> bytes:
 
 
 def content_digest(writes: Iterable[Write]) -> bytes:
-    """What "the same content" means: writes, payloads, given meta and ids; not time, drawn ids or traceparent."""
+    """What "the same content" means: writes, payloads, given meta and ids; not time, drawn ids, traceparent, or through which writer."""
     digest = hashlib.blake2b(digest_size=16, person=b"perdure-content")
     for write in writes:
+        if type(write) is Unbarred:
+            continue
         digest.update(_pack([type(write).__name__, *_content(write)]))
     return digest.digest()
 
@@ -269,6 +278,8 @@ def _content(write: Write) -> list[Any]:
             return [name, number]
         case Cut(stream, first, archive):
             return [stream, first, archive]
+        case Unbarred():
+            return []
 
 
 def _given(extra: bytes) -> list[Any]:

@@ -43,6 +43,7 @@ from perdure.backends.commit import (
     PutAll,
     SaveSnapshot,
     Stored,
+    Unbarred,
     Unless,
     Write,
     content_digest,
@@ -186,6 +187,8 @@ def needs(commits: Sequence[Commit]) -> Needs:
                     leases[name] = None
                 case Cut(stream=stream):
                     streams[stream] = cuts[write] = None
+                case Unbarred(id):
+                    ids[id] = None
                 case _:
                     pass
     return Needs(list(streams), list(entries), list(ids), list(conditions), list(leases), list(cuts))
@@ -248,6 +251,8 @@ def _failure(write: Write, facts: Facts, done: Decisions) -> Conflict | None:
             return None if held == number else Conflict("fence", name, number, held)
         case Cut():
             return _judge_cut(write, facts, done)
+        case Unbarred(id):
+            return Conflict("writer", id.hex(), "not barred", "barred") if id in facts.ids else None
         case _:
             return None
 

@@ -122,6 +122,16 @@ class MissingExtra(PerdureError):
 
 
 @_define
+class Forbidden(PerdureError):
+    """A daemon does not let this token do it, or asks for one: nothing was done."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"the daemon refuses: {self.why}; `perdure token new` makes a token that permits it"
+
+
+@_define
 class Closed(PerdureError):
     """The part was closed before the call took effect: nothing was stored."""
 
@@ -263,7 +273,7 @@ class TooNew(PerdureError):
 
 @_define
 class WrongStore(PerdureError):
-    """A cursor or checkpoint of another store."""
+    """A cursor or checkpoint of another store; or a daemon that has another one open now."""
 
     expected: str
     actual: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import attrs
 
@@ -58,6 +58,8 @@ class Capabilities:
     """Something can be stored through this handle: it was not opened for reading only."""
     moves: bool = False
     """All that it holds beside its log can be read and loaded as it is, and it can be left for another place: see `Moves`."""
+    upkeep: bool = True
+    """It is kept up through this handle: `maintain`, `scrub` and `shrink`. Else somebody else does it, and they do nothing."""
 
     def declared(self) -> tuple[str, ...]:
         """The names of those it has."""
@@ -241,6 +243,18 @@ class Reads(Protocol):
 
     async def streams(self, *, prefix: str = "", after: str | None = None, limit: int) -> list[StreamInfo]:
         """Streams in order of their names' bytes, those beyond *after*."""
+        ...
+
+
+class Hastens(Protocol):
+    """A backend behind which somebody may run projections, and can be told that what he keeps is waited for."""
+
+    async def hasten(self, name: str, position: Position) -> bool:
+        """Let whoever runs the projection *name* there keep what it has, once it has reached *position*, or after some seconds; False: nobody does.
+
+        Raises:
+          ModelFaulted: it stands still for good.
+        """
         ...
 
 
@@ -525,3 +539,8 @@ class Backend(Reads, Moves, Protocol):
     async def aclose(self) -> None:
         """Close it, cleanly if possible. Idempotent."""
         ...
+
+
+def hastens(backend: Backend) -> Hastens | None:
+    """*backend* as one that `Hastens`, if it is; it may stand behind another."""
+    return cast(Hastens, backend) if hasattr(backend, "hasten") else None

@@ -1,4 +1,4 @@
-"""What the tables of a store mean: reads, facts and writes over ordered keys, whatever keeps them.
+"""What the tables of a store mean: reads and writes over ordered keys, whatever keeps them.
 
 Plain functions of a `Reader` or `Writer`, which is one transaction: nothing here awaits, and a buffer
 that a reader returns is used up before the transaction ends.

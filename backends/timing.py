@@ -31,6 +31,14 @@ class Timings:
             self.max_s = took_s
         self._buckets[min(_BUCKETS - 1, max(0, int((log2(took_s) - _LEAST) * _STEPS) + 1)) if took_s > 0 else 0] += 1
 
+    def reached(self) -> list[tuple[float, int]]:
+        """How many took no longer than each power of two of a second, from the first bucket to the last."""
+        counted, found = 0, []
+        for power, start in enumerate(range(0, _BUCKETS, _STEPS)):
+            counted += sum(self._buckets[max(0, start - _STEPS + 1) : start + 1])
+            found.append((2.0 ** (_LEAST + power), counted))
+        return found
+
     @property
     def mean_s(self) -> float:
         """Their mean; 0 while there is none."""

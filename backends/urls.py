@@ -28,8 +28,8 @@ async def open_backend(
 ) -> AsyncIterator[Backend]:
     """Open the store that *url* names: `memory:`, `file:DIR`, `lmdb:DIR` or `postgresql://...`; it is made if there is none, unless *create* is false.
 
-    *loading*: also one that is being loaded, or whose loading was cut off. *id*: the one that a new store gets, and that one which is there
-    has to have.
+    `http://...` and `https://...` name the store that a daemon has open. *loading*: also one that is being loaded, or whose loading was cut off.
+    *id*: the one that a new store gets, and that one which is there has to have.
 
     Raises:
       Misuse: the URL names no store.
@@ -119,21 +119,25 @@ async def _open(url: str, *, environment: Environment | None, limits: Limits, cr
                 insist=query.get("insist") == "1",
             )
             return await postgres.open_postgres(url, postgres_options, environment=environment, limits=limits)
+        case "http" | "https":
+            from perdure.backends.http import open_http
+
+            return await open_http(url, environment=environment, limits=limits)
         case _:
             raise Misuse(f"{url!r} names no store: {_why(scheme)}")
 
 
 def _why(scheme: str) -> str:
     if scheme in LATER:
-        return f"the {scheme}: backend is not part of this version; memory:, file:DIR, lmdb:DIR and postgresql://USER@HOST/DATABASE are"
-    return "a store is memory:, file:DIR, lmdb:DIR or postgresql://USER@HOST/DATABASE"
+        return f"the {scheme}: backend is not part of this version; memory:, file:DIR, lmdb:DIR, postgresql://USER@HOST/DATABASE and http://HOST:PORT are"
+    return "a store is memory:, file:DIR, lmdb:DIR, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
 
 
 def split_url(url: str) -> tuple[str, str, dict[str, str]]:
     """Scheme, what follows it, and the query."""
     scheme, colon, rest = url.partition(":")
     if not colon:
-        raise Misuse(f"{url!r} is no URL of a store: write memory:, file:DIR, lmdb:DIR or postgresql://USER@HOST/DATABASE")
+        raise Misuse(f"{url!r} is no URL of a store: write memory:, file:DIR, lmdb:DIR, postgresql://USER@HOST/DATABASE or http://HOST:PORT")
     rest, _, query = rest.partition("?")
     return scheme, rest.removeprefix("//") if scheme in ("lmdb", "file") else rest, dict(parse_qsl(query, keep_blank_values=True))
 

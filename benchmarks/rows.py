@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks import ours, ours_backend, ours_blobs, ours_latency, ours_memory, ours_postgres, ours_processes, ours_segments
+from benchmarks import ours, ours_backend, ours_blobs, ours_http, ours_latency, ours_memory, ours_postgres, ours_processes, ours_segments
 from benchmarks.harness import BEST, Case, Row, constant
 from benchmarks.peers import bare_trio, eventsource, eventsourcing, eventsourcing_visible, postgres, raw_lmdb, raw_sqlite, umadb
 
@@ -132,6 +132,29 @@ ROWS: Sequence[Row] = [
         unit="us",
         why="150 to 190 us are the kernel's and a sleeping core's, as with the socket; as much again is Python on cold caches: the side file, "
         "one page read, the payload decoded",
+    ),
+    Row(
+        "http-appends",
+        ours_http.APPENDS,
+        [ours_http.CONSTANT],
+        {ours_http.CONSTANT.name: 0.5},
+        why="1.4 times the processor time of the constant with 64 connections, twice with 16, and flushes beside it; three processes on two cores",
+    ),
+    Row(
+        "http-batches",
+        ours_http.BATCHES,
+        [ours_http.APPENDS_BESIDE],
+        {ours_http.APPENDS_BESIDE.name: 20},
+        why="an event of a batch costs its JSON, its checks and its encoding, some 15 us; a request some 600",
+    ),
+    Row(
+        "http-health-p99",
+        ours_http.HEALTH_P99,
+        [constant("50 ms", 50.0)],
+        {"50 ms": 1},
+        at_most=True,
+        unit="ms",
+        why="64 appends are 64 times some 0.6 ms of one loop: a health answer waits for about one such round, longer where others have the processor",
     ),
     disk("bulk", ours.DISK_BULK, 1.6),
     disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),

@@ -15,7 +15,7 @@ from perdure.actors.projection import ProjectionActor, Services, SingleActor, fi
 from perdure.actors.restart import Restart
 from perdure.actors.sql import SqlActor, SqlModel, SqlProjection
 from perdure.actors.supervisor import Child
-from perdure.backends.errors import AlreadyRunning, Misuse
+from perdure.backends.errors import AlreadyRunning, Misuse, TooManyRestarts
 
 AnyActor = ProjectionActor[Any]
 Runnable = AnyProjection | SqlProjection[Any]
@@ -36,8 +36,10 @@ class Running:
 class Models:
     """Starts projection actors, each name once, and gives handles."""
 
-    def __init__(self, services: Services, sources: Sources) -> None:
+    def __init__(self, services: Services, sources: Sources, *, spare: bool = False) -> None:
         self._services = services
+        self._spare = spare
+        """Whether a model that is out of restarts is left standing, instead of failing the runtime."""
         self._sources = sources
         self._running: dict[str, Running] = {}
         self._cells: dict[str, Cell] = {}
@@ -120,7 +122,16 @@ class Models:
             stop=actor.stop,
             progress=lambda: running.cell.position,
             final=final,
+            spent=(lambda error: self._spent(running, error)) if self._spare else None,
         )
+
+    async def _spent(self, running: Running, error: TooManyRestarts) -> None:
+        """It stands still from now on; another process may have more luck with it."""
+        causes = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else ()
+        running.cell.stand_still(f"{error}; the last one: {causes[-1]!r}" if causes else str(error))
+        running.cell.stopped()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._services.limits.ask_s):
+            await running.actor.leave()
 
     async def project(self, projection: Runnable, task_status: trio.TaskStatus[Handle]) -> None:  # noqa: ASYNC128 - handed on to the actor
         """See `Runtime.project`."""

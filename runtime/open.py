@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Literal
 
 import cattrs
 import trio
@@ -46,6 +47,7 @@ async def open_runtime(
     environment: Environment | None = None,
     limits: Limits = LIMITS,
     changed: Changed = "refuse",
+    spent: Literal["fail", "leave"] = "fail",
     converter: cattrs.Converter | None = None,
     create: bool = True,
 ) -> AsyncIterator[Runtime]:
@@ -53,7 +55,8 @@ async def open_runtime(
 
     On entry the store is recovered and every projection of the app stands at its last snapshot.
     *changed* says what happens to a projection whose stored state another version of it made:
-    "refuse" leaves it readable, faulted; "rebuild" starts it again. *converter* is a cattrs converter
+    "refuse" leaves it readable, faulted; "rebuild" starts it again. *spent* says what happens when one is out of
+    restarts: "fail" ends the runtime, "leave" leaves it readable, faulted, and the others go on. *converter* is a cattrs converter
     with the program's own hooks. *blobs* is where large objects go, `rt.blobs`: a URL (see `open_blobs`), or an
     open blob store, which stays open. The archives of what was cut are there: models are built, and looked at `as_of`, with
     them, and `App.retention` puts more there. On exit what is under way is finished, within `limits.close_s`.
@@ -67,6 +70,8 @@ async def open_runtime(
     """
     if changed not in ("refuse", "rebuild"):
         raise Misuse(f'changed is "refuse" or "rebuild", not {changed!r}')
+    if spent not in ("fail", "leave"):
+        raise Misuse(f'spent is "fail" or "leave", not {spent!r}')
     environment = environment or Environment()
     async with AsyncExitStack() as stack:
         if isinstance(store, str):
@@ -76,7 +81,7 @@ async def open_runtime(
         if isinstance(blobs, str):
             blobs = await stack.enter_async_context(open_blobs(blobs, environment=environment, create=create))
         places = await stack.enter_async_context(AsyncExitStack())
-        yield await stack.enter_async_context(_run(store, app or App(), environment, limits, changed, converter, places, blobs))
+        yield await stack.enter_async_context(_run(store, app or App(), environment, limits, changed, spent == "leave", converter, places, blobs))
 
 
 @asynccontextmanager
@@ -86,6 +91,7 @@ async def _run(
     environment: Environment,
     limits: Limits,
     changed: Changed,
+    spare: bool,
     converter: cattrs.Converter | None,
     places: AsyncExitStack,
     blobs: BlobStore | None,
@@ -133,7 +139,7 @@ async def _run(
         tell,
         environment.threads,
     )
-    models = Models(services, Sources(whole, codec, limits))
+    models = Models(services, Sources(whole, codec, limits), spare=spare)
     rt = Runtime(backend, environment, limits, hub, codec, encoder, journal, streams, models, tree, places, blobs)
 
     body: BaseException | None = None

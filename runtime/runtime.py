@@ -12,22 +12,23 @@ import trio
 
 from perdure.actors.fold import Fold, Keyed, Projection
 from perdure.actors.follower import Follower
-from perdure.actors.journal import Journal
+from perdure.actors.journal import Journal, JournalStatistics
 from perdure.actors.model import KeyedModel, Model
 from perdure.actors.sql import SqlModel, SqlProjection
-from perdure.actors.status import Hub
+from perdure.actors.status import ActorStatus, Hub
 from perdure.actors.stream import Streams
 from perdure.actors.subscription import Place, Subscription, start_position
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.codec import Codec
-from perdure.backends.commit import ANY, Appended, Committed, Expect, Expected, check_name
+from perdure.backends.commit import ANY, Appended, Commit, Committed, Expect, Expected, Write, check_name
 from perdure.backends.environment import Environment
-from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, Rewound
+from perdure.backends.errors import AlreadyRunning, Closed, Conflict, Misuse, PerdureError, Rewound
 from perdure.backends.event import HEAD, START, Event, Position
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.recovery import Recovery
 from perdure.backends.selector import EVERYTHING, Selector
+from perdure.backends.timing import Timings
 from perdure.runtime import execute as executing
 from perdure.runtime.encode import AnyWrite, Encoder
 from perdure.runtime.kv import Bucket
@@ -328,6 +329,33 @@ class Runtime:
           Unavailable: the store cannot be looked at now.
         """
         return (await self.backend.store_status()).recovery
+
+    # -- for parts of perdure beside it (the daemon) -----------------------------------------
+
+    async def commit_own(self, writes: list[Write]) -> Committed | Conflict:
+        """Commit perdure's own writes, which may name what is reserved."""
+        return await self._tree.commit_derived(writes)
+
+    def models_status(self) -> tuple[ActorStatus, ...]:
+        """The projections of `status()` alone, which cost little."""
+        return self._tree.models_status(self._models)
+
+    def journal_statistics(self) -> JournalStatistics:
+        """The journal's numbers alone."""
+        return self._journal.statistics()
+
+    @property
+    def flushes(self) -> Timings:
+        """How long the store took for each group of commits."""
+        return self._journal.flushes
+
+    async def commit_group(self, commits: Sequence[Commit]) -> list[Committed | Conflict | PerdureError]:
+        """Commit, in this order, what was proposed elsewhere, and checked. See `Journal.commit_all`."""
+        return await self._journal.commit_all(commits)
+
+    def follower(self, events: Selector[Any], after: Position) -> Follower:
+        """The selected records beyond *after*, not decoded, a page at a time."""
+        return Follower(self.backend, self._journal.ring, events, after, self._journal.pace)
 
     # -- inside ------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 DURABLE_LOOK_S = 60.0
 """So often it is looked whether the store has become one that lasts."""
+STREAMS_TOLD = 100
+"""So many stream actors the status names: there may be thousands."""
 LOOK_S = 1.0
 """So long opening waits at most to learn which projections are its own."""
 
@@ -56,6 +59,8 @@ class Status:
     head: Position
     journal: JournalStatistics
     ring_bytes: int
+    streams_live: int
+    """Streams with an actor; the tree names those with the fullest mailboxes."""
     loop_stall_max_s: float
     root: ActorStatus
 
@@ -114,10 +119,10 @@ class Tree:
         await nursery.start(self._streams.run)
         nursery.start_soon(self._guard, self.leases.run, name="leases")
         jitter, publish = self._environment.jitter, self._hub.publish
-        upkeep = [
-            Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged),
-            Child("scrub", self._run_scrub, Restart.PERMANENT, final=_damaged),
-        ]
+        upkeep = []
+        if self._backend.capabilities.upkeep:
+            upkeep.append(Child("merge", self._run_upkeep, Restart.PERMANENT, final=_damaged))
+            upkeep.append(Child("scrub", self._run_scrub, Restart.PERMANENT, final=_damaged))
         if retain is not None:
             upkeep.append(Child("retention", partial(self._run_retention, retain), Restart.PERMANENT, final=_hopeless))
         self._upkeep = Supervisor("upkeep", upkeep, jitter=jitter, publish=publish)
@@ -226,11 +231,15 @@ class Tree:
         head = max([self._journal.head, *(running.cell.position for running in models.all())])
         journal = self._journal.statistics()
         failure = self._keeper.failure
+        depths = streams.depths()
         children = (
             ActorStatus("keeper", self._backend.state.value, restarts=self._keeper.reopenings, last_error=None if failure is None else str(failure)),
             ActorStatus("journal", "failed" if self._journal.failure else "running", mailbox=journal.waiting, position=head),
             ActorStatus(
-                "streams", "running", children=tuple(ActorStatus(f"stream {name}", "running", mailbox=depth) for name, depth in streams.depths().items())
+                "streams",
+                "running",
+                mailbox=sum(depths.values()),
+                children=tuple(ActorStatus(f"stream {name}", "running", mailbox=depth) for name, depth in nlargest(STREAMS_TOLD, depths.items(), key=_depth)),
             ),
             ActorStatus("leases", "running", children=tuple(ActorStatus(claim.name, "held", owner=told(claim.process)) for claim in self.leases.held())),
             self._upkeep_status(),
@@ -250,11 +259,17 @@ class Tree:
                 ),
             ),
         )
-        return Status(self._backend.id, head, journal, self._journal.ring.bytes, self._stall_s, ActorStatus("runtime", "running", children=children))
+        root = ActorStatus("runtime", "running", children=children)
+        return Status(self._backend.id, head, journal, self._journal.ring.bytes, len(depths), self._stall_s, root)
+
+    def models_status(self, models: Models) -> tuple[ActorStatus, ...]:
+        """The projections alone: for who looks often."""
+        head = max([self._journal.head, *(running.cell.position for running in models.all())])
+        return tuple([self._projection(running, head) for running in models.all()])
 
     def _upkeep_status(self) -> ActorStatus:
-        if self._upkeep is None:
-            return ActorStatus("upkeep", "new")
+        if self._upkeep is None or not self._upkeep.names:
+            return ActorStatus("upkeep", "new" if self._upkeep is None else "elsewhere")
         state, restarts, error = self._upkeep.slot("merge")
         return ActorStatus("upkeep", state, restarts=restarts, last_error=None if error is None else str(error))
 
@@ -270,7 +285,7 @@ class Tree:
         behind_s = max(0.0, (self._environment.clock() - cell.at_us) / 1e6) if lag and cell.at_us else 0.0
         return ActorStatus(
             name,
-            "faulted" if cell.fault is not None else state,
+            "faulted" if cell.fault is not None and state != "gave up" else state,
             mailbox=actor.mailbox.depth,
             position=cell.position,
             lag_events=lag,
@@ -280,6 +295,10 @@ class Tree:
             last_error=error,
             owner=_owner(actor.claim),
         )
+
+
+def _depth(item: tuple[str, int]) -> int:
+    return item[1]
 
 
 def _owner(claim: Claim | None) -> str | None:

@@ -20,7 +20,9 @@ FLAKE8_ASYNC_OFF = {
 }
 
 
-STARTABLE = "run,project,_run_retention,_run_scrub,_run_upkeep,_shielded"
+STARTABLE = (
+    "run,project,serve,daemon,tokens,here,others,health,http,watchdog,look_out,follow_store,_heed,_run_retention,_run_scrub,_run_upkeep,_shielded,scratch,_keep"
+)
 """Functions that say when they have started, and are waited for until then."""
 
 

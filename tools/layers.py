@@ -17,7 +17,7 @@ LAYERS = ("backends", "actors", "runtime")
 PURE = {
     "backends": (
         *("blobs.cid", "blobs.ref", "blobs.unixfs"),
-        *("apply", "build", "codec", "commit", "cuts", "engine", "errors", "event", "faults", "filesystem", "frame", "image", "keys", "layered"),
+        *("apply", "build", "codec", "commit", "cuts", "engine", "errors", "event", "facts", "faults", "filesystem", "frame", "image", "keys", "layered"),
         *("limits", "loading", "nodes", "pages", "recovery", "redo", "rest", "schema", "segment", "selector", "sql", "tables", "upkeep"),
     ),
     "actors": ("batch", "claim", "cursor", "fold", "mark", "restart", "ring", "snapshots"),

@@ -66,7 +66,8 @@ class FaultyMemoryStores(MemoryStores):
 def stores_of(url: str, folder: Path | None = None, *, limits: Limits = KIT_LIMITS, threads: Threads | None = None, faults: bool = True) -> Iterator[Stores]:
     """Stores for `memory:`, `file:DIR` or `lmdb:DIR`, in folders of their own below *folder* (default: DIR), removed afterwards.
 
-    For `postgresql://...` each is a schema of its own in that database, dropped afterwards.
+    For `postgresql://...` each is a schema of its own in that database, dropped afterwards. For `http://...` the daemon
+    makes them beside its own store, if the token has the scope `scratch`, and removes them when it ends.
 
     Under a virtual clock give `InlineThreads()`: it does not wait for real threads. Without *faults* nothing
     stands between the laws and the store, and it cannot be told to fail.
@@ -89,6 +90,11 @@ def stores_of(url: str, folder: Path | None = None, *, limits: Limits = KIT_LIMI
             file_how = (scheme, below, text, Later(), limits, threads, disk if faults else None)
             yield folders.FaultyFileStores(*file_how, faults=disk) if faults else folders.FolderStores(*file_how)
         return
+    if scheme in ("http", "https"):
+        from perdure.backends.conformance.remote import remote_stores
+
+        yield remote_stores(url, limits, faults=faults)
+        return
     if scheme in ("postgresql", "postgres"):
         from perdure.backends.conformance.databases import scratch_databases
 
@@ -96,7 +102,8 @@ def stores_of(url: str, folder: Path | None = None, *, limits: Limits = KIT_LIMI
             yield databases
         return
     if scheme != "lmdb":
-        raise Misuse(f"{url!r}: the laws can be held against memory:, file:DIR, lmdb:DIR and postgresql://...; for others give `run_checks` your own Stores")
+        kinds = "memory:, file:DIR, lmdb:DIR, postgresql://... and http://..."
+        raise Misuse(f"{url!r}: the laws can be held against {kinds}; for others give `run_checks` your own Stores")
     from perdure.backends.conformance import folders  # it loads LMDB
     from perdure.backends.lmdb.faulty import faulty_lmdb
 

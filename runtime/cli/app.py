@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App
 
-from perdure.runtime.cli import blob, kv, log, model
+from perdure.runtime.cli import blob, kv, log, model, token
 from perdure.runtime.cli.backup import backup, restore
 from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.conformance import conformance
@@ -14,8 +14,10 @@ from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
 from perdure.runtime.cli.migrate import migrate
 from perdure.runtime.cli.retain import retain
+from perdure.runtime.cli.serve import serve
 from perdure.runtime.cli.simulate import simulate
 from perdure.runtime.cli.store import compact, stats, verify
+from perdure.runtime.cli.top import top
 
 
 def _version() -> str:
@@ -39,7 +41,7 @@ Exit codes:
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
 for command in (
     *(log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands, stats, verify, compact, retain, backup, restore, export),
-    *(migrate, conformance, bench, simulate),
+    *(migrate, conformance, bench, simulate, serve, top, token.commands),
 ):
     app.command(command)
 app.command(import_, name="import")

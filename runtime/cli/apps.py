@@ -47,6 +47,7 @@ def _load(name: str, option: str) -> tuple[object, object]:
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    _let_siblings_in(module_name, folder)
     found: object = _import(module_name, folder)
     module = sys.modules[module_name]
     for part in path.split("."):
@@ -54,6 +55,14 @@ def _load(name: str, option: str) -> tuple[object, object]:
             raise Misuse(f"{option} {name!r}: module {module_name!r} has no {path!r}{_apps_of(module)}")
         found = getattr(found, part)
     return module, found
+
+
+def _let_siblings_in(name: str, folder: str) -> None:
+    """A module in a folder that is no package (`examples.flights`) finds what stands beside it last of all, as a script would find it first."""
+    *parents, _ = name.split(".")
+    beside = os.path.join(folder, *parents)
+    if parents and os.path.isdir(beside) and not os.path.exists(os.path.join(beside, "__init__.py")) and beside not in sys.path:
+        sys.path.append(beside)
 
 
 def _import(name: str, folder: str) -> object:

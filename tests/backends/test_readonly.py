@@ -89,7 +89,7 @@ async def test_what_would_write_is_unsupported(url):
             await backend.load_rows("kv", [])
 
         assert caught.value.capability == "writes"
-        assert backend.capabilities.declared() == ("durable", "views", "shared_reads", "images")
+        assert backend.capabilities.declared() == ("durable", "views", "shared_reads", "images", "upkeep")
         await backend.reopen()
         assert (await backend.store_status()).details["mode"] == "read only"
 

@@ -21,10 +21,14 @@ REQUIRED = {"attrs", "cattrs", "inotify_simple", "lmdb", "msgspec", "outcome", "
 CLI = {"cyclopts", "rich"}
 EXTRAS = {
     "perdure.runtime.cli": CLI,
+    "perdure.runtime.cli.looking": {"httpx2"},
     "perdure.runtime.__main__": CLI,
+    "perdure.runtime.serve": {"starlette", "Hypercorn", "h11", "prometheus_client", "structlog"},
     "perdure.runtime.testing.plugin": {"pytest"},
     "perdure.backends.postgres": {"psycopg"},
     "perdure.backends.conformance.databases": {"psycopg"},
+    "perdure.backends.http": {"httpx2"},
+    "perdure.backends.conformance.remote": {"httpx2"},
     "perdure.backends.blobs.ipfs": {"httpx2"},
     "perdure.backends.blobs.rpc": {"httpx2"},
 }

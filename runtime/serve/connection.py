@@ -24,6 +24,8 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import H11SendableEvent
 
+from perdure.runtime.serve.rounds import Rounds
+
 log = logging.getLogger("perdure.serve")
 
 RECEIVE_BYTES = 1 << 16
@@ -138,7 +140,7 @@ class Connection:
     """One client's connection, from its acceptance to its end. *idle* connections are closed as soon as serving ends."""
 
     def __init__(
-        self, app: App, config: Config, context: WorkerContext, stream: Any, client: tuple[str, int] | None, server: tuple[str, int] | None, *, send_s: float
+        self, app: App, config: Config, context: WorkerContext, stream: Any, client: tuple[str, int] | None, server: tuple[str, int] | None, rounds: Rounds, *, send_s: float
     ) -> None:
         self._app = app
         self._config = config
@@ -146,6 +148,7 @@ class Connection:
         self._stream = stream
         self._client = client
         self._server = server
+        self._rounds = rounds
         self._send_s = send_s
         self._sending = trio.Lock()
         self._reading = trio.CancelScope()
@@ -190,6 +193,7 @@ class Connection:
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     break
                 if not self._lingering:
+                    await self._rounds.begin(data)
                     await protocol.handle(RawData(bytes(data)))
                 if not data:
                     break

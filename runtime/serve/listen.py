@@ -16,6 +16,7 @@ from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from perdure.backends.errors import Misuse, Unavailable
 from perdure.runtime.serve.config import ServeConfig
 from perdure.runtime.serve.connection import App, Connection, peer_of
+from perdure.runtime.serve.rounds import Rounds
 
 log = logging.getLogger("perdure.serve")
 
@@ -91,6 +92,7 @@ class Listener:
     connections: set[Connection] = attrs.field(factory=set)
     refused: int = 0
     _context: WorkerContext = attrs.field(factory=lambda: WorkerContext(None))
+    _rounds: Rounds = attrs.field(factory=Rounds)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _ended: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
@@ -112,12 +114,15 @@ class Listener:
         async def handle(stream: Any) -> None:
             await self._handle(stream, hypercorn)
 
-        async with trio.open_nursery() as handlers:
-            with self._accepting:
-                task_status.started()
-                await trio.serve_listeners(handle, listeners, handler_nursery=handlers)
-            for listener in listeners:
-                await listener.aclose()
+        async with trio.open_nursery() as turning:
+            turning.start_soon(self._rounds.run)
+            async with trio.open_nursery() as handlers:
+                with self._accepting:
+                    task_status.started()
+                    await trio.serve_listeners(handle, listeners, handler_nursery=handlers)
+                for listener in listeners:
+                    await listener.aclose()
+            turning.cancel_scope.cancel()
 
     def stop(self) -> None:
         """Accept nothing more, close what is idle, let the rest finish."""
@@ -152,7 +157,7 @@ class Listener:
         except OSError:  # it has gone already
             await trio.aclose_forcefully(stream)
             return
-        connection = Connection(self.app, hypercorn, self._context, stream, client, server, send_s=self.config.send_s)
+        connection = Connection(self.app, hypercorn, self._context, stream, client, server, self._rounds, send_s=self.config.send_s)
         self.connections.add(connection)
         try:
             if isinstance(stream, trio.SSLStream):

@@ -165,16 +165,19 @@ async def follow(call: Call) -> Response:
     if start is not None and start > now:
         raise Rewound(now)
     follower = service.rt.follower(selector_of(call.query), now if start is None else Position(start))
-    form, lines = form_of(call.headers.get("accept", "")), service.lines
+    form, lines, told_s = form_of(call.headers.get("accept", "")), service.lines, 0.0
 
     async def piece() -> bytes:
         """A page as events. Behind its last event stands how far the log was looked through: a commit is never left half-way."""
+        nonlocal told_s
         records: list[Record] = []
+        await trio.sleep_until(told_s + service.rest_s)
         with trio.move_on_after(service.config.alive_s):
             records = await follower.page()
         shown = [record for record in records if may_see(call, record)]
         async with service.turns:
             told = b"".join(await _lines(shown, lambda record: event(record.position, lines.of(record, form))))
+        told_s = trio.current_time()
         behind = not records or not may_see(call, records[-1]) or records[-1].position < follower.cursor
         return told + mark(follower.cursor) if behind else told
 

@@ -31,6 +31,10 @@ SMALL_BYTES: Final = 16 * 1024
 LINES_BYTES: Final = 8 << 20
 PAGES_AT_ONCE: Final = 4
 """So many pages are made at one time, whoever waits for them: a round of the loop stays short, and who appends is not behind all who read."""
+FOLLOWER_S: Final = 0.0005
+"""So long a live stream rests after a piece for each that there is, """
+REST_MAX_S: Final = 0.1
+"""and no longer: many followers are told of several commits at once, a few of each at once."""
 SLICE: Final = 32
 """Never are more events written out before other tasks have their turn."""
 
@@ -157,6 +161,11 @@ class Service:
     @property
     def followers(self) -> int:
         return len(self._live)
+
+    @property
+    def rest_s(self) -> float:
+        """How long one that follows waits before it is told of more."""
+        return min(REST_MAX_S, FOLLOWER_S * (len(self._live) - 1))
 
     @contextmanager
     def follower(self) -> Iterator[None]:

@@ -140,7 +140,16 @@ class Connection:
     """One client's connection, from its acceptance to its end. *idle* connections are closed as soon as serving ends."""
 
     def __init__(
-        self, app: App, config: Config, context: WorkerContext, stream: Any, client: tuple[str, int] | None, server: tuple[str, int] | None, rounds: Rounds, *, send_s: float
+        self,
+        app: App,
+        config: Config,
+        context: WorkerContext,
+        stream: Any,
+        client: tuple[str, int] | None,
+        server: tuple[str, int] | None,
+        rounds: Rounds,
+        *,
+        send_s: float,
     ) -> None:
         self._app = app
         self._config = config

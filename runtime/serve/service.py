@@ -31,7 +31,7 @@ SMALL_BYTES: Final = 16 * 1024
 LINES_BYTES: Final = 8 << 20
 PAGES_AT_ONCE: Final = 4
 """So many pages are made at one time, whoever waits for them: a round of the loop stays short, and who appends is not behind all who read."""
-FOLLOWER_S: Final = 0.0005
+FOLLOWER_S: Final = 0.001
 """So long a live stream rests after a piece for each that there is, """
 REST_MAX_S: Final = 0.1
 """and no longer: many followers are told of several commits at once, a few of each at once."""

@@ -12,11 +12,13 @@ import argparse
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,11 @@ class Daemon:
     """The daemon that runs now; `port` stays that of the last one while none does."""
 
     store: str
+    errors: Path
+    """What it wrote to stderr."""
     plan: Plan
     process: subprocess.Popen[str] | None = None
-    port: int = 0
+    port: int = attrs.field(factory=lambda: a_port())
     killed: int = 0
     rss: list[tuple[float, float]] = attrs.field(factory=list)
     """Of this process: seconds since its start, MiB."""
@@ -69,11 +73,12 @@ class Daemon:
         # Small bounds, so that they are full soon and what grows beyond them is seen.
         flags = (f"listen=127.0.0.1:{self.port}", "limits.ring_bytes=1048576", "log_level=error")
         command = [sys.executable, "-P", str(LAUNCH), self.store, str(self.plan.seed + self.killed), str(self.plan.kill_every_s), *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert self.process.stdout is not None
         found = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", self.process.stdout.readline())
         if found is None:
-            raise RuntimeError("the daemon did not start")
+            raise RuntimeError(f"the daemon did not start: {self.errors.read_text()}")
         self.port, self.rss, self.began = int(found[1]), [], time.monotonic()
 
     def listen(self) -> None:
@@ -122,7 +127,7 @@ class Soak:
     stopped: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.daemon = Daemon(f"lmdb:{self.folder / 'store'}", self.plan)
+        self.daemon = Daemon(f"lmdb:{self.folder / 'store'}", self.folder / "errors", self.plan)
 
     async def run(self) -> None:
         """Do it, and judge it."""
@@ -281,6 +286,16 @@ class Soak:
             "nothing is wrong" if not self.wrong else f"{len(self.wrong)} things are wrong",
         ]
         return "\n".join([f"seed {self.plan.seed}", *lines])
+
+
+def a_port() -> int:
+    """A port that nobody has, and that no client is given: who knocks again and again where nobody listens may be given just that one, and keep it."""
+    for port in random.sample(range(15_000, 30_000), 100):
+        with socket.socket() as one:
+            with suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                return port
+    raise RuntimeError("there is no free port")
 
 
 def slope(points: list[tuple[float, float]]) -> float:

@@ -19,6 +19,8 @@ from perdure.runtime.simulation.world import Life, World
 
 T = TypeVar("T")
 
+Asked = Callable[[Backend, Sequence[Commit]], Awaitable[None]]
+
 
 class Shown:
     """All that any process was ever shown of the store: it must stay so."""
@@ -92,10 +94,15 @@ class WatchedReads:
         return await call()
 
 
-class WatchedBackend(WatchedReads):
-    """A backend, likewise. With *points* its calls are where things go wrong; else the calls of its disk are."""
+async def _nothing(_: Backend, __: Sequence[Commit]) -> None:
+    pass
 
-    def __init__(self, backend: Backend, shown: Shown, world: World, life: Life, *, points: bool) -> None:
+
+class WatchedBackend(WatchedReads):
+    """A backend, likewise. With *points* its calls are where things go wrong; else the calls of its disk are. *asked* is called before each commit."""
+
+    def __init__(self, backend: Backend, shown: Shown, world: World, life: Life, *, points: bool, asked: Asked = _nothing) -> None:
+        self._asked = asked
         self._backend = FaultyBackend(backend) if points else backend
         super().__init__(self._backend, shown)
         self._world = world
@@ -104,6 +111,7 @@ class WatchedBackend(WatchedReads):
 
     async def commit(self, commits: Sequence[Commit]) -> Group:
         """See `Backend.commit`; a flush is what it is called in the trace."""
+        await self._asked(self._backend, commits)
         return await self._call("flush", lambda: self._backend.commit(commits))
 
     async def maintain(self) -> bool:

@@ -168,7 +168,7 @@ class _Play:
 
     @property
     def _asked(self) -> dict[str, Any]:
-        return {} if self.witness.retained is None else {"asked": self.witness.retained.before}
+        return {} if self.witness.retained is None else {"watching": self.witness.retained.watching}
 
     @asynccontextmanager
     async def _blobs(self, life: Life) -> AsyncIterator[BlobStore | None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Final
 
 import trio
 
 from perdure.backends.blobs.protocol import BlobStore
-from perdure.backends.commit import CHECKPOINTS, HOLDS, Commit, Cut, Put, propose
+from perdure.backends.commit import CHECKPOINTS, HOLDS, Answer, Commit, Committed, Cut, Put, propose
 from perdure.backends.errors import BlobsUnavailable, Closed, Corrupt, Full, InDoubt, Misuse, Truncated, Unavailable
 from perdure.backends.event import START, Record
 from perdure.backends.held import Hold, held_at, pack_hold
@@ -65,26 +66,42 @@ class RetainedWitness:
         write = Put(HOLDS, _HOLD, pack_hold(Hold(draw.randint(place, max(place, await backend.head())))))
         await backend.commit([propose([write], id=life.environment.ids(), at_us=await backend.now_us(), own=True)])
 
-    async def before(self, backend: Backend, commits: Sequence[Commit]) -> None:
-        """Note what these would cut, and whether that may go now."""
-        cuts = [write for commit in commits for write in commit.writes if isinstance(write, Cut)]
+    @asynccontextmanager
+    async def watching(self, backend: Backend, commits: Sequence[Commit]) -> AsyncIterator[list[Answer]]:
+        """Note what these cut, and whether that may go; the answers are put into the list.
+
+        A consumer that was in the way before and after was so when it was decided: places do not go back.
+        """
+        answers: list[Answer] = []
+        cuts = [(number, write) for number, commit in enumerate(commits) for write in commit.writes if isinstance(write, Cut)]
         if not cuts:
+            yield answers
             return
         self._world.tally("cut")
-        now_us = await backend.now_us()
+        now_us, places = await backend.now_us(), await _places(backend)
+        asked: list[tuple[int, Record]] = []
         async with backend.view() as view:
-            places = [(entry.key.decode(), place) for bucket in (CHECKPOINTS, HOLDS) for entry in await view.scan(bucket, limit=_MANY)
-                      if (place := held_at(entry.value)) is not None]  # fmt: skip
-            for cut in cuts:
-                info = await view.stream(cut.stream)
+            for number, cut in cuts:
                 policy = next((policy for policy in self._policies if policy.names(cut.stream)), None)
+                info = await view.stream(cut.stream)
                 if info is None or cut.first <= info.first:
                     continue
                 for record in await view.read_stream(cut.stream, after=info.first - 1, limit=cut.first - info.first, bytes_max=1 << 30):
+                    asked.append((number, record))
                     self._gone[record.position] = record
-                    self._wrong.pop(record.position, None)
-                    if why := await _why_it_stays(view, policy, record, info.last, now_us, places):
-                        self._wrong[record.position] = f"the event at position {record.position} ({record.stream} {record.seq}): {why}"
+                    self._note(record, await _why_it_stays(view, policy, record, info.last, now_us))
+        yield answers
+        after = await _places(backend)
+        for number, record in asked:
+            if not isinstance(answers[number], Committed):
+                continue
+            if held := [name for name, place in places.items() if max(place, after.get(name, place)) < record.position]:
+                self._note(record, f"{held[0]} is at {after.get(held[0])}")
+
+    def _note(self, record: Record, why: str) -> None:
+        self._wrong.pop(record.position, None)
+        if why:
+            self._wrong[record.position] = f"the event at position {record.position} ({record.stream} {record.seq}): {why}"
 
     # -- judging -----------------------------------------------------------------------------
 
@@ -147,8 +164,14 @@ class RetainedWitness:
                     yield laws.MODELS, problem
 
 
-async def _why_it_stays(reads: Reads, policy: Retention | None, record: Record, last: int, now_us: int, places: list[tuple[str, int]]) -> str:
-    """Why an event must not go now; '' if it may."""
+async def _places(reads: Reads) -> dict[str, int]:
+    """Where all registered consumers are."""
+    entries = [(f"{bucket}/{entry.key.decode()}", held_at(entry.value)) for bucket in (CHECKPOINTS, HOLDS) for entry in await reads.scan(bucket, limit=_MANY)]
+    return {name: place for name, place in entries if place is not None}
+
+
+async def _why_it_stays(reads: Reads, policy: Retention | None, record: Record, last: int, now_us: int) -> str:
+    """Why its policy keeps an event now; '' if it does not."""
     if policy is None:
         return "no policy names it"
     if policy.count is not None and record.seq > last - policy.count:
@@ -159,8 +182,7 @@ async def _why_it_stays(reads: Reads, policy: Retention | None, record: Record, 
         snapshots = await reads.snapshots(name)
         if len(snapshots) < 2 or snapshots[-2] < record.position:
             return f"the snapshots of {name} are at {snapshots}"
-    held = next((f"{name} is at {place}" for name, place in places if place < record.position), "")
-    return held
+    return ""
 
 
 class _Standing:

@@ -167,10 +167,9 @@ class _Session:
                 if seqs != list(range(first, first + len(seqs))) or first + len(seqs) <= known:
                     raise AssertionError(f"{stream} was known up to seq {known}, and is read as {seqs}")
             case 1:
-                newest = []
+                newest: list[int] = []
                 with suppress(Truncated):
-                    async for event in self._rt.read(stream, backward=True, limit=3):
-                        newest.append(event.seq)
+                    newest += [event.seq async for event in self._rt.read(stream, backward=True, limit=3)]
                 if newest and newest[0] < self._last.get(stream, 0):
                     raise AssertionError(f"{stream} was known up to seq {self._last[stream]}, its newest events are {newest}")
             case 2:

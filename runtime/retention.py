@@ -16,7 +16,7 @@ import trio
 
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.commit import CHECKPOINTS, HOLDS, Commit, Committed, Cut, propose
-from perdure.backends.errors import Conflict, Misuse, PerdureError, Unavailable
+from perdure.backends.errors import BlobsUnavailable, Conflict, Full, InDoubt, Misuse, PerdureError, Truncated, Unavailable
 from perdure.backends.event import Position, Record, category_of
 from perdure.backends.held import held_at
 from perdure.backends.limits import CUT_EVENTS, LIMITS, Limits
@@ -202,10 +202,15 @@ async def retain(
     Raises:
       Misuse: a policy asks for an archive, and there is no blob store.
       Unsupported: the backend cuts nothing.
-      Unavailable: the store has to be reopened.
+      Unavailable: the store has to be reopened; or somebody else cuts at the same time.
+      BlobsUnavailable: the blob store took no archive; nothing has gone.
+      Full, InDoubt: some of it has gone, perhaps; the next run goes on.
     """
-    planned = await plan(backend, policies, now_us=await backend.now_us())
-    sizes = {one.info.name: await _bytes_of(backend, one, limits, progress) for one in planned}
+    try:
+        planned = await plan(backend, policies, now_us=await backend.now_us())
+        sizes = {one.info.name: await _bytes_of(backend, one, limits, progress) for one in planned}
+    except Truncated as error:
+        raise Unavailable(f"stream {error.stream!r} was cut by somebody else meanwhile") from error
     gone = [Gone(one.info.name, one.first, one.events, sizes[one.info.name]) for one in planned]
     if dry_run or not planned:
         return Retained(tuple(gone), None, (), dry_run)
@@ -273,10 +278,10 @@ async def keep_up(
     tell: Callable[[Retained | PerdureError], object] = lambda _: None,
     limits: Limits = LIMITS,
 ) -> None:
-    """Do it again and again, until cancelled. What the store does not allow now is tried again; *tell* is told of each round."""
+    """Do it again and again, until cancelled. What a store does not allow now is tried again; *tell* is told of each round."""
     while True:
         try:
             tell(await retain(backend, policies, ids=ids, blobs=blobs, limits=limits))
-        except Unavailable as error:
+        except (Unavailable, InDoubt, Full, BlobsUnavailable) as error:
             tell(error)
         await trio.sleep(every_s)

@@ -298,9 +298,11 @@ async def _enter(environment: Environment, folder: str, *, url: str, create: boo
         there = await disk.exists(mark)
         if not there and create:
             await make_folder_durably(disk, folder)
-            if others := [name for name in await disk.entries(folder) if not name.startswith("format.")]:
-                raise Misuse(f"{url}: the folder holds other things ({others[0]}, ...) and no blob store: name an empty one, or one that is not there")
-            await _mark(environment, folder)
+            names = await disk.entries(folder)
+            if "format" not in names:  # else another process has just made it
+                if others := [name for name in names if not name.startswith("format.")]:
+                    raise Misuse(f"{url}: the folder holds other things ({others[0]}, ...) and no blob store: name an empty one, or one that is not there")
+                await _mark(environment, folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Misuse(f"{url}: there is no folder that it could be in: make it first") from error
     if not await disk.exists(mark):

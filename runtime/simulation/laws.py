@@ -6,7 +6,7 @@ Each gives the sentences that say how it is broken; none where it holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -37,6 +37,9 @@ GOES_ON = "a projection can fold every event"
 VERIFIED = "verify finds nothing"
 SOUND = "a store that was not damaged opens and reads well"
 CLEAR = "what fails, fails with an error of perdure's own"
+KEPT = "what must stay stays"
+ARCHIVED = "what went is in the archive that its stream leads to"
+NAMED = "a dry run names what goes"
 PURE = "a fold is pure"
 REPEATS = "the same seed gives the same run"
 ENDS = "the run ends"
@@ -260,8 +263,13 @@ def judge_values(shown: Mapping[tuple[str, bytes, int], bytes | None], bucket: s
 # -- followers -------------------------------------------------------------------------------
 
 
-def judge_follower(name: str, runs: Sequence[tuple[int, Sequence[int]]], records: Sequence[Record], *, named: bool) -> Broken:
-    """What a follower saw in each of its runs, (where it began, positions), against the log. A *named* one goes on from run to run."""
+def judge_follower(
+    name: str, runs: Sequence[tuple[int, Sequence[int]]], records: Sequence[Record], *, named: bool, told: Container[int] = ()
+) -> Broken:
+    """What a follower saw in each of its runs, (where it began, positions), against the log. A *named* one goes on from run to run.
+
+    Before it had a place of its own it may have been *told* that what comes before those positions has been cut.
+    """
     positions = [int(record.position) for record in records]
     done = 0
     for number, (began, seen) in enumerate(runs, 1):
@@ -269,7 +277,7 @@ def judge_follower(name: str, runs: Sequence[tuple[int, Sequence[int]]], records
             continue
         if named:
             began = next((before for before, after in pairwise([0, *positions]) if after == seen[0]), began)
-            if began > done:
+            if began > done and began not in told:
                 yield FOLLOWED, f"run {number} of {name} begins with position {seen[0]}, and nobody had seen what comes after {done}"
         wanted = [position for position in positions if began < position <= seen[-1]]
         if wanted != list(seen):

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import trio
 
-from perdure.backends.errors import Closed, Corrupt, Full, InDoubt, PerdureError, RuntimeFailed, Unavailable
+from perdure.backends.blobs.protocol import BlobStore
+from perdure.backends.blobs.urls import open_blobs
+from perdure.backends.errors import BlobsUnavailable, Closed, Corrupt, Full, InDoubt, PerdureError, RuntimeFailed, Unavailable
 from perdure.backends.event import Record
 from perdure.runtime.open import open_runtime
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.simulation import laws
 from perdure.runtime.simulation.faults import Drawn, Replayed, What
 from perdure.runtime.simulation.ledger import WatchedJournal, WatchedStreams
+from perdure.runtime.simulation.retained import FOLDER
 from perdure.runtime.simulation.run import Check, Plan, Subject
 from perdure.runtime.simulation.scheduler import ROUNDS_MAX, Scheduler, process_of, run_seeded
 from perdure.runtime.simulation.stores import Kind, kind_of
@@ -28,7 +31,7 @@ LIMIT_S: Final = 7_200.0
 """Virtual seconds that a run may take."""
 OPENINGS_MAX: Final = 40
 """So often in a row a store may fail to open, though nothing else has gone wrong and nobody has it."""
-INTERRUPTED: Final = (Closed, Unavailable, InDoubt, Full)
+INTERRUPTED: Final = (Closed, Unavailable, InDoubt, Full, BlobsUnavailable)
 """What a workload may well meet when something goes wrong: it begins again."""
 
 
@@ -150,17 +153,31 @@ class _Play:
         backend = await self._kind.open(world, life, limits)
         try:
             watch_map(backend, world, life)
-            watched = WatchedBackend(backend, self.witness.shown, world, life, points=not self._kind.on_disk)
+            watched = WatchedBackend(backend, self.witness.shown, world, life, points=not self._kind.on_disk, **self._asked)
             world.note("life", "has opened the store", life.who)
-            life.opened, self._failed = True, (0, 0)
-            await self.witness.audit(backend, life.who)
-            async with open_runtime(watched, self._subject.app, environment=life.environment, limits=limits) as rt:
+            async with self._blobs(life) as blobs, AsyncExitStack() as stack:
+                life.opened, self._failed = True, (0, 0)
+                await self.witness.audit(backend, life.who, blobs)
+                rt = await stack.enter_async_context(open_runtime(watched, self._subject.app, environment=life.environment, limits=limits, blobs=blobs))
                 rt._journal = WatchedJournal(rt._journal, world.ledger, life.who)  # type: ignore[assignment]
                 rt._streams = WatchedStreams(rt._streams, world.ledger, life.who)  # type: ignore[assignment]
                 yield rt
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):
                 await self._kind.close(backend)
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return {} if self.witness.retained is None else {"watching": self.witness.retained.watching}
+
+    @asynccontextmanager
+    async def _blobs(self, life: Life) -> AsyncIterator[BlobStore | None]:
+        """Where the app's retention puts archives: beside the store, on the same disk."""
+        if self.witness.retained is None:
+            yield None
+            return
+        async with open_blobs(f"directory:{FOLDER}", environment=life.environment) as blobs:
+            yield blobs
 
     async def _serve(self, life: Life) -> None:
         """Run some of the sessions, until they are through or the process is told to leave."""
@@ -200,6 +217,8 @@ class _Play:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.witness.watch, rt, life.who)
                 nursery.start_soon(self.witness.follow, rt, life.who)
+                if self.witness.retained is not None:
+                    nursery.start_soon(self.witness.retained.run, rt, life)
                 if self._plan.runtimes == 1 or self._kind.alone:
                     nursery.start_soon(self.witness.follow_on, rt, life.who)
         except* INTERRUPTED:
@@ -259,7 +278,7 @@ class _Play:
                 self._world.ledger.most = None
                 await self.witness.reach(rt)
                 nursery.cancel_scope.cancel()
-            await self.witness.judge(rt, life.who)
+            await self.witness.judge(rt, life)
             if self._subject.check is not None:
                 await self._check(self._subject.check, life, rt)
 

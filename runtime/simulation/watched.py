@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 
 import trio
 
-from perdure.backends.commit import Commit, Group
+from perdure.backends.commit import Answer, Commit, Group
 from perdure.backends.event import Position, Record
 from perdure.backends.faulty import FaultyBackend, in_doubt
 from perdure.backends.news import Moved, News
@@ -18,6 +18,8 @@ from perdure.backends.selector import EVERYTHING, Selector
 from perdure.runtime.simulation.world import Life, World
 
 T = TypeVar("T")
+
+Watching = Callable[[Backend, Sequence[Commit]], AbstractAsyncContextManager[list[Answer]]]
 
 
 class Shown:
@@ -92,10 +94,15 @@ class WatchedReads:
         return await call()
 
 
-class WatchedBackend(WatchedReads):
-    """A backend, likewise. With *points* its calls are where things go wrong; else the calls of its disk are."""
+def _nothing(_: Backend, __: Sequence[Commit]) -> AbstractAsyncContextManager[list[Answer]]:
+    return nullcontext([])
 
-    def __init__(self, backend: Backend, shown: Shown, world: World, life: Life, *, points: bool) -> None:
+
+class WatchedBackend(WatchedReads):
+    """A backend, likewise. With *points* its calls are where things go wrong; else the calls of its disk are. *watching* is entered around each commit."""
+
+    def __init__(self, backend: Backend, shown: Shown, world: World, life: Life, *, points: bool, watching: Watching = _nothing) -> None:
+        self._watching = watching
         self._backend = FaultyBackend(backend) if points else backend
         super().__init__(self._backend, shown)
         self._world = world
@@ -104,7 +111,10 @@ class WatchedBackend(WatchedReads):
 
     async def commit(self, commits: Sequence[Commit]) -> Group:
         """See `Backend.commit`; a flush is what it is called in the trace."""
-        return await self._call("flush", lambda: self._backend.commit(commits))
+        async with self._watching(self._backend, commits) as answers:
+            group = await self._call("flush", lambda: self._backend.commit(commits))
+            answers += group.answers
+            return group
 
     async def maintain(self) -> bool:
         """See `Backend.maintain`."""

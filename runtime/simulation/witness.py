@@ -12,17 +12,20 @@ import trio
 from perdure.actors import cursor
 from perdure.actors.fold import AnyProjection, Keyed
 from perdure.actors.model import bucket_of
+from perdure.actors.subscription import Place
+from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.codec import Codec
-from perdure.backends.commit import CHECKPOINTS
-from perdure.backends.errors import Closed, ModelFaulted, Unavailable
+from perdure.backends.commit import CHECKPOINTS, propose
+from perdure.backends.errors import Closed, ModelFaulted, Truncated, Unavailable
 from perdure.backends.event import START, Position, Record
-from perdure.backends.protocol import Reads
+from perdure.backends.protocol import Backend, Reads
 from perdure.backends.selector import EVERYTHING
 from perdure.runtime.app import App
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.simulation import laws
+from perdure.runtime.simulation.retained import RetainedWitness
 from perdure.runtime.simulation.watched import Shown
-from perdure.runtime.simulation.world import World
+from perdure.runtime.simulation.world import Life, World
 
 REACH_S: Final = 60.0
 """Virtual seconds within which followers reach the head when nothing goes wrong any more."""
@@ -40,6 +43,9 @@ class Witness:
         self._initial = {projection.name: self._encode(projection, projection.initial) for projection in app.projections}
         self._samples: dict[str, list[tuple[Position, dict[str, bytes], str]]] = {projection.name: [] for projection in app.projections}
         self._runs: dict[str, list[tuple[int, list[int]]]] = {}
+        self._told: set[int] = set()
+        """Beyond what the named follower was told to go on, before it had a place of its own."""
+        self.retained = RetainedWitness(app, world) if app.retention else None
         self.shown = Shown()
         self.records: list[Record] = []
         """The log as it was read last."""
@@ -82,11 +88,27 @@ class Witness:
         await self._follow(rt, NAMED, 0, NAMED)
 
     async def _follow(self, rt: Runtime, about: str, began: int, name: str | None) -> None:
-        seen: list[int] = []
-        self._runs.setdefault(about, []).append((began, seen))
-        async with rt.subscribe(EVERYTHING, after=Position(began), name=name) as events:
-            async for event in events:
-                seen.append(int(event.position))  # noqa: PERF401 - it never ends
+        while True:
+            seen: list[int] = []
+            self._runs.setdefault(about, []).append((began, seen))
+            try:
+                async with rt.subscribe(EVERYTHING, after=Position(began), name=name) as events:
+                    async for event in events:
+                        seen.append(int(event.position))  # noqa: PERF401 - it never ends
+                return
+            except Truncated as error:
+                began = int(error.position)
+                if name is not None:
+                    await self._go_on_beyond(rt, name, began)
+
+    async def _go_on_beyond(self, rt: Runtime, name: str, position: int) -> None:
+        """Before it had a place the log was cut: it takes one beyond that, for a place before it would be of no use to it."""
+        self._told.add(position)
+        where = Place(f"subscription {name}", rt.backend)
+        await where.read()
+        id, at_us = rt.environment.ids(), await rt.backend.now_us()
+        await rt.backend.commit([propose([where.put(cursor.Checkpoint(rt.backend.id, position))], id=id, at_us=at_us, own=True)])
+        await trio.sleep(1)
 
     # -- judging -----------------------------------------------------------------------------
 
@@ -95,13 +117,15 @@ class Witness:
         for law, text in found:
             self._world.violate(law, text)
 
-    async def audit(self, reads: Reads, who: str) -> None:
-        """The log as it is now against all that is known of it."""
-        records = await _read_all(reads)
+    async def audit(self, backend: Backend, who: str, blobs: BlobStore | None = None) -> None:
+        """The log as it is now, with its archives, against all that is known of it."""
+        records = await _read_all(backend) if self.retained is None else await self.retained.whole(backend)
         self.hold(laws.judge_log(self._world.ledger, records, self.shown.records))
         self.shown.note_records(records)
         self.records = records
         self._world.note("law", f"the log has {len(records)} events", who)
+        if self.retained is not None and blobs is not None:
+            await self.retained.judge(backend, blobs, records)
 
     async def reach(self, rt: Runtime) -> None:
         """Nothing more happens: models and followers reach the head."""
@@ -114,10 +138,13 @@ class Witness:
                 await self._seen(about, head)
             nursery.cancel_scope.cancel()
 
-    async def judge(self, rt: Runtime, who: str) -> None:
+    async def judge(self, rt: Runtime, life: Life) -> None:
         """Everything."""
         await self.look(rt, "at the end")
-        await self.audit(rt.backend, who)
+        if self.retained is not None:
+            for law, text in [found async for found in self.retained.judge_at_rest(rt, life)]:
+                self._world.violate(law, text)
+        await self.audit(rt.backend, life.who, rt._blobs)
         for problem in await rt.backend.verify():
             self._world.violate(laws.VERIFIED, problem)
         await self._judge_kv(rt.backend)
@@ -126,7 +153,7 @@ class Witness:
         self.hold(laws.judge_order(self._world.ledger))
         self.hold(laws.judge_conflicts(self._world.ledger, self.records))
         for name, runs in self._runs.items():
-            self.hold(laws.judge_follower(name, runs, self.records, named=name == NAMED))
+            self.hold(laws.judge_follower(name, runs, self.records, named=name == NAMED, told=self._told))
         for projection in self._app.projections:
             self._judge_model(projection)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from random import Random
 from typing import Any, Final
 
 import trio
 
 from perdure.backends.commit import ANY, EXISTS, Append, Appended, Check, Put, Unless
-from perdure.backends.errors import ConditionTooBroad, Conflict, Full, InDoubt, KeyReused, Misuse, ModelFaulted, Unavailable
+from perdure.backends.errors import ConditionTooBroad, Conflict, Full, InDoubt, KeyReused, Misuse, ModelFaulted, Truncated, Unavailable
 from perdure.backends.event import START
 from perdure.backends.schema import event_type
 from perdure.backends.selector import EVERYTHING, of
@@ -134,7 +135,7 @@ class _Session:
             writes.append(Unless(of(random.choice(self._workload._classes)), after=random.choice((START, await self._rt.head()))))
         try:
             await self._rt.transact(*writes, key=random.choice((None, random.randbytes(8))))
-        except ConditionTooBroad:
+        except (ConditionTooBroad, Truncated):
             return
 
     def _value(self) -> str:
@@ -162,19 +163,33 @@ class _Session:
         match random.randrange(4):
             case 0:
                 known = self._last.get(stream, 0)
-                seqs = [event.seq async for event in self._rt.read(stream)]
-                if seqs != list(range(1, len(seqs) + 1)) or len(seqs) < known:
+                first, seqs = await self._seqs(stream)
+                if seqs != list(range(first, first + len(seqs))) or first + len(seqs) <= known:
                     raise AssertionError(f"{stream} was known up to seq {known}, and is read as {seqs}")
             case 1:
-                newest = [event.seq async for event in self._rt.read(stream, backward=True, limit=3)]
+                newest: list[int] = []
+                with suppress(Truncated):
+                    newest += [event.seq async for event in self._rt.read(stream, backward=True, limit=3)]
                 if newest and newest[0] < self._last.get(stream, 0):
                     raise AssertionError(f"{stream} was known up to seq {self._last[stream]}, its newest events are {newest}")
             case 2:
-                [event.position async for event in self._rt.read_all(EVERYTHING, limit=20)]
+                try:
+                    [event.position async for event in self._rt.read_all(EVERYTHING, limit=20)]
+                except Truncated as error:
+                    [event.position async for event in self._rt.read_all(EVERYTHING, limit=20, after=error.position)]
             case _:
                 scan = await self._rt.kv(BUCKET, str).scan()
                 if any(entry.revision > scan.revision for entry in scan.entries):
                     raise AssertionError(f"a scan of revision {scan.revision} has a later entry: {scan.entries}")
+
+    async def _seqs(self, stream: str) -> tuple[int, list[int]]:
+        """What is left of a stream, and where that begins."""
+        first = 1
+        while True:
+            try:
+                return first, [event.seq async for event in self._rt.read(stream, after=first - 1)]
+            except Truncated as error:
+                first = error.first
 
     async def wait(self) -> None:
         """For a model, up to the head."""

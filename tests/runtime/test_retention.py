@@ -14,7 +14,7 @@ from perdure.backends.commit import HOLDS, Append, Cut, Put, SaveSnapshot
 from perdure.backends.conformance.cuts import tidy
 from perdure.backends.conformance.law import Desk, draft, drafts
 from perdure.backends.environment import Environment, InlineThreads, random_id
-from perdure.backends.errors import Misuse, ModelFaulted, Truncated, Unavailable
+from perdure.backends.errors import BlobsUnavailable, Full, Misuse, ModelFaulted, Truncated, Unavailable
 from perdure.backends.event import Position, to_datetime
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.held import Hold, pack_hold
@@ -283,6 +283,59 @@ async def test_an_app_keeps_to_its_retention(blobs, autojump_clock):
         await trio.sleep(7_300)
         assert [info.first for info in await backend.streams(limit=9)] == [28, 19, 19]
     assert len(await blobs.cids()) == 2
+
+
+@pytest.mark.parametrize("where", ["blobs", "store"])
+async def test_what_fails_is_tried_again_and_fails_nothing_else(blobs, where, autojump_clock):
+    backend = _unclosed(new_store())
+    await _fill(backend)
+    app = App(projections=[TOTAL, BY_STREAM], retention=[Retention(categories=["s"], count=2)])
+    if where == "store":
+        backend = _FullOnce(backend)
+
+    async with open_runtime(backend, app, blobs=_Refusing(blobs, 1 if where == "blobs" else 0)):
+        await trio.sleep(60)
+        assert [info.first for info in await backend.streams(limit=9)] == [1, 1, 1]
+        await trio.sleep(7_300)
+        assert [info.first for info in await backend.streams(limit=9)] == [19, 19, 19]
+
+
+class _FullOnce(FaultyBackend):
+    """Has no room for the first cut."""
+
+    left = 1
+
+    async def commit(self, commits):
+        if self.left and any(isinstance(write, Cut) for commit in commits for write in commit.writes):
+            self.left = 0
+            raise Full("a test", 1, 1)
+        return await super().commit(commits)
+
+
+class _Refusing:
+    """A blob store that takes nothing, so many times."""
+
+    def __init__(self, inner, times):
+        self._inner, self._left = inner, times
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    async def put(self, source, *, media_type=""):
+        if self._left:
+            self._left -= 1
+            raise BlobsUnavailable("directory:/blobs", "a test")
+        return await self._inner.put(source, media_type=media_type)
+
+
+async def test_who_is_outrun_by_another_that_cuts_says_so(desk, blobs, autojump_clock):
+    class CutsMeanwhile(FaultyBackend):
+        async def read_stream(self, stream, *, after, limit, bytes_max, backward=False):
+            await desk.done(Cut("s-1", 9))
+            return await super().read_stream(stream, after=after, limit=limit, bytes_max=bytes_max, backward=backward)
+
+    with pytest.raises(Unavailable, match="cut by somebody else meanwhile"):
+        await retain(CutsMeanwhile(desk.backend), [Retention(categories=["s"], count=1)], ids=random_id, blobs=blobs)
 
 
 async def test_an_app_that_archives_needs_a_blob_store():

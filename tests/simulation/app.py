@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from perdure.runtime import App, Event, Keyed, Projection, event, of
+from perdure.backends.limits import Limits
+from perdure.runtime import App, Event, Keyed, Projection, Retention, event, of
 
 
 @event("order-placed", tags=lambda e: [f"customer:{e.customer}"])
@@ -39,3 +40,6 @@ def step(account: Account, event: Event[Placed | Paid]) -> Account:
 ALL = Projection("all", version=1, initial=Account(), step=step, events=of(Placed, Paid))
 ACCOUNTS = Keyed("accounts", version=1, initial=Account(), step=step, events=of(Placed, Paid), key=lambda event: event.data.customer)
 APP = App(projections=[ALL, ACCOUNTS])
+RETAINING = attrs.evolve(APP, retention=[Retention(streams=["order-1"], age_s=2), Retention(categories=["order"], count=2)])
+SWEPT_SOON = Limits(page_records=8, commit_s=2)
+"""What has been cut goes from frames as soon as no commit can be in doubt any more."""

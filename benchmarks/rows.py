@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks import ours, ours_backend, ours_blobs, ours_http, ours_latency, ours_memory, ours_postgres, ours_processes, ours_segments
+from benchmarks import ours, ours_backend, ours_blobs, ours_http, ours_latency, ours_memory, ours_observed, ours_postgres, ours_processes, ours_segments
 from benchmarks.harness import BEST, Case, Row, constant
 from benchmarks.peers import bare_trio, eventsource, eventsourcing, eventsourcing_visible, postgres, raw_lmdb, raw_sqlite, umadb
 
@@ -156,6 +156,10 @@ ROWS: Sequence[Row] = [
         unit="ms",
         why="64 appends are 64 times some 0.6 ms of one loop: a health answer waits for about one such round, longer where others have the processor",
     ),
+    Row("http-watched", ours_observed.WATCHED, [ours_observed.UNWATCHED], {ours_observed.UNWATCHED.name: 0.95}),
+    Row("http-watched-cpu", ours_observed.WATCHED_CPU, [ours_observed.UNWATCHED_CPU], {ours_observed.UNWATCHED_CPU.name: 0.95}, unit="events/CPU s"),
+    Row("http-watched-no-traces-cpu", ours_observed.NO_TRACES_CPU, [ours_observed.UNWATCHED_CPU], {}, unit="events/CPU s"),
+    Row("http-watched-all-traces-cpu", ours_observed.ALL_TRACES_CPU, [ours_observed.UNWATCHED_CPU], {}, unit="events/CPU s"),
     disk("bulk", ours.DISK_BULK, 1.6),
     disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),
     disk("interleaved-before-merging", ours.DISK_INTERLEAVED, 3.2),

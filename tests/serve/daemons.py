@@ -20,6 +20,7 @@ import httpx2
 import trio
 from shop import app
 
+from perdure.backends.environment import Environment
 from perdure.runtime import App
 from perdure.runtime.serve.config import ServeConfig
 from perdure.runtime.serve.daemon import serve
@@ -57,13 +58,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(store: str = "memory:", with_app: App = app, **config: Any) -> AsyncIterator[Running]:
+async def running(store: str = "memory:", with_app: App = app, environment: Environment | None = None, **config: Any) -> AsyncIterator[Running]:
     """A daemon in this process on a free port; drained at the end."""
     told = ServeConfig(**{"store": store, "listen": ("127.0.0.1:0",), "log_level": "debug", **config})
     ended: list[int] = []
 
     async def daemon(*, task_status: trio.TaskStatus[Service]) -> None:
-        ended.append(await serve(with_app, told, signals=False, task_status=task_status))
+        ended.append(await serve(with_app, told, signals=False, environment=environment, task_status=task_status))
 
     async with trio.open_nursery() as nursery:
         service: Service = await nursery.start(daemon)

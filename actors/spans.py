@@ -61,9 +61,9 @@ class Spans:
         return get_current() if get_current_span().get_span_context().trace_flags.sampled else None
 
     @contextmanager
-    def below(self, parent: Context | None, name: str, attributes: Mapping[str, Any], kind: SpanKind = SpanKind.INTERNAL) -> Iterator[Span]:
+    def below(self, parent: Context, name: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
         """A span around the body. Of an error its class is told, never its text: that may quote what is nobody's business."""
-        span = self._tracer.start_span(name, parent, kind, attributes)
+        span = self._tracer.start_span(name, parent, attributes=attributes)
         try:
             yield span
         except BaseException as error:
@@ -77,18 +77,17 @@ class Spans:
         context = span.get_span_context()
         return f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}-{context.trace_flags:02x}"
 
-    @contextmanager
-    def request(self, headers: Mapping[str, str], name: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
-        """A span around the answer to a request, in the trace that its headers name, or the first of a new one. In the body it is the current one."""
-        parent = _format.extract(headers, Context())
-        with self.below(parent, name, attributes, SpanKind.SERVER) as span, use_span(span, record_exception=False, set_status_on_exception=False):
-            yield span
+    # -- a request ---------------------------------------------------------------------------
 
-    def answered(self, span: Span, status: int) -> None:
-        """Tell what a request was answered with."""
-        span.set_attribute("http.response.status_code", status)
-        if status >= 500:
-            span.set_status(StatusCode.ERROR)
+    def request(self, headers: Mapping[str, str], name: str, attributes: Mapping[str, Any]) -> Span | None:
+        """A span for a request, in the trace that its headers name, or the first of a new one; None: it is not sampled."""
+        parent = Context()
+        if (given := headers.get("traceparent")) is not None:
+            if given.endswith("-00"):
+                return None
+            parent = _format.extract(headers, parent)
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
+        return span if span.is_recording() else None
 
     # -- a group -----------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """What the daemon serves where the cost of watching it is measured: one model, and what WATCHED says is watched.
 
-WATCHED is `no` (not even requests are counted), or the share of traces that is sampled; these are written out as JSON, to nowhere.
+WATCHED is `no`: not even requests are counted; `metrics`; or `traces`: spans are written out as JSON, to nowhere.
 """
 
 import os
@@ -32,19 +32,19 @@ def unwatched() -> None:
     Counted.note = lambda self, operation, status, took_s: None  # type: ignore[method-assign]
 
 
-def watched(share: float) -> None:
-    """Sample that share of traces."""
+def traced() -> None:
+    """Have spans."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-    provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(share)))
+    provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(out=open(os.devnull, "w"))))  # noqa: SIM115 - for the life of the process
     trace.set_tracer_provider(provider)
 
 
-if (told := os.environ.get("WATCHED", "no")) == "no":
-    unwatched()
-elif float(told):
-    watched(float(told))
+match os.environ.get("WATCHED"):
+    case "no":
+        unwatched()
+    case "traces":
+        traced()

@@ -18,11 +18,11 @@ SCRAPE_S = 1.0
 
 
 @contextmanager
-def appends(folder: Path, sizes: Sizes, *, watched: str, of_cpu: bool = False) -> Iterator[Work]:
+def appends(folder: Path, sizes: Sizes, *, watched: str, traces: float = 0.0, of_cpu: bool = False) -> Iterator[Work]:
     """Appends a second that are acknowledged, or a second of the daemon's processor time; *watched* as `observed` understands it."""
     url = url_of(folder.absolute())
     token = made_token(url)
-    settings = ("log_level=error",) if watched == "no" else ("log_level=info", "log_format=json", "metrics_open=true")
+    settings = ("log_level=error",) if watched == "no" else ("log_level=info", "log_format=json", "metrics_open=true", f"trace_share={traces}")
 
     def work() -> float:
         before_s = cpu_s(pid)
@@ -60,9 +60,8 @@ def scraped(port: int, wanted: bool) -> Iterator[None]:
         asking.join()
 
 
-UNWATCHED = Case("perdure, unwatched", partial(appends, watched="no"))
-UNWATCHED_CPU = Case("perdure, unwatched", partial(appends, watched="no", of_cpu=True))
-WATCHED = Case("perdure, watched, 1 trace in 10", partial(appends, watched="0.1"))
-WATCHED_CPU = Case("perdure, watched, 1 trace in 10", partial(appends, watched="0.1", of_cpu=True))
-NO_TRACES_CPU = Case("perdure, watched, no traces", partial(appends, watched="0", of_cpu=True))
-ALL_TRACES_CPU = Case("perdure, watched, all traces", partial(appends, watched="1", of_cpu=True))
+UNWATCHED = Case("perdure, watched", partial(appends, watched="traces", traces=0.01))
+WATCHED_CPU = Case("perdure, watched", partial(appends, watched="traces", traces=0.01, of_cpu=True))
+METRICS_CPU = Case("perdure, no traces", partial(appends, watched="metrics", of_cpu=True))
+TENTH_CPU = Case("perdure, 1 trace in 10", partial(appends, watched="traces", traces=0.1, of_cpu=True))
+ALL_CPU = Case("perdure, all traces", partial(appends, watched="traces", traces=1.0, of_cpu=True))

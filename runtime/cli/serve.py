@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Annotated, Any
 
@@ -62,6 +63,8 @@ def serve(
 
             service: Service = await nursery.start(daemon)
             service.log_lines_lost = lambda: teller.lost
+            gc.collect()
+            gc.freeze()  # what was imported and opened lives as long as the process: no collection looks at it again
             for url in service.urls:
                 if json:
                     out.document({"listening": url})

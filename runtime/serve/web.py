@@ -25,7 +25,7 @@ from perdure.runtime.serve.represent import CLOUDEVENT, CLOUDEVENTS, JSON, as_js
 from perdure.runtime.serve.scopes import EVERYTHING
 from perdure.runtime.serve.service import Service
 from perdure.runtime.serve.tokens import hidden
-from perdure.runtime.serve.tracing import request_span
+from perdure.runtime.serve.tracing import answering, begun
 
 log = logging.getLogger("perdure.serve")
 
@@ -37,8 +37,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 PARTS: Final = (writing, logs, entries, modelling, operating, metrics)
 OPERATIONS: Final[tuple[Operation, ...]] = tuple([one for part in PARTS for one in part.OPERATIONS])
 
-API: Final = "/v1/"
-"""Below it are the operations that have spans."""
 UNKNOWN: Final = "(none)"
 """What requests count as that reach no operation."""
 ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"))
@@ -140,12 +138,12 @@ class _Endpoint:
         service, method = self._service, scope["method"]
         operation = self._methods["GET" if method == "HEAD" else method]
         scope["operation"] = operation.name
-        if service.rt.spans is None or not operation.path.startswith(API):
+        if (span := begun(service, operation, scope["headers_read"])) is None:
             answer = await self._answer_or_problem(operation, scope, receive)
         else:
-            with request_span(service.rt.spans, operation, scope["headers_read"]) as told:
+            with answering(span) as answered:
                 answer = await self._answer_or_problem(operation, scope, receive)
-                told(answer.status_code)
+                answered(answer.status_code)
         if service.draining:
             answer.headers["connection"] = "close"
         await answer(scope, receive, send)

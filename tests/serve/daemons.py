@@ -18,6 +18,9 @@ from typing import Any
 import attrs
 import httpx2
 import trio
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from shop import app
 
 from perdure.backends.environment import Environment
@@ -31,6 +34,19 @@ from perdure.runtime.serve.tokens import new_token
 SECRET = re.compile(r"perdure_[0-9a-f]{16}_[A-Za-z0-9_-]{20,}")
 """A token, as it must never be told."""
 SHOP = Path(__file__).with_name("shop.py")
+
+
+class Kept:
+    """The spans of a daemon that is given its `environment`."""
+
+    def __init__(self, sampler: Any = None) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(sampler=sampler)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.environment = Environment(tracers=lambda: self.provider)
+
+    def named(self) -> dict[str, Any]:
+        return {span.name: span for span in self.exporter.get_finished_spans()}
 
 
 @attrs.frozen

@@ -7,31 +7,14 @@ import logging
 
 import pytest
 import trio.testing
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
-from daemons import running
-from perdure.backends.environment import Environment
+from daemons import Kept, running
 from perdure.runtime.serve.telling import formatter
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{CALLER}-01"
 BODY = {"events": [{"type": "placed", "data": {"customer": "ada", "cents": 5}}]}
-
-
-class Kept:
-    """The spans of a daemon."""
-
-    def __init__(self, sampler=None):
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(sampler=sampler)
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.environment = Environment(tracers=lambda: self.provider)
-
-    def named(self):
-        return {span.name: span for span in self.exporter.get_finished_spans()}
 
 
 async def append(daemon, **headers):
@@ -44,7 +27,7 @@ async def append(daemon, **headers):
 
 async def test_a_request_its_append_its_group_and_each_projection_are_one_trace():
     kept = Kept()
-    async with running(environment=kept.environment) as daemon:
+    async with running(environment=kept.environment, trace_share=1) as daemon:
         answer, carried = await append(daemon, traceparent=TRACEPARENT)
     spans = kept.named()
 
@@ -59,7 +42,7 @@ async def test_a_request_its_append_its_group_and_each_projection_are_one_trace(
 
 async def test_a_request_without_a_trace_begins_one():
     kept = Kept()
-    async with running(environment=kept.environment) as daemon:
+    async with running(environment=kept.environment, trace_share=1) as daemon:
         _, carried = await append(daemon)
     spans = kept.named()
 
@@ -68,9 +51,19 @@ async def test_a_request_without_a_trace_begins_one():
     assert carried is not None
 
 
+async def test_a_share_of_requests_begins_a_trace_and_what_is_brought_is_followed():
+    kept = Kept()
+    async with running(environment=kept.environment, trace_share=0) as daemon:
+        _, carried = await append(daemon)
+        async with daemon.client() as client:
+            await client.get("/v1/head", headers={"traceparent": TRACEPARENT})
+
+    assert (list(kept.named()), carried) == (["GET /v1/head"], None)
+
+
 async def test_where_the_sampler_takes_nothing_what_is_given_is_carried_on():
     kept = Kept(ParentBased(ALWAYS_OFF))
-    async with running(environment=kept.environment) as daemon:
+    async with running(environment=kept.environment, trace_share=1) as daemon:
         _, carried = await append(daemon, traceparent=TRACEPARENT[:-2] + "00")
 
     assert (kept.named(), carried) == ({}, TRACEPARENT[:-2] + "00")
@@ -78,7 +71,7 @@ async def test_where_the_sampler_takes_nothing_what_is_given_is_carried_on():
 
 async def test_a_request_says_what_it_was_answered_with():
     kept = Kept()
-    async with running(environment=kept.environment) as daemon, daemon.client() as client:
+    async with running(environment=kept.environment, trace_share=1) as daemon, daemon.client() as client:
         refused = await client.post("/v1/streams/order-1", json=BODY, headers={"if-match": '"7"'})
         await client.get("/health/live")
     span = kept.named()["POST /v1/streams/{stream}"]
@@ -89,7 +82,7 @@ async def test_a_request_says_what_it_was_answered_with():
 
 async def test_a_request_that_fails_is_an_error():
     kept = Kept()
-    async with running(environment=kept.environment, answer_s=0.0) as daemon, daemon.client() as client:
+    async with running(environment=kept.environment, trace_share=1, answer_s=0.0) as daemon, daemon.client() as client:
         answer = await client.get("/v1/streams")
         await trio.testing.wait_all_tasks_blocked()
 
@@ -98,7 +91,7 @@ async def test_a_request_that_fails_is_an_error():
 
 async def test_no_span_has_a_secret():
     kept = Kept()
-    async with running(environment=kept.environment) as daemon:
+    async with running(environment=kept.environment, trace_share=1) as daemon:
         await append(daemon)
         async with daemon.client("perdure_0123456789abcdef_" + "s" * 43) as client:
             await client.get("/v1/kv/settings/secret")

@@ -31,6 +31,12 @@ def serve(
 
     Until SIGTERM or Ctrl-C: then it finishes what is under way, within `drain_s` (5 seconds), and exits with 0; with 1 if that was too short.
     SIGHUP reads the configuration again. Where it listens is printed once it answers.
+
+    For example:
+
+        perdure serve shop:app --store lmdb:shop --listen 127.0.0.1:8467
+
+    JSON: listening.
     """
     try:
         from perdure.runtime.serve.config import load

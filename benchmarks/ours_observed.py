@@ -60,7 +60,9 @@ def scraped(port: int, wanted: bool) -> Iterator[None]:
         asking.join()
 
 
-UNWATCHED = Case("perdure, watched", partial(appends, watched="traces", traces=0.01))
+UNWATCHED = Case("perdure, unwatched", partial(appends, watched="no"))
+UNWATCHED_CPU = Case("perdure, unwatched", partial(appends, watched="no", of_cpu=True))
+WATCHED = Case("perdure, watched", partial(appends, watched="traces", traces=0.01))
 WATCHED_CPU = Case("perdure, watched", partial(appends, watched="traces", traces=0.01, of_cpu=True))
 METRICS_CPU = Case("perdure, no traces", partial(appends, watched="metrics", of_cpu=True))
 TENTH_CPU = Case("perdure, 1 trace in 10", partial(appends, watched="traces", traces=0.1, of_cpu=True))

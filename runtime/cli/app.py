@@ -42,21 +42,22 @@ Exit codes:
 
 
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
+OWN: Final = "The command line"
 GROUPS: Final[dict[str, tuple[Any, ...]]] = {
     "Read and write": (log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands),
     "Look after a store": (stats, verify, compact, backup, restore, migrate, export, import_),
     "Run": (serve, top, token.commands),
     "Try": (simulate, conformance, bench),
-    "The command line": (completion,),
+    OWN: (completion,),
 }
-for place, (title, commands) in enumerate(GROUPS.items()):
-    group = Group(title, sort_key=place)
-    for command in commands:
+PANELS: Final = {title: Group(title, sort_key=place) for place, title in enumerate(GROUPS)}
+for title, group in PANELS.items():
+    for command in GROUPS[title]:
         if isinstance(command, App):
             command.group = group
             app.command(command)
         else:
             app.command(command, name="import" if command is import_ else None, group=group)
 for flag in ("--help", "--version"):
-    app[flag].group = group
+    app[flag].group = PANELS[OWN]
 tell(app)

@@ -176,7 +176,8 @@ def test_every_example_runs_as_shown_and_documents_are_as_described(tmp_path, mo
     monkeypatch.delitem(sys.modules, "shop", raising=False)  # another test's
     for program in blocks("python"):
         (folder / program.partition("\n")[0].removeprefix("# ")).write_text(program)
-    wrong, printed = [], {}
+    wrong: list[str] = []
+    printed: dict[str, list[dict[str, object]]] = {}
 
     for example in examples():
         words = shlex.split(example.line)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import signal
 
+import httpx2
 import pytest
 import trio.testing
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
-from daemons import Kept, running
+from daemons import Kept, process, running
 from perdure.runtime.serve.telling import formatter
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -99,6 +102,22 @@ async def test_no_span_has_a_secret():
 
     assert daemon.token not in told
     assert "s" * 43 not in told
+
+
+def test_the_module_that_is_shown_traces_a_daemon(root, tmp_path):
+    """Its spans go to standard output."""
+    [block] = re.findall(r"```python\n# traced_shop.py\n(.*?)```", (root / "docs" / "metrics.md").read_text(), re.DOTALL)
+    (tmp_path / "traced_shop.py").write_text(block)
+    with process(tmp_path, "--store", "lmdb:store", "--listen", "127.0.0.1:0", "--set", "tokens=false", app="traced_shop:app") as daemon:
+        httpx2.post(f"{daemon.url}/v1/streams/order-1", json=BODY, headers={"traceparent": TRACEPARENT}).raise_for_status()
+        httpx2.get(f"{daemon.url}/v1/models/revenue?wait_for=1").raise_for_status()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.ended() == 0
+        assert daemon.process.stdout is not None
+        told = daemon.process.stdout.read()
+
+    assert set(re.findall(r'"name": "(.*?)"', told)) >= {"POST /v1/streams/{stream}", "append", "group commit", "project revenue", "project accounts"}
+    assert told.count(f'"trace_id": "0x{TRACE}"') >= 5
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -1,36 +1,79 @@
-"""What it costs to watch a daemon: metrics asked for each second, documents in the log, spans; beside the same daemon with none of it."""
+"""What it costs to watch a daemon: metrics asked for each second, documents in the log, spans; beside the same daemon with none of it.
+
+Both run at one time and are asked in turn, slice by slice; what is compared are appends in a second of their processor time, for the rest of the
+machine moves rates by more than what is looked for.
+"""
 
 import os
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import Case, Work
+import attrs
+
+from benchmarks.harness import Case, Work, constant
 from benchmarks.ours import url_of
 from benchmarks.ours_http import CONNECTIONS, append_request, loaded, made_token, serving, started, told
 from benchmarks.sizes import Sizes
 
 APP = "benchmarks.observed:app"
 SCRAPE_S = 1.0
+SLICE_S = 1.0
+PAIRS = 8
+
+
+@attrs.define
+class Daemon:
+    """One side: where it is, and what it has done in what time of the processor."""
+
+    pid: int
+    port: int
+    token: str
+    watched: bool
+    appends: float = 0.0
+    used_s: float = 0.0
+
+    def work(self, seconds: float) -> None:
+        """Append for so long."""
+        before_s = cpu_s(self.pid)
+        with scraped(self.port) if self.watched else nullcontext():
+            self.appends += told(loaded(self.port, append_request(self.token, 1), CONNECTIONS, seconds))["rate"] * seconds
+        self.used_s += cpu_s(self.pid) - before_s
+
+    def rate(self) -> float:
+        """Appends a second of the processor, since it was asked last."""
+        found, self.appends, self.used_s = self.appends / self.used_s, 0.0, 0.0
+        return found
 
 
 @contextmanager
-def appends(folder: Path, sizes: Sizes, *, watched: str, traces: float = 0.0, of_cpu: bool = False) -> Iterator[Work]:
-    """Appends a second that are acknowledged, or a second of the daemon's processor time; *watched* as `observed` understands it."""
+def daemon(folder: Path, watched: str, *settings: str) -> Iterator[Daemon]:
+    """A daemon in *folder*; *watched* as `observed` understands it."""
+    folder.mkdir()
     url = url_of(folder.absolute())
     token = made_token(url)
-    settings = ("log_level=error",) if watched == "no" else ("log_level=info", "log_format=json", "metrics_open=true", f"trace_share={traces}")
+    with started(*serving(APP, url, *settings), WATCHED=watched) as (pid, port):
+        yield Daemon(pid, port, token, watched != "no")
+
+
+@contextmanager
+def compared(folder: Path, sizes: Sizes, *, traces: float | None) -> Iterator[Work]:
+    """The rate of one that is watched, with that share of *traces*, beside one that is not."""
+    settings = ("log_level=info", "log_format=json", "metrics_open=true", f"trace_share={traces or 0.0}")
 
     def work() -> float:
-        before_s = cpu_s(pid)
-        with scraped(port, watched != "no"):
-            rate = told(loaded(port, append_request(token, 1), CONNECTIONS, sizes.seconds))["rate"]
-        return rate * sizes.seconds / (cpu_s(pid) - before_s) if of_cpu else rate
+        for pair in range(PAIRS):
+            for one in (ours, bare) if pair % 2 else (bare, ours):
+                one.work(min(SLICE_S, sizes.seconds))
+        return ours.rate() / bare.rate()
 
-    with started(*serving(APP, url, *settings), WATCHED=watched) as (pid, port):
+    with (
+        daemon(folder / "watched", "metrics" if traces is None else "traces", *settings) as ours,
+        daemon(folder / "unwatched", "no", "log_level=error") as bare,
+    ):
         yield work
 
 
@@ -41,12 +84,12 @@ def cpu_s(pid: int) -> float:
 
 
 @contextmanager
-def scraped(port: int, wanted: bool) -> Iterator[None]:
+def scraped(port: int) -> Iterator[None]:
     """Somebody asks for the metrics again and again while the body runs."""
     over = threading.Event()
 
     def ask() -> None:
-        while wanted and not over.is_set():
+        while not over.is_set():
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
                 answer.read()
             over.wait(SCRAPE_S)
@@ -60,10 +103,8 @@ def scraped(port: int, wanted: bool) -> Iterator[None]:
         asking.join()
 
 
-UNWATCHED = Case("perdure, unwatched", partial(appends, watched="no"))
-UNWATCHED_CPU = Case("perdure, unwatched", partial(appends, watched="no", of_cpu=True))
-WATCHED = Case("perdure, watched", partial(appends, watched="traces", traces=0.01))
-WATCHED_CPU = Case("perdure, watched", partial(appends, watched="traces", traces=0.01, of_cpu=True))
-METRICS_CPU = Case("perdure, no traces", partial(appends, watched="metrics", of_cpu=True))
-TENTH_CPU = Case("perdure, 1 trace in 10", partial(appends, watched="traces", traces=0.1, of_cpu=True))
-ALL_CPU = Case("perdure, all traces", partial(appends, watched="traces", traces=1.0, of_cpu=True))
+UNWATCHED = constant("perdure, unwatched", 1.0)
+WATCHED = Case("perdure, watched", partial(compared, traces=0.01))
+NO_TRACES = Case("perdure, no traces", partial(compared, traces=None))
+A_TENTH = Case("perdure, 1 trace in 10", partial(compared, traces=0.1))
+ALL = Case("perdure, all traces", partial(compared, traces=1.0))

@@ -21,6 +21,11 @@ def p99(name: str, case: Case, ms_at_most: float, *, why: str) -> Row:
     return Row(f"p99-append-{name}", case, [limit, ours_latency.P99_IDLE], {limit.name: 1}, at_most=True, unit="ms", why=why)
 
 
+def watched(name: str, case: Case, at_least: float | None) -> Row:
+    beside = ours_observed.UNWATCHED
+    return Row(name, case, [beside], {} if at_least is None else {beside.name: at_least}, unit="of its rate")
+
+
 ROWS: Sequence[Row] = [
     Row(
         "one-writer",
@@ -156,11 +161,10 @@ ROWS: Sequence[Row] = [
         unit="ms",
         why="64 appends are 64 times some 0.6 ms of one loop: a health answer waits for about one such round, longer where others have the processor",
     ),
-    Row("http-watched", ours_observed.WATCHED, [ours_observed.UNWATCHED], {ours_observed.UNWATCHED.name: 0.95}),
-    Row("http-watched-cpu", ours_observed.WATCHED_CPU, [ours_observed.UNWATCHED_CPU], {ours_observed.UNWATCHED_CPU.name: 0.95}, unit="events/CPU s"),
-    Row("http-metrics-cpu", ours_observed.METRICS_CPU, [ours_observed.UNWATCHED_CPU], {ours_observed.UNWATCHED_CPU.name: 0.95}, unit="events/CPU s"),
-    Row("http-tenth-traced-cpu", ours_observed.TENTH_CPU, [ours_observed.UNWATCHED_CPU], {}, unit="events/CPU s"),
-    Row("http-all-traced-cpu", ours_observed.ALL_CPU, [ours_observed.UNWATCHED_CPU], {}, unit="events/CPU s"),
+    watched("http-watched", ours_observed.WATCHED, 0.95),
+    watched("http-watched-no-traces", ours_observed.NO_TRACES, None),
+    watched("http-watched-tenth", ours_observed.A_TENTH, None),
+    watched("http-watched-all", ours_observed.ALL, None),
     disk("bulk", ours.DISK_BULK, 1.6),
     disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),
     disk("interleaved-before-merging", ours.DISK_INTERLEAVED, 3.2),

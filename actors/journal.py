@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import outcome
@@ -30,22 +32,30 @@ from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, State
 from perdure.backends.timing import Timings
 
+if TYPE_CHECKING:
+    from perdure.actors.spans import Spans
+
 _UPKEEP_IDLE_S = 0.25
 """The journal has been idle for so long when upkeep begins."""
 _TICKS = 10
 """How often within `limits.commit_s` it is looked whether someone has waited so long."""
 
 
+caller_span: Final[ContextVar[Any]] = ContextVar("perdure_span", default=None)
+"""The span of the write that the caller's task is about, where its trace is followed."""
+
+
 class Request(Slot[Committed | Conflict]):
     """A commit on its way, with its caller's answer slot."""
 
-    __slots__ = ("commit", "ticks")
+    __slots__ = ("commit", "span", "ticks")
 
     def __init__(self, commit: Commit) -> None:
         super().__init__()
         self.commit = commit
         self.ticks = 0
         """How often it was found waiting before a group that does not get on."""
+        self.span = caller_span.get()
 
 
 @attrs.frozen
@@ -71,9 +81,10 @@ class JournalStatistics:
 class Journal:
     """See the module. `run` is its task; `enqueue` never blocks, `wait_room` holds back whoever wants to."""
 
-    def __init__(self, backend: Backend, limits: Limits, ring: Ring, keeper: Keeper) -> None:
+    def __init__(self, backend: Backend, limits: Limits, ring: Ring, keeper: Keeper, spans: Spans | None = None) -> None:
         self._backend = backend
         self._keeper = keeper
+        self._spans = spans
         self._pid = os.getpid()
         self._limits = limits
         self.ring = ring
@@ -281,7 +292,10 @@ class Journal:
             for request in requests:
                 request.answer(outcome.Error(_again(error)))
             return []
-        self._note(trio.current_time() - began, len(requests))
+        took_s = trio.current_time() - began
+        self._note(took_s, len(requests))
+        if self._spans is not None:
+            self._spans.group(requests, group.answers, took_s)
         self._keeper.sound()
         doubtful = self._sweep(requests, group)
         return await self._resolve(doubtful, None) if doubtful else []

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Literal, TypeVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import attrs
 import outcome
@@ -55,6 +56,9 @@ from perdure.backends.event import START, Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, State
 
+if TYPE_CHECKING:
+    from perdure.actors.spans import Spans
+
 P = TypeVar("P", bound=Definition)
 
 log = logging.getLogger("perdure.projection")
@@ -83,6 +87,8 @@ class Services:
     tell: Callable[[str, What, str], None] = lambda name, what, text: log.info("%s: %s", name, text)
     threads: Threads = attrs.field(factory=TrioThreads)
     """For databases of read models."""
+    spans: Spans | None = None
+    """Told of each page, where there is OpenTelemetry."""
 
 
 class ProjectionActor(Generic[P]):
@@ -226,7 +232,9 @@ class ProjectionActor(Generic[P]):
                 for question in self.mailbox.waiting():
                     question.slot.answer(outcome.Value(self._progress.written))
             else:
-                owned = await self._deal_with(records, follower)
+                spans = self._services.spans
+                with nullcontext() if spans is None else spans.page(self.name, records):
+                    owned = await self._deal_with(records, follower)
             if not owned:
                 return
         await self.save()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 import trio
@@ -77,13 +78,23 @@ def boot_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
+def process_tracers() -> Any:
+    """The `TracerProvider` of OpenTelemetry that this process has set up, if it has; nothing is imported for that."""
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None:
+        return None
+    provider = api.get_tracer_provider()
+    return None if isinstance(provider, api.ProxyTracerProvider | api.NoOpTracerProvider) else provider
+
+
 @attrs.frozen
 class Environment:
     """The world a runtime runs in.
 
     *clock* gives wall time in microseconds, for records only (behaviour follows `trio.current_time()`);
     *elapsed* counts seconds that no one can set, also while the machine sleeps; *ids* draws 16-byte ids; *jitter* gives a number in [0, 1) for restart delays;
-    *disk* is where our own files are; *processes* says which process this is, and whether another one has ended.
+    *disk* is where our own files are; *processes* says which process this is, and whether another one has ended; *tracers* gives the `TracerProvider` of
+    OpenTelemetry that spans go to, asked once when a runtime opens; None: there are none.
     """
 
     clock: Callable[[], int] = wall_us
@@ -93,3 +104,4 @@ class Environment:
     threads: Threads = attrs.field(factory=TrioThreads)
     disk: Disk = attrs.field(factory=TrioDisk)
     processes: Processes = attrs.field(factory=RealProcesses)
+    tracers: Callable[[], Any] = process_tracers

@@ -1,6 +1,7 @@
 """perdure over HTTP: a daemon as a process of its own, on LMDB, asked on keep-alive connections by another process."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,27 +24,42 @@ app = App()
 
 
 @contextmanager
-def server(*command: str) -> Iterator[int]:
-    """A server as a process; the port that it says it listens on."""
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+def started(*command: str, **environment: str) -> Iterator[tuple[int, int]]:
+    """A server as a process; its pid, and the port that it says it listens on."""
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
         try:
             assert process.stdout is not None
-            yield int(process.stdout.readline().strip().rpartition(":")[2])
+            yield process.pid, int(process.stdout.readline().strip().rpartition(":")[2])
         finally:
             process.terminate()
+
+
+@contextmanager
+def server(*command: str) -> Iterator[int]:
+    """The same; its port."""
+    with started(*command) as (_, port):
+        yield port
+
+
+def made_token(url: str) -> str:
+    """A token that may append."""
+    made = [sys.executable, "-m", "perdure.runtime", "token", "new", url, "bench", "--scope", "append:*"]
+    return subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def serving(app: str, url: str, *settings: str) -> list[str]:
+    """The command that serves *app*."""
+    told = [word for one in settings for word in ("--set", one)]
+    return ["-m", "perdure.runtime", "serve", app, "--store", url, "--listen", "127.0.0.1:0", *told]
 
 
 @contextmanager
 def daemon(folder: Path) -> Iterator[tuple[int, str]]:
     """`perdure serve` on a store in *folder*: its port, and a token."""
     url = url_of(folder.absolute())
-    made = subprocess.run(
-        [sys.executable, "-m", "perdure.runtime", "token", "new", url, "bench", "--scope", "append:*"], check=True, capture_output=True, text=True
-    )
-    with server(
-        *("-m", "perdure.runtime", "serve", "benchmarks.ours_http:app", "--store", url, "--listen", "127.0.0.1:0", "--set", "log_level=error")
-    ) as port:
-        yield port, made.stdout.strip()
+    token = made_token(url)
+    with server(*serving("benchmarks.ours_http:app", url, "log_level=error")) as port:
+        yield port, token
 
 
 def append_request(token: str, events: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks import ours, ours_backend, ours_blobs, ours_http, ours_latency, ours_memory, ours_postgres, ours_processes, ours_segments
+from benchmarks import ours, ours_backend, ours_blobs, ours_http, ours_latency, ours_memory, ours_observed, ours_postgres, ours_processes, ours_segments
 from benchmarks.harness import BEST, Case, Row, constant
 from benchmarks.peers import bare_trio, eventsource, eventsourcing, eventsourcing_visible, postgres, raw_lmdb, raw_sqlite, umadb
 
@@ -19,6 +19,11 @@ def disk(name: str, case: Case, times_at_most: float) -> Row:
 def p99(name: str, case: Case, ms_at_most: float, *, why: str) -> Row:
     limit = constant(f"{ms_at_most:g} ms", ms_at_most)
     return Row(f"p99-append-{name}", case, [limit, ours_latency.P99_IDLE], {limit.name: 1}, at_most=True, unit="ms", why=why)
+
+
+def watched(name: str, case: Case, at_least: float | None) -> Row:
+    beside = ours_observed.UNWATCHED
+    return Row(name, case, [beside], {} if at_least is None else {beside.name: at_least}, unit="of its rate")
 
 
 ROWS: Sequence[Row] = [
@@ -156,6 +161,10 @@ ROWS: Sequence[Row] = [
         unit="ms",
         why="64 appends are 64 times some 0.6 ms of one loop: a health answer waits for about one such round, longer where others have the processor",
     ),
+    watched("http-watched", ours_observed.WATCHED, 0.95),
+    watched("http-watched-no-traces", ours_observed.NO_TRACES, None),
+    watched("http-watched-tenth", ours_observed.A_TENTH, None),
+    watched("http-watched-all", ours_observed.ALL, None),
     disk("bulk", ours.DISK_BULK, 1.6),
     disk("interleaved", ours.DISK_INTERLEAVED_MERGED, 2.2),
     disk("interleaved-before-merging", ours.DISK_INTERLEAVED, 3.2),

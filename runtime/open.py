@@ -27,6 +27,7 @@ from perdure.backends.errors import Misuse, PerdureError, RuntimeFailed, StoreMo
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.urls import open_backend, refuse_loading
+from perdure.runtime import tracing
 from perdure.runtime.app import App
 from perdure.runtime.archives import archived
 from perdure.runtime.encode import Encoder
@@ -109,7 +110,8 @@ async def _run(
     hub = Hub()
     ring = Ring(limits.ring_bytes)
     keeper = Keeper(backend, limits, jitter=environment.jitter, publish=hub.publish)
-    journal = Journal(backend, limits, ring, keeper)
+    spans = tracing.spans_of(environment)
+    journal = Journal(backend, limits, ring, keeper, spans)
     journal.head = await backend.head()
     encoder = Encoder(codec, environment, limits, await backend.now_us())
     streams = Streams(journal, limits)
@@ -138,9 +140,10 @@ async def _run(
         tree.leases,
         tell,
         environment.threads,
+        spans,
     )
     models = Models(services, Sources(whole, codec, limits), spare=spare)
-    rt = Runtime(backend, environment, limits, hub, codec, encoder, journal, streams, models, tree, places, blobs)
+    rt = Runtime(backend, environment, limits, hub, codec, encoder, journal, streams, models, tree, places, blobs, spans)
 
     body: BaseException | None = None
     closing: BaseException | None = None

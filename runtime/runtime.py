@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import attrs
 import trio
@@ -35,8 +35,12 @@ from perdure.runtime.kv import Bucket
 from perdure.runtime.lease import Lease, open_lease
 from perdure.runtime.log import LogReader, StreamReader, fold_stream
 from perdure.runtime.models import Handle, Models
+from perdure.runtime.tracing import UNTRACED, following
 from perdure.runtime.tree import Status, Tree
 from perdure.runtime.view import RuntimeView
+
+if TYPE_CHECKING:
+    from perdure.actors.spans import Spans
 
 log = logging.getLogger("perdure.subscription")
 
@@ -63,6 +67,8 @@ class Runtime:
     _places: AsyncExitStack
     """Stores that it was brought to, open until it ends."""
     _blobs: BlobStore | None = None
+    _spans: Spans | None = None
+    """None where there is no OpenTelemetry."""
     _buckets: dict[str, Any] = attrs.field(factory=dict)
     _subscriptions: dict[object, Subscription[Any]] = attrs.field(factory=dict)
     _names: set[str | None] = attrs.field(factory=set)
@@ -99,7 +105,8 @@ class Runtime:
             without one a retry is a new commit.
           Closed: the runtime was closed before the group was formed; nothing was stored.
         """
-        answer = await self._streams.commit(stream, self._encoder.append(stream, events, expected, key))
+        with UNTRACED if self._spans is None else following(self._spans, "append", {"perdure.stream": stream}):
+            answer = await self._streams.commit(stream, self._encoder.append(stream, events, expected, key))
         return answer.parts[0] if isinstance(answer, Committed) else answer  # type: ignore[return-value]
 
     async def transact(self, *writes: AnyWrite, key: bytes | None = None) -> Committed | Conflict:
@@ -109,7 +116,8 @@ class Runtime:
         nothing was stored. Raises as `append` does, and:
           ConditionTooBroad: an `Unless` would examine too much; nothing was stored.
         """
-        return await self._journal.commit(self._encoder.transact(writes, key))
+        with UNTRACED if self._spans is None else following(self._spans, "transact", {"perdure.writes": len(writes)}):
+            return await self._journal.commit(self._encoder.transact(writes, key))
 
     async def execute(
         self,
@@ -246,12 +254,16 @@ class Runtime:
                 codec=self._codec,
                 limits=self.limits,
                 propose=lambda writes: self._encoder.transact(writes, None),
-                commit=self._journal.commit,
+                commit=self._commit_entry,
             )
         elif known.type != type:
             raise Misuse(f"bucket {bucket!r} is of {known.type!r} here, not of {type!r}: a bucket has one type")
         bucket_: Bucket[V] = known
         return bucket_
+
+    async def _commit_entry(self, commit: Commit) -> Committed | Conflict:
+        with UNTRACED if self._spans is None else following(self._spans, "kv", {}):
+            return await self._journal.commit(commit)
 
     @overload
     def model(self, projection: Projection[S, Any]) -> Model[S]: ...
@@ -352,6 +364,11 @@ class Runtime:
     async def commit_group(self, commits: Sequence[Commit]) -> list[Committed | Conflict | PerdureError]:
         """Commit, in this order, what was proposed elsewhere, and checked. See `Journal.commit_all`."""
         return await self._journal.commit_all(commits)
+
+    @property
+    def spans(self) -> Spans | None:
+        """What spans are made with, where there is OpenTelemetry."""
+        return self._spans
 
     def follower(self, events: Selector[Any], after: Position) -> Follower:
         """The selected records beyond *after*, not decoded, a page at a time."""

@@ -29,6 +29,12 @@ def backup(url: Url, folder: Annotated[str, Parameter(help="Where to: a new fold
     """Write a backup of a store, as it is at one moment.
 
     Others may write meanwhile. Nothing is overwritten. A backup without its manifest was cut off, and is none.
+
+    For example:
+
+        perdure backup lmdb:shop saved/2026-03-01
+
+    JSON: backup, format, store, head, revision, at, made, rows, files.
     """
 
     async def command() -> int:
@@ -57,6 +63,13 @@ def restore(
     It gets an id of its own, and no lease or fence of the old store holds in it. With --position or --time its log
     is cut, and models go back with it; kv stands as in the backup. If this is cut off the store says that it is being
     loaded: restore into it again.
+
+    For example:
+
+        perdure restore saved/2026-03-01 lmdb:restored
+
+    JSON: url, store, of, position, backup_head, revision, events_left_out, snapshots_dropped, moved, rebuilt, fences_raised, kv_entries, kv_newer_least,
+    kv_newer_most, problems; or backup, format, store, head, revision, at, made, rows, files.
     """
     if check == (url is not None):
         raise Misuse("restore takes a URL to make a store at, or --check to make none")

@@ -45,6 +45,12 @@ def put(
     """Keep the bytes of a file, and print their CID.
 
     With --json it is the BlobRef, to be put into an event's data as it is. A folder is made if there is none.
+
+    For example:
+
+        perdure blob put directory:blobs letter.pdf
+
+    JSON: cid, size_bytes, media_type.
     """
     kind = media_type or (None if file == "-" else mimetypes.MimeTypes().guess_type(file)[0]) or OCTETS
 
@@ -74,6 +80,12 @@ def get(
     """Write the bytes of a blob to standard output, or with --out to a file.
 
     Each is checked before it is written. --json goes with --out.
+
+    For example:
+
+        perdure blob get directory:blobs bafk... --out letter.pdf
+
+    JSON: cid, size_bytes, out.
     """
     if json and to is None:
         raise Misuse("the bytes go to standard output, so --json has no room there: give --out FILE")
@@ -116,6 +128,12 @@ def delete(blobs: Blobs, cid: Cid, /, *, json: AsJson = False) -> int:
     """Keep a blob no longer.
 
     Nobody looks whether an event refers to it: `perdure blob verify BLOBS --store URL` says which ones nothing refers to.
+
+    For example:
+
+        perdure blob delete directory:blobs bafk...
+
+    JSON: cid, deleted.
     """
 
     async def command() -> int:
@@ -146,6 +164,12 @@ def verify(
 
     Damaged blobs and refs without bytes are problems. Bytes without refs are only told: they may be there for an event
     that is still to come, or for another store.
+
+    For example:
+
+        perdure blob verify directory:blobs --store lmdb:shop
+
+    JSON: url, blobs, size_bytes, refs, problems, unreferenced, left_out.
     """
 
     async def command() -> int:

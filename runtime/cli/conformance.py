@@ -30,6 +30,12 @@ def conformance(
     """Hold a backend against every law.
 
     In stores of its own below the URL's folder, which are removed afterwards. The scoreboard is printed.
+
+    For example:
+
+        perdure conformance lmdb:laws --only snapshots
+
+    JSON: part, law, sentence, passed, broken, missing, took_s; or passed, failed, undeclared.
     """
     laws = [law for law in all_laws() if not only or law.name in only or law.part in only]
     unknown = [name for name in only if not any(name in (law.name, law.part) for law in laws)]

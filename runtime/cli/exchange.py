@@ -38,6 +38,10 @@ def export(
     """Print the log as CloudEvents, one JSON document per line.
 
     All of each event is in its line, so that `perdure import` makes the same store of them. kv is not part of it.
+
+    For example:
+
+        perdure export lmdb:shop > shop.jsonl
     """
     position = Position(at_least_0("--after", after))
     where = EVERYTHING.within(types=type) if type else EVERYTHING
@@ -64,6 +68,12 @@ def import_(
 
     In a new store, under the positions, seqs, ids and times that they had; an import that was cut off goes on when it is
     begun again. With --append as new events at the end of a store, each once, however often it is tried.
+
+    For example:
+
+        perdure import lmdb:copy shop.jsonl
+
+    JSON: url, events, known, head.
     """
     if append and anew:
         raise Misuse("--anew is for a new store, and --append for one that is there: leave one out")

@@ -26,7 +26,14 @@ app = App(name="kv", help="Read and write current values.")
 
 @app.command
 def get(url: Url, bucket: Bucket, key: Key, /, *, json: AsJson = False) -> int:
-    """Print the value of a key."""
+    """Print the value of a key.
+
+    For example:
+
+        perdure kv get lmdb:shop settings currency
+
+    JSON: key, revision, value.
+    """
     check_bucket(bucket)
     raw = to_key(key)
 
@@ -50,6 +57,12 @@ def put(url: Url, bucket: Bucket, key: Key, value: Json, /, *, expected: Believe
     """Store a value.
 
     The store is made if there is none.
+
+    For example:
+
+        perdure kv put lmdb:shop settings currency '"EUR"' --expected 0
+
+    JSON: key, revision; or conflict (what, subject, expected, actual).
     """
     write = Put(bucket, key, given_json(value, "the value"), expected_of(expected))
     check_bucket(bucket)
@@ -61,6 +74,12 @@ def delete(url: Url, bucket: Bucket, key: Key, /, *, expected: Believed = None, 
     """Delete a key.
 
     Of an absent one too it is a change, with a revision.
+
+    For example:
+
+        perdure kv delete lmdb:shop settings currency --expected exists
+
+    JSON: key, revision; or conflict (what, subject, expected, actual).
     """
     write = Delete(bucket, key, expected_of(expected))
     check_bucket(bucket)
@@ -94,7 +113,14 @@ def scan(
     limit: Limit = None,
     json: AsJson = False,
 ) -> int:
-    """Print the entries of a bucket in order of their keys."""
+    """Print the entries of a bucket in order of their keys.
+
+    For example:
+
+        perdure kv scan lmdb:shop settings --prefix c
+
+    JSON: key, revision, value.
+    """
     check_bucket(bucket)
     check_limit(limit)
 
@@ -133,6 +159,12 @@ def watch(
     """Print changes of a bucket as they come.
 
     Of several changes of a key at least the last, deletes included, in order of revision, until Ctrl-C.
+
+    For example:
+
+        perdure kv watch lmdb:shop settings --after 17 --json
+
+    JSON: key, revision, deleted, value.
     """
     check_bucket(bucket)
     at_least_0("--after", after)

@@ -46,6 +46,12 @@ def append(
     """Append one event to a stream.
 
     The store is made if there is none.
+
+    For example:
+
+        perdure append lmdb:shop order-1 placed '{"cents": 5}' --expected 0
+
+    JSON: stream, first, last, position; or conflict (what, subject, expected, actual).
     """
     event = NewEvent(given_json(data, "the event's data"), type=type, tags=tag)
     believed, key_bytes = expected_of(expected), None if key is None else key.encode(errors="surrogateescape")
@@ -84,7 +90,14 @@ def read(
     with_archive: Annotated[str | None, Parameter(help="A blob store, directory:DIR or ipfs://HOST:PORT: what was cut is read from its archives.")] = None,
     json: AsJson = False,
 ) -> int:
-    """Print the events of a stream."""
+    """Print the events of a stream.
+
+    For example:
+
+        perdure read lmdb:shop order-1 --after 17 --limit 100
+
+    JSON: stream, seq, position, type, version, at, occurred, id, tags, meta, data.
+    """
     check_stream(stream, LIMITS, own=True)
     at_least_0("--after", after)
     check_limit(limit)
@@ -118,6 +131,12 @@ def tail(
     """Print events as they are appended.
 
     Also those of other processes, in the order of the log, until Ctrl-C.
+
+    For example:
+
+        perdure tail lmdb:shop --category order --after 0 --json
+
+    JSON: stream, seq, position, type, version, at, occurred, id, tags, meta, data.
     """
     events: Selector[Any] = EVERYTHING.within(streams=streams, categories=category, types=type, tags=tag)
     at_least_0("--after", after)
@@ -193,6 +212,12 @@ def streams(
     """List the streams.
 
     In order of their names, each with the seq of its first and last event and the position of the last.
+
+    For example:
+
+        perdure streams lmdb:shop --prefix order-
+
+    JSON: stream, first, last, position.
     """
     check_limit(limit)
 

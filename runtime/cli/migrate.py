@@ -30,6 +30,12 @@ def migrate(
     Id, positions, revisions, keys, leases, checkpoints and snapshots stay as they are. At the end writers wait for a moment; from then
     on the store is at TARGET, and whoever writes at SOURCE is told so. If it is cut off, the same command goes on with it. A memory: store, and a
     file: store in use, can be migrated by their own process only.
+
+    For example:
+
+        perdure migrate lmdb:shop postgresql://shop@localhost/shop
+
+    JSON: store, source, target, head, revision, events, entries, log_digest, paused_s, longest_pause_s, attempts; or store.
     """
     if not pause > 0:
         raise Misuse(f"--pause {pause:g}: writers wait for more than 0 s")

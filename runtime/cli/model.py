@@ -38,6 +38,12 @@ def list_(url: Url, /, *, app: AppName, json: AsJson = False) -> int:
     """List the app's projections.
 
     Where each stands, how far that is behind the log, and why if it stands still. Of one into SQL that is what its database says.
+
+    For example:
+
+        perdure model list lmdb:shop --app shop:app
+
+    JSON: name, kind, version, position, lag, fault.
     """
     loaded = load_app(app)
 
@@ -72,6 +78,12 @@ def show(
     """Print the state of a model.
 
     Of a keyed one that of each key. It is what is durable: a running projection may be ahead of it.
+
+    For example:
+
+        perdure model show lmdb:shop accounts ada --app shop:app
+
+    JSON: name, position, state; or name, key, position, state.
     """
     loaded = load_app(app)
     projection = loaded.named(name)
@@ -115,6 +127,12 @@ def at(
     """Print the state of a model as it was.
 
     It is folded from the nearest snapshot; that of a keyed model from the log.
+
+    For example:
+
+        perdure model at lmdb:shop revenue --time 2026-03-01T12:00Z --app shop:app
+
+    JSON: name, position, state; or name, key, position, state.
     """
     loaded = load_app(app)
     projection = loaded.named(name)

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from perdure.backends.commit import ANY, EXISTS, Expected
 from perdure.backends.errors import Misuse
 
-Url = Annotated[str, Parameter(help="The store: lmdb:DIR (or memory:, which is empty each time).")]
+Url = Annotated[str, Parameter(help="The store: lmdb:DIR, file:DIR, postgresql://... (or memory:, which is empty each time).")]
 Stream = Annotated[str, Parameter(help="The stream's name.", allow_leading_hyphen=True)]
 Bucket = Annotated[str, Parameter(help="The bucket's name.", allow_leading_hyphen=True)]
 Key = Annotated[str, Parameter(help="The key.", allow_leading_hyphen=True)]

@@ -33,6 +33,12 @@ def retain(
 
     What is to be archived is in a blob before it goes. Nothing goes that a projection, a named subscription or a hold has not passed. Files get
     smaller with `perdure compact`.
+
+    For example:
+
+        perdure retain lmdb:shop --app shop:app --blobs directory:blobs --dry-run
+
+    JSON: url, events, bytes, gone (of each stream: stream, first, events, bytes), archive, held, dry.
     """
     policies = load_app(app).retention
     if not policies:

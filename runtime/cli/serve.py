@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Annotated, Any
 
@@ -30,6 +31,12 @@ def serve(
 
     Until SIGTERM or Ctrl-C: then it finishes what is under way, within `drain_s` (5 seconds), and exits with 0; with 1 if that was too short.
     SIGHUP reads the configuration again. Where it listens is printed once it answers.
+
+    For example:
+
+        perdure serve shop:app --store lmdb:shop --listen 127.0.0.1:8467
+
+    JSON: listening.
     """
     try:
         from perdure.runtime.serve.config import load
@@ -62,6 +69,8 @@ def serve(
 
             service: Service = await nursery.start(daemon)
             service.log_lines_lost = lambda: teller.lost
+            gc.collect()
+            gc.freeze()  # what was imported and opened lives as long as the process: no collection looks at it again
             for url in service.urls:
                 if json:
                     out.document({"listening": url})

@@ -42,6 +42,12 @@ def simulate(
     """Try an app under many seeds: killed, frozen, cut off from power, on a disk that fails.
 
     The first run that breaks a law is told with the shortest one that does.
+
+    For example:
+
+        perdure simulate shop:app --seeds 1000 --faults crash,power
+
+    JSON: ok, runs, seed, counts; or ok, runs, seed, counts, failed, shortest.
     """
     count = seeds if seeds is not None else 1 if seed is not None else SEEDS
     if count < 1 or sessions < 1:

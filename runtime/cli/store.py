@@ -25,6 +25,12 @@ def stats(url: Url, /, *, json: AsJson = False) -> int:
     """Print what a store says of itself.
 
     Its id, where its log ends, its size, and how far it has been checked.
+
+    For example:
+
+        perdure stats lmdb:shop
+
+    JSON: url, id, head, revision, bytes_used, bytes_limit, verified, scrubbed_rows, damages, state, recovery, details, streams.
     """
 
     async def command() -> int:
@@ -103,6 +109,12 @@ def verify(
 
     Checksums, seqs, indexes both ways, revisions, snapshots, pages. The problems found are printed, each with
     what is lost. With --app the snapshots and states of its models are compared with the fold of the log.
+
+    For example:
+
+        perdure verify lmdb:shop --app shop:app
+
+    JSON: url, head, problems; or url, head, problems, models.
     """
     models = None if app is None else load_app(app)
 
@@ -136,6 +148,12 @@ def compact(url: Url, /, *, json: AsJson = False) -> int:
     """Forget what may be forgotten, merge small frames, give room back to the disk.
 
     Room is given back only where no other process has the store open: else it says who, and the rest is done all the same.
+
+    For example:
+
+        perdure compact lmdb:shop
+
+    JSON: url, used_before, used_after, file_before, file_after, steps, kept.
     """
 
     async def command() -> int:

@@ -36,6 +36,12 @@ def new(
     """Make a token, and print it.
 
     It cannot be shown again: the store keeps a digest of it. Daemons know it at once.
+
+    For example:
+
+        perdure token new lmdb:shop till --scope append:order --expires 90d
+
+    JSON: token, id, name, scopes, expires.
     """
     scopes, end = Scopes(scope), None if expires is None else _end_of(expires)
 
@@ -63,7 +69,14 @@ def _end_of(text: str) -> datetime:
 
 @commands.command(name="list")
 def list_(url: Url, /, *, json: AsJson = False) -> int:
-    """List the tokens: never their secrets."""
+    """List the tokens: never their secrets.
+
+    For example:
+
+        perdure token list lmdb:shop
+
+    JSON: id, name, scopes, created, expires.
+    """
 
     async def command() -> int:
         async with reading(url) as backend:
@@ -89,7 +102,14 @@ def _row(token: Token, now: datetime) -> tuple[str, ...]:
 
 @commands.command
 def revoke(url: Url, id: Annotated[str, Parameter(help="Its id, as `token list` shows it.")], /, *, json: AsJson = False) -> int:
-    """End a token. Daemons refuse it from then on."""
+    """End a token. Daemons refuse it from then on.
+
+    For example:
+
+        perdure token revoke lmdb:shop 0123456789abcdef
+
+    JSON: id, revoked.
+    """
 
     async def command() -> int:
         async with writing(url, create=False) as rt:

@@ -56,6 +56,13 @@ def top(
     Its tree of actors, rates, how far models are behind in events and time, mailboxes, flushes, restarts, last errors. Of a store it
     shows what is kept there: who works on it, how far each model is durable, and who runs it. Where standard output is no terminal it
     prints one look, or as many as --count says.
+
+    For example:
+
+        perdure top http://127.0.0.1:8467 --token-file till.token
+
+    JSON: format, source, store, url, head, state, kept_only, ready, reasons, up_s, stall_max_s, streams_live, journal, http, used_bytes, limit_bytes,
+    daemons, actors, rates.
     """
     if not every >= EVERY_LEAST_S:
         raise Misuse(f"--every is at least {EVERY_LEAST_S} seconds, not {every}")

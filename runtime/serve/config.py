@@ -111,6 +111,13 @@ class ServeConfig:
     ready_faulted: str = _field("refuse", "A model that stands still: refuse (not ready) or ignore.", _one_of("refuse", "ignore"), reload=True)
     ready_stuck_s: float = _seconds(60, 1e9, "And none has stood still for longer while there is more to fold.", reload=True)
     metrics_open: bool = _flag(False, "/metrics without a token, for whoever reaches an address that is listened on.", reload=True)
+    trace_share: float = _field(
+        0.01,
+        "Of requests that bring no trace, so many begin one, where OpenTelemetry is set up; what they bring is followed.",
+        _within(0, 1),
+        reload=True,
+        converter=float,
+    )
     log_format: str = _field("console", "console (for people), json (a document a line), auto (console on terminals).", _one_of("console", "json", "auto"))
     log_level: str = _field("info", "What is told on standard error, at least: debug, info, warning or error.", _one_of(*LEVELS), reload=True)
 

@@ -59,6 +59,7 @@ async def serve(
     notifier: Notifier | None = None,
     task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
     signals: bool = True,
+    environment: Environment | None = None,
 ) -> int:
     """Run *app* on `config.store` until a signal ends it; the answer is 0 if it was drained in time, else 1.
 
@@ -73,7 +74,13 @@ async def serve(
     try:
         with trio.CancelScope() as late:
             async with open_runtime(
-                config.store, app, environment=Environment(), limits=config.limits_in_time(), changed=config.changed, spent=config.spent, create=config.create  # type: ignore[arg-type]
+                config.store,
+                app,
+                environment=environment,
+                limits=config.limits_in_time(),
+                changed=config.changed,  # type: ignore[arg-type]
+                spent=config.spent,  # type: ignore[arg-type]
+                create=config.create,
             ) as rt:
                 service = Service(rt, app, config, config.store, listening=tuple(one.getsockname()[0] for one in sockets))
                 listener = Listener(make_app(service), config, sockets)

@@ -26,7 +26,7 @@ FACTS: Final = ("actor", "stream", "seq", "position", "model")
 
 
 def with_place(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add the actor whose task speaks, and of an error where it happened."""
+    """Add the actor whose task speaks, the span it is in, and of an error where it happened."""
     if (actor := current_actor.get()) is not None:
         line.setdefault("actor", actor)
     error = _error_of(line)
@@ -34,6 +34,8 @@ def with_place(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMappin
         value = getattr(error, name, None)
         if isinstance(value, str | int):
             line.setdefault(name, value)
+    if (api := sys.modules.get("opentelemetry.trace")) is not None and (span := api.get_current_span().get_span_context()).is_valid:
+        line.update(trace_id=api.format_trace_id(span.trace_id), span_id=api.format_span_id(span.span_id))
     return line
 
 

@@ -26,6 +26,7 @@ from perdure.runtime.serve.represent import CLOUDEVENT, CLOUDEVENTS, JSON, as_js
 from perdure.runtime.serve.scopes import EVERYTHING
 from perdure.runtime.serve.service import Service
 from perdure.runtime.serve.tokens import hidden
+from perdure.runtime.serve.tracing import answering, begun
 
 log = logging.getLogger("perdure.serve")
 
@@ -138,18 +139,27 @@ class _Endpoint:
         service, method = self._service, scope["method"]
         operation = self._methods["GET" if method == "HEAD" else method]
         scope["operation"] = operation.name
+        if (span := begun(service, operation, scope["headers_read"])) is None:
+            answer = await self._answer_or_problem(operation, scope, receive)
+        else:
+            with answering(span) as answered:
+                answer = await self._answer_or_problem(operation, scope, receive)
+                answered(answer.status_code)
+        if service.draining:
+            answer.headers["connection"] = "close"
+        await answer(scope, receive, send)
+
+    async def _answer_or_problem(self, operation: Operation, scope: Scope, receive: Receive) -> Response:
         try:
-            answer = await self._answer(operation, scope, receive)
+            return await self._answer(operation, scope, receive)
         except (Refused, PerdureError) as error:
             answer = answer_of(error)
             if answer.status_code >= 500:
                 log.warning("%s: %s", operation.name, hidden(str(error)))
+            return answer
         except Exception as error:
             log.error("%s failed: %s", operation.name, hidden(repr(error)), exc_info=error)
-            answer = answer_of(error)
-        if service.draining:
-            answer.headers["connection"] = "close"
-        await answer(scope, receive, send)
+            return answer_of(error)
 
     async def _answer(self, operation: Operation, scope: Scope, receive: Receive) -> Response:
         service, headers, path = self._service, scope["headers_read"], dict(scope["path_params"])

@@ -160,6 +160,7 @@ class World:
             threads=InlineThreads(),
             disk=process,
             processes=NamedProcess(f"process {node}.{number} on a simulated machine"),
+            tracers=lambda: None,
         )
         life = Life(node, number, process, environment)
         self.lives.append(life)

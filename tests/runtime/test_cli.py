@@ -772,7 +772,7 @@ def test_a_damaged_store_is_refused(cli, filled, shop, command):
         (["kv", "put", "URL", "b", "k" * 401, "1"], "the limit is 400"),
         (["tail", "URL", "--after=-1"], "--after is a number from 0"),
         (["model", "list", "URL"], "--app"),
-        (["conformance", "jetstream:x"], "the laws can be held against memory:, file:DIR, lmdb:DIR and postgresql://..."),
+        (["conformance", "jetstream:x"], "the laws can be held against memory:, file:DIR, lmdb:DIR, postgresql://... and http://..."),
         (["restore", "saved"], "restore takes a URL to make a store at, or --check"),
         (["restore", "saved", "URL", "--check"], "restore takes a URL to make a store at, or --check"),
         (["restore", "saved", "URL", "--time", "now"], "is not ISO 8601"),

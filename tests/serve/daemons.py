@@ -18,8 +18,12 @@ from typing import Any
 import attrs
 import httpx2
 import trio
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from shop import app
 
+from perdure.backends.environment import Environment
 from perdure.runtime import App
 from perdure.runtime.serve.config import ServeConfig
 from perdure.runtime.serve.daemon import serve
@@ -30,6 +34,19 @@ from perdure.runtime.serve.tokens import new_token
 SECRET = re.compile(r"perdure_[0-9a-f]{16}_[A-Za-z0-9_-]{20,}")
 """A token, as it must never be told."""
 SHOP = Path(__file__).with_name("shop.py")
+
+
+class Kept:
+    """The spans of a daemon that is given its `environment`."""
+
+    def __init__(self, sampler: Any = None) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(sampler=sampler)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.environment = Environment(tracers=lambda: self.provider)
+
+    def named(self) -> dict[str, Any]:
+        return {span.name: span for span in self.exporter.get_finished_spans()}
 
 
 @attrs.frozen
@@ -57,13 +74,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(store: str = "memory:", with_app: App = app, **config: Any) -> AsyncIterator[Running]:
+async def running(store: str = "memory:", with_app: App = app, environment: Environment | None = None, **config: Any) -> AsyncIterator[Running]:
     """A daemon in this process on a free port; drained at the end."""
     told = ServeConfig(**{"store": store, "listen": ("127.0.0.1:0",), "log_level": "debug", **config})
     ended: list[int] = []
 
     async def daemon(*, task_status: trio.TaskStatus[Service]) -> None:
-        ended.append(await serve(with_app, told, signals=False, task_status=task_status))
+        ended.append(await serve(with_app, told, signals=False, environment=environment, task_status=task_status))
 
     async with trio.open_nursery() as nursery:
         service: Service = await nursery.start(daemon)

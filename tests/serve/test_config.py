@@ -11,7 +11,7 @@ import pytest
 import trio
 from shop import Placed, Total, step
 
-from daemons import process, running
+from daemons import Kept, process, running
 from perdure.actors.status import ActorStatus
 from perdure.backends.errors import Misuse
 from perdure.backends.limits import Limits
@@ -291,6 +291,17 @@ async def effect_of_metrics_open(tmp_path):
     for is_open, status in ((False, 401), (True, 200)):
         async with running(metrics_open=is_open) as daemon, daemon.client(None) as anybody:
             assert (await anybody.get("/metrics")).status_code == status
+
+
+@shows
+async def effect_of_trace_share(tmp_path):
+    begun = []
+    for share in (0, 1):
+        kept = Kept()
+        async with running(environment=kept.environment, trace_share=share) as daemon, daemon.client() as client:
+            await client.get("/v1/head")
+        begun.append(list(kept.named()))
+    assert begun == [[], ["GET /v1/head"]]
 
 
 @shows

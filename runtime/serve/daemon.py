@@ -73,7 +73,14 @@ async def serve(
     try:
         with trio.CancelScope() as late:
             async with open_runtime(
-                config.store, app, environment=Environment(), limits=config.limits_in_time(), changed=config.changed, spent=config.spent, create=config.create  # type: ignore[arg-type]
+                config.store,
+                app,
+                blobs=config.blobs or None,
+                environment=Environment(),
+                limits=config.limits_in_time(),
+                changed=config.changed,  # type: ignore[arg-type]
+                spent=config.spent,  # type: ignore[arg-type]
+                create=config.create,
             ) as rt:
                 service = Service(rt, app, config, config.store, listening=tuple(one.getsockname()[0] for one in sockets))
                 listener = Listener(make_app(service), config, sockets)

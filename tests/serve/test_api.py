@@ -284,3 +284,14 @@ async def test_a_cloudevent_that_does_not_fit_is_the_senders_mistake(more):
         answer = await client.post("/v1/streams/a", json=event, headers={"content-type": "application/cloudevents+json"})
 
     assert (answer.status_code, answer.json()["type"]) == (400, "urn:perdure:problem:misuse")
+
+
+@pytest.mark.parametrize("kind", ["memory:", "lmdb:"])
+@pytest.mark.parametrize("name", ["", "x" * 400, "ä" * 400, "a\0b"])
+@pytest.mark.parametrize("what", ["type", "stream", "category", "tag"])
+async def test_what_no_event_can_have_selects_none(tmp_path, kind, name, what):
+    async with running(kind if kind == "memory:" else f"{kind}{tmp_path}/store") as daemon, daemon.client() as client:
+        await client.post("/v1/streams/a-1", json=events({**PLACED, "tags": ["t"]}))
+        answer = await client.get("/v1/log", params={what: name})
+
+    assert answer.status_code == 400 or (answer.status_code, answer.json()["events"]) == (200, [])

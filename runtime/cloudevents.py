@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from binascii import Error as NoBase64
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -212,7 +212,7 @@ def foreign_of(raw: bytes) -> Foreign:
     """
     found = _read(raw)
     id, source = _text(found, "id"), _text(found, "source")
-    extra = unpack_extra(_base64(found, "extra")) if "extra" in found else _foreign_extra(found)
+    extra = _given_extra(found) if "extra" in found else _foreign_extra(found)
     return Foreign(
         stream=_stream(found),
         type=_text(found, "type"),
@@ -224,17 +224,31 @@ def foreign_of(raw: bytes) -> Foreign:
     )
 
 
+def _given_extra(found: dict[str, Any]) -> Extra:
+    try:
+        return unpack_extra(_base64(found, "extra"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Misuse(f"its 'extra' is none that perdure wrote: {error}") from error
+
+
+def _packed(value: Any) -> bytes:
+    try:
+        return _pack(value)
+    except (OverflowError, RecursionError) as error:
+        raise Misuse(f"it holds a number beyond 64 bits, or is nested too deeply: {error}") from error
+
+
 def _foreign_extra(found: dict[str, Any]) -> Extra:
     meta = dict(_json_text(found, "meta", dict) if "meta" in found else {})
     meta |= {name: value for name, value in found.items() if name not in OURS or (name == "datacontenttype" and value not in (JSON, MSGPACK))}
     tags = _json_text(found, "tags", list) if "tags" in found else []
-    return Extra(tags=tuple(map(str, tags)), meta=msgspec.Raw(_pack(meta)), traceparent=_text_or_none(found, "traceparent"))
+    return Extra(tags=tuple(map(str, tags)), meta=msgspec.Raw(_packed(meta)), traceparent=_text_or_none(found, "traceparent"))
 
 
 def _read(raw: bytes) -> dict[str, Any]:
     try:
         found = _from_json(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Misuse(f"it is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise Misuse("it is not a JSON object")
@@ -276,7 +290,10 @@ def _moment(found: dict[str, Any], name: str) -> int:
         raise Misuse(f"its {name!r} is a time, not {value!r}: {error}") from error
     if moment.tzinfo is None:
         raise Misuse(f"its {name!r} has no time zone: {value!r}")
-    return to_us(moment)
+    try:
+        return to_us(moment.astimezone(UTC))
+    except OverflowError as error:
+        raise Misuse(f"its {name!r} is no time from the year 1 to 9999: {value!r}") from error
 
 
 def _stream(found: dict[str, Any]) -> str:
@@ -308,7 +325,7 @@ def _base64(found: dict[str, Any], name: str) -> bytes:
 def _json_text(found: dict[str, Any], name: str, kind: type) -> Any:
     try:
         value = _from_json(_text(found, name))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Misuse(f"its {name!r} is not JSON: {error}") from error
     if not isinstance(value, kind):
         raise Misuse(f"its {name!r} holds a {kind.__name__}, not {value!r}")
@@ -332,4 +349,4 @@ def _payload(found: dict[str, Any]) -> bytes:
         if found.get("datacontenttype") == MSGPACK:
             return _base64(found, "data_base64")
         return _pack(_base64(found, "data_base64"))  # bytes of a kind that we do not know
-    return _pack(found.get("data"))
+    return _packed(found.get("data"))

@@ -30,6 +30,8 @@ class TxnReader:
         self._tables = tables
 
     def get(self, table: str, key: bytes) -> Buffer | None:
+        if not key:  # LMDB has no empty keys, and calls it an error to ask for one
+            return None
         value: Buffer | None = self._txn.get(key, db=self._tables[table])
         return value
 

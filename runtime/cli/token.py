@@ -28,7 +28,7 @@ def new(
     *,
     scope: Annotated[
         tuple[str, ...],
-        Parameter(negative=(), show_default=False, help="read, append:CATEGORY, append:*, kv:BUCKET, kv:*, operate, run or scratch; repeat it for more."),
+        Parameter(negative=(), show_default=False, help="read, append:CATEGORY, append:*, kv:BUCKET, kv:*, blob, operate, run or scratch; repeat it for more."),
     ],
     expires: Annotated[str | None, Parameter(help="When it ends: 30m, 12h, 90d, or a time as 2026-03-01T12:00Z. Without it never.")] = None,
     json: AsJson = False,

@@ -74,6 +74,7 @@ class ServeConfig:
     """
 
     store: str = _text("The store's URL.")
+    blobs: str = _text("Where large objects go, and archives: directory:DIR or ipfs://HOST:PORT. Empty: nowhere.")
     create: bool = _flag(True, "Make the store if there is none.")
     changed: str = _field("refuse", "A projection whose definition has changed: refuse (it stands still) or rebuild.", _one_of("refuse", "rebuild"))
     spent: str = _field("leave", "A model out of restarts: leave (it stands still, the others go on) or fail (the daemon ends).", _one_of("leave", "fail"))
@@ -94,13 +95,15 @@ class ServeConfig:
     head_bytes: int = _number(32 * 1024, 1_024, MIB, "The request line and all headers.")
     body_bytes: int = _number(4 * MIB, 1_024, 256 * MIB, "The body of a request; a larger one is answered 413.", reload=True)
     bodies_bytes: int = _number(64 * MIB, 1_024, 4_096 * MIB, "All bodies that are in memory at one time; who finds no room waits, then 503.", reload=True)
+    blob_bytes: int = _number(1_024 * MIB, 1_024, 1 << 50, "A blob; a larger one is answered 413.", reload=True)
+    blobs_max: int = _number(16, 1, 10_000, "Blobs that come in or go out at one time, up to 16 MiB of memory each; one more waits, then 503.", reload=True)
     page_max: int = _number(1_000, 1, 100_000, "Events, entries or names in a page, however many are asked for.", reload=True)
 
     # -- how long ----------------------------------------------------------------------------
     idle_s: float = _seconds(60, 86_400, "A connection on which nothing is asked is closed; also the time for a request's head, and for TLS.")
-    body_s: float = _seconds(30, 86_400, "The time for a request's body to arrive; then 408.", reload=True)
+    body_s: float = _seconds(30, 86_400, "The time for a request's body to arrive (of a blob, for each MiB); then 408.", reload=True)
     send_s: float = _seconds(30, 86_400, "Who does not take what it asked for, for so long, is cut off.")
-    answer_s: float = _seconds(60, 86_400, "The time for an answer (not of live streams); then 503.", reload=True)
+    answer_s: float = _seconds(60, 86_400, "The time for an answer (not of live streams, nor of the bytes of a blob); then 503.", reload=True)
     wait_s: float = _seconds(30, 86_400, "How long a request may wait for a model to reach a position, at most.", reload=True)
     alive_s: float = _seconds(15, 3_600, "A live stream that has nothing to say says so after this long.", reload=True)
     drain_s: float = _seconds(5, 3_600, "From SIGTERM to the end: requests finish, projections save, leases are given back.")

@@ -76,6 +76,7 @@ async def serve(
             async with open_runtime(
                 config.store,
                 app,
+                blobs=config.blobs or None,
                 environment=environment,
                 limits=config.limits_in_time(),
                 changed=config.changed,  # type: ignore[arg-type]

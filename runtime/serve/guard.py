@@ -133,6 +133,8 @@ def _suffices(need: str, scopes: Scopes, path: dict[str, str]) -> bool:
             return scopes.may_read()
         case "operate":
             return scopes.may_operate()
+        case "blob":
+            return scopes.may_put_blobs()
         case "append":
             return scopes.may_append(path["stream"])
         case "kv":

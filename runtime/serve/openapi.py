@@ -9,6 +9,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 import attrs
 import msgspec
 
+from perdure.backends.blobs.ref import OCTETS
 from perdure.backends.http.wire import MEDIA_TYPE as WIRE
 from perdure.runtime.serve.operation import Operation
 from perdure.runtime.serve.problems import MEDIA_TYPE
@@ -18,6 +19,7 @@ from perdure.runtime.serve.shapes import Problem
 COMMON: Final = (400, 403, 421, 431)
 WITH_TOKEN: Final = (401, 429)
 WITH_BODY: Final = (408, 413, 415)
+WITH_BLOB: Final = (408, 413)
 REFERENCE: Final = "#/components/schemas/{name}"
 TITLES: Final = {
     400: "The request is wrong.",
@@ -35,6 +37,7 @@ TITLES: Final = {
     422: "Understood, and not possible.",
     431: "The head of the request is too large.",
     429: "Too many wrong tokens.",
+    500: "What is stored is damaged.",
     503: "Not now: try again.",
     504: "In doubt: ask again with the same Idempotency-Key.",
     507: "The store is full.",
@@ -94,6 +97,8 @@ def _operation(one: Operation, schema: dict[type, Any]) -> dict[str, Any]:
     if one.need:
         told["security"] = [{"token": []}]
         told["description"] = f"Scope: {one.need}." if one.need != "any" else "Scopes: those of each write."
+    if one.blob:
+        told["requestBody"] = {"required": True, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
     if one.body is not None or one.any_body:
         content: dict[str, Any] = {JSON: {"schema": schema[one.body] if one.body is not None else {}}}
         if one.wire:
@@ -151,7 +156,7 @@ def _responses(one: Operation, schema: dict[type, Any]) -> dict[str, Any]:
     if one.live:
         found["200"] = {"description": "Server-sent events.", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}}
     problem = {"content": {MEDIA_TYPE: {"schema": schema[Problem]}}}
-    body = WITH_BODY if one.body is not None or one.any_body else ()
+    body = WITH_BODY if one.body is not None or one.any_body else WITH_BLOB if one.blob else ()
     for status in sorted({*COMMON, *(WITH_TOKEN if one.need else ()), *body, *((404,) if "{" in one.path else ()), *one.problems}):
         found.setdefault(str(status), {"description": TITLES[status], **problem})
     return found

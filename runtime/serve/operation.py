@@ -32,6 +32,8 @@ class Call:
     address: str
     """Where it comes from."""
     now_us: int
+    receive: Callable[[], Awaitable[Any]]
+    """The body as it comes, where the operation takes a blob."""
 
 
 @attrs.frozen
@@ -63,6 +65,8 @@ class Operation:
     """CloudEvents may come in, or go out."""
     wire: bool = False
     """The body is handed on as it is, in the media type of the wire, and may be as large as a commit; *body* says what is in it."""
+    blob: bool = False
+    """The body is a blob of any media type: the operation receives it piece by piece."""
     live: bool = False
     """The answer is a stream of server-sent events."""
     headers: tuple[Header, ...] = ()

@@ -159,6 +159,11 @@ def too_large(most: int) -> Refused:
     return Refused(413, "too-large", "the body is too large", f"a body has at most {most:,} bytes here (body_bytes): send several")
 
 
+def blob_too_large(most: int) -> Refused:
+    """The refusal of a large blob."""
+    return Refused(413, "too-large", "the blob is too large", f"a blob has at most {most:,} bytes here (blob_bytes): nothing was kept")
+
+
 async def read_body(receive: Callable[[], Awaitable[Any]], most: int, body_s: float) -> bytes:
     """The whole body.
 

@@ -3,6 +3,7 @@
     read               the log, streams and models
     append:CATEGORY    events for the streams of a category; append:* for all
     kv:BUCKET          the entries of a bucket, to read and to write; kv:* for all
+    blob               blobs, to put them (to get them is `read`)
     operate            status, audit, and what else is an operator's
     run                what a runtime elsewhere keeps for its projections, leases and named subscriptions
     scratch            stores of its own, for `perdure conformance`; nothing of the store
@@ -21,9 +22,10 @@ from perdure.backends.event import category_of
 
 READ: Final = "read"
 OPERATE: Final = "operate"
+BLOB: Final = "blob"
 RUN: Final = "run"
 SCRATCH: Final = "scratch"
-ALL: Final = (READ, "append:*", "kv:*", OPERATE, RUN, SCRATCH)
+ALL: Final = (READ, "append:*", "kv:*", BLOB, OPERATE, RUN, SCRATCH)
 
 
 def _checked(scopes: Iterable[str]) -> tuple[str, ...]:
@@ -37,13 +39,13 @@ def check_scope(scope: str) -> str:
       Misuse: it is none.
     """
     kind, colon, name = scope.partition(":")
-    if scope in (READ, OPERATE, RUN, SCRATCH):
+    if scope in (READ, BLOB, OPERATE, RUN, SCRATCH):
         return scope
     if kind in ("append", "kv") and colon:
         if name != "*":
             check_name("category" if kind == "append" else "bucket name", name, 255, own=False)
         return scope
-    raise Misuse(f"{scope!r} is no scope: read, append:CATEGORY, append:*, kv:BUCKET, kv:*, operate, run and scratch are")
+    raise Misuse(f"{scope!r} is no scope: read, append:CATEGORY, append:*, kv:BUCKET, kv:*, blob, operate, run and scratch are")
 
 
 @attrs.frozen
@@ -57,6 +59,9 @@ class Scopes:
 
     def may_operate(self) -> bool:
         return OPERATE in self.names
+
+    def may_put_blobs(self) -> bool:
+        return BLOB in self.names
 
     def may_run(self) -> bool:
         return RUN in self.names

@@ -124,6 +124,8 @@ class Service:
     failures: Failures = attrs.field(factory=Failures)
     turns: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PAGES_AT_ONCE))
     """One for each page that is being made."""
+    _blobs: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+    """One for each blob that goes in or out."""
     counted: Counted = attrs.field(factory=Counted)
     health: Health = attrs.field(factory=Health)
     log_lines_lost: Callable[[], int] = lambda: 0
@@ -157,6 +159,23 @@ class Service:
         """The largest body of the wire: the largest commit has room."""
         most = max(self.config.body_bytes, self.rt.limits.commit_bytes + OVERHEAD_BYTES)
         return min(most, self.config.bodies_bytes)
+
+    @asynccontextmanager
+    async def carrying(self) -> AsyncIterator[None]:
+        """While the body runs one more blob goes in or out: each needs some MiB.
+
+        Raises:
+          Refused: there were too many, for too long.
+        """
+        self._blobs.total_tokens = self.config.blobs_max
+        with trio.move_on_after(ROOM_WAIT_S) as waiting:
+            await self._blobs.acquire_on_behalf_of(mine := object())
+        if waiting.cancelled_caught:
+            raise Refused(503, "busy", "too many blobs are under way: try again")
+        try:
+            yield
+        finally:
+            self._blobs.release_on_behalf_of(mine)
 
     @property
     def followers(self) -> int:

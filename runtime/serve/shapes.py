@@ -238,6 +238,15 @@ class Stored:
 
 
 @attrs.frozen(slots=False)
+class Blob:
+    """A blob that is kept: a `BlobRef`, as events and values hold it."""
+
+    cid: str
+    size_bytes: Annotated[int, Meta(ge=0)]
+    media_type: str
+
+
+@attrs.frozen(slots=False)
 class Change:
     """A key that changed: `value` is its value then; `deleted`: it has none."""
 

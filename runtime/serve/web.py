@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from perdure.backends.errors import PerdureError
 from perdure.backends.http.wire import MEDIA_TYPE
-from perdure.runtime.serve import entries, logs, metrics, modelling, operating, wire, writing
+from perdure.runtime.serve import blobs, entries, logs, metrics, modelling, operating, wire, writing
 from perdure.runtime.serve.guard import check_head, check_host, check_origin, check_scope, check_token, headers_of, still_valid
 from perdure.runtime.serve.openapi import document, plain_path
 from perdure.runtime.serve.operation import Call, Operation
@@ -34,8 +34,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# What is more specific comes first: `:path` takes all there is. Blobs have their place here, as `blobs.OPERATIONS`.
-PARTS: Final = (writing, logs, entries, modelling, wire, operating, metrics)
+# What is more specific comes first: `:path` takes all there is.
+PARTS: Final = (writing, logs, entries, modelling, blobs, wire, operating, metrics)
 OPERATIONS: Final[tuple[Operation, ...]] = tuple([one for part in PARTS for one in part.OPERATIONS])
 
 UNKNOWN: Final = "(none)"
@@ -169,7 +169,9 @@ class _Endpoint:
             scopes, token = check_token(service, headers, address, now_us)
             check_scope(need, scopes, path)
         query = query_of(scope["query_string"], operation.query)
-        call = Call(service, headers, path, query, None, scopes, lambda: not need or still_valid(service, token, _now_us()), address, now_us)
+        call = Call(service, headers, path, query, None, scopes, lambda: not need or still_valid(service, token, _now_us()), address, now_us, receive)
+        if operation.blob:
+            return await _run(operation, call)  # its body has bounds of its own
         with trio.move_on_after(service.config.answer_s):
             if operation.body is None and not operation.any_body:
                 return await _run(operation, call)

@@ -25,6 +25,7 @@ from perdure.runtime.serve.represent import CLOUDEVENT, names
 
 T = TypeVar("T")
 
+_unpack_meta = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _unpack = msgspec.msgpack.Decoder().decode
 _from_json = msgspec.json.Decoder().decode
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -62,15 +63,18 @@ def _cloudevents(raw: bytes, media_type: str) -> list[bytes]:
         return [raw]
     try:
         return [bytes(one) for one in _raw_list(raw)]
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Misuse(f"the body is no list of CloudEvents: {error}") from error
 
 
 def _of_cloudevent(raw: bytes) -> NewEvent:
     event: Foreign = foreign_of(raw)
     extra = event.extra
-    occurred = None if extra.occurred_us is None else to_datetime(extra.occurred_us)
-    return NewEvent(_unpack(event.payload), event.type, extra.tags, _unpack(extra.meta), occurred, extra.id)
+    try:
+        occurred = None if extra.occurred_us is None else to_datetime(extra.occurred_us)
+        return NewEvent(_unpack(event.payload), event.type, extra.tags, _unpack_meta(extra.meta), occurred, extra.id)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise Misuse(f"a CloudEvent's payload, meta or time is none: {error}") from error
 
 
 @contextmanager

@@ -85,6 +85,7 @@ async def test_a_revoked_token_is_refused_and_its_streams_end():
     assert problem(answer) == (401, "token-wrong")
 
 
+BLOB = "bafkreihnfovfxjibh4sqb4yojj6pnp7fm26jh4fdejjktdrhhpzgyuqo4u"
 # (scope, method, path, body, whether it suffices)
 MAY = [
     ("read", "GET", "/v1/log", None, True),
@@ -101,6 +102,11 @@ MAY = [
     ("operate", "GET", "/v1/status", None, True),
     ("operate", "GET", "/v1/log", None, False),
     ("read", "GET", "/v1/streams/$audit", None, False),
+    ("blob", "POST", "/v1/blobs", 1, True),
+    ("read", "POST", "/v1/blobs", 1, False),
+    ("read", "PUT", f"/v1/blobs/{BLOB}", 1, False),
+    ("blob", "GET", f"/v1/blobs/{BLOB}", None, False),
+    ("read", "GET", f"/v1/blobs/{BLOB}", None, True),
     ("append:order", "POST", "/v1/commit", {"appends": [{"stream": "order-1", "events": []}, {"stream": "other", "events": []}]}, False),
     ("append:order", "POST", "/v1/commit", {"appends": [{"stream": "order-1", "events": []}]}, True),
     ("append:order", "POST", "/v1/commit", {"puts": [{"bucket": "stock", "key": "a"}]}, False),
@@ -109,12 +115,12 @@ MAY = [
 
 
 @pytest.mark.parametrize(("scope", "method", "path", "body", "suffices"), MAY)
-async def test_a_scope_permits_what_it_says(scope, method, path, body, suffices):
-    async with running() as daemon, daemon.client(await daemon.make_token(scope)) as client:
+async def test_a_scope_permits_what_it_says(scope, method, path, body, suffices, tmp_path):
+    async with running(blobs=f"directory:{tmp_path}/blobs") as daemon, daemon.client(await daemon.make_token(scope)) as client:
         answer = await client.request(method, path, **({} if body is None else {"json": body}))
 
     assert (answer.status_code == 403) is not suffices
-    assert answer.status_code in (200, 403)
+    assert answer.status_code in (200, 201, 403, 404)
 
 
 async def test_perdures_own_names_are_not_for_anybody():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import httpx2
+import msgspec
 import pytest
 import trio
 
@@ -252,3 +255,43 @@ def test_every_operation_is_described():
         (method, path) for path, methods in described["paths"].items() for method in methods
     }
     assert described["components"]["schemas"]["CommitBody"]["additionalProperties"] is False
+
+
+def packed(value):
+    return b64encode(msgspec.msgpack.encode(value)).decode()
+
+
+# What of a CloudEvent cannot be stored, beside its required attributes.
+UNFIT = [
+    {"x": 1 << 70},
+    {"data": 1 << 70},
+    {"meta": '{"a": 1180591620717411303424}'},
+    {"meta": "[" * 20_000},
+    {"extra": "AAAA"},
+    {"extra": packed([[], 1 << 62])},
+    {"extra": packed([[], None, None, 1])},
+    {"datacontenttype": "application/msgpack", "data_base64": "wQ=="},
+    {"time": "0001-01-01T00:00:00+14:00"},
+    {"time": "9999-12-31T23:59:59-14:00"},
+]
+
+
+@pytest.mark.parametrize("more", UNFIT)
+async def test_a_cloudevent_that_does_not_fit_is_the_senders_mistake(more):
+    event = {"specversion": "1.0", "id": "a", "source": "b", "type": "t", **more}
+
+    async with running() as daemon, daemon.client() as client:
+        answer = await client.post("/v1/streams/a", json=event, headers={"content-type": "application/cloudevents+json"})
+
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:perdure:problem:misuse")
+
+
+@pytest.mark.parametrize("kind", ["memory:", "lmdb:"])
+@pytest.mark.parametrize("name", ["", "x" * 400, "ä" * 400, "a\0b"])
+@pytest.mark.parametrize("what", ["type", "stream", "category", "tag"])
+async def test_what_no_event_can_have_selects_none(tmp_path, kind, name, what):
+    async with running(kind if kind == "memory:" else f"{kind}{tmp_path}/store") as daemon, daemon.client() as client:
+        await client.post("/v1/streams/a-1", json=events({**PLACED, "tags": ["t"]}))
+        answer = await client.get("/v1/log", params={what: name})
+
+    assert answer.status_code == 400 or (answer.status_code, answer.json()["events"]) == (200, [])

@@ -92,6 +92,13 @@ async def effect_of_spent(tmp_path):
 
 
 @shows
+async def effect_of_blobs(tmp_path):
+    async with running(blobs=f"directory:{tmp_path / 'blobs'}") as daemon, daemon.client() as client:
+        assert (await client.post("/v1/blobs", content=b"a cat")).status_code == 201
+        assert [file.read_bytes() for file in (tmp_path / "blobs" / "blobs").rglob("baf*")] == [b"a cat"]
+
+
+@shows
 async def effect_of_listen(tmp_path):
     async with running(listen=("127.0.0.1:0", "127.0.0.2:0")) as daemon, daemon.client() as client:
         assert [url.rpartition(":")[0] for url in daemon.service.urls] == ["http://127.0.0.1", "http://127.0.0.2"]
@@ -184,6 +191,24 @@ async def effect_of_bodies_bytes(tmp_path):
             small = await client.put("/v1/kv/b/k", json="a")
 
     assert (large.status_code, small.status_code) == (503, 200)
+
+
+@shows
+async def effect_of_blob_bytes(tmp_path):
+    async with running(blobs=f"directory:{tmp_path / 'blobs'}", blob_bytes=2_000, body_bytes=1_024) as daemon, daemon.client() as client:
+        assert [(await client.post("/v1/blobs", content=b"a" * size)).status_code for size in (2_000, 2_001)] == [201, 413]
+
+
+@shows
+async def effect_of_blobs_max(tmp_path):
+    async with running(blobs=f"directory:{tmp_path / 'blobs'}", blobs_max=1) as daemon, daemon.client() as client:
+        async with await trio.open_tcp_stream("127.0.0.1", int(daemon.url.rpartition(":")[2])) as held:
+            await held.send_all(post(daemon, "Content-Length: 9").replace(b"/v1/streams/a", b"/v1/blobs"))
+            await trio.sleep(0.1)
+            assert (await client.post("/v1/blobs", content=b"a")).status_code == 503
+            await held.send_all(b"a" * 9)
+            assert (await held.receive_some(12)) == b"HTTP/1.1 201"
+        assert (await client.post("/v1/blobs", content=b"a")).status_code == 201
 
 
 @shows

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import ssl
 import subprocess
 import time
+from contextlib import ExitStack
 
 import attrs
 import httpx2
@@ -20,8 +22,8 @@ STORE = ("--store", "lmdb:store", "--listen", "127.0.0.1:0")
 PLACED = {"events": [{"type": "placed", "data": {"customer": "ada", "cents": 5}}]}
 
 
-def client_of(folder, url):
-    token = perdure("token", "new", "lmdb:store", "all", *(f"--scope={one}" for one in ("read", "append:*", "kv:*", "operate")), folder=folder).stdout.strip()
+def client_of(folder, url, store="lmdb:store"):
+    token = perdure("token", "new", store, "all", *(f"--scope={one}" for one in ("read", "append:*", "kv:*", "operate")), folder=folder).stdout.strip()
     return httpx2.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=20)
 
 
@@ -201,6 +203,72 @@ def test_two_share_the_work_and_either_may_end(tmp_path, end):
     assert all({states[0][name], states[1][name]} == {"running", "standing by"} for name in ("revenue", "accounts"))
     assert (seen, after) == ([{"cents": 5}] * 2, {"cents": 10})
     assert alone[0]["here"]
+
+
+LEASE_S = 3.0
+
+
+def both_told(clients):
+    """Whether each daemon's status shows both, and each model runs in exactly one of them and waits in the other."""
+    if any(len(one.get("/v1/status").json()["daemons"]) != 2 for one in clients):
+        return False
+    states = [running_in(one) for one in clients]
+    return all(sorted(one[name] for one in states) == ["running", "standing by"] for name in ("revenue", "accounts"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [7])
+def test_two_share_one_server_and_either_may_be_killed_at_any_time(tmp_path, database, seed):
+    """Round by round the one that runs the models ends, while both are written to: the other runs them within the lease time and 2 s.
+
+    Nothing is lost, and nothing folded twice.
+    """
+    draw = random.Random(seed)
+    arguments = ("--store", database, "--listen", "127.0.0.1:0", "--set", f"limits.lease_s={LEASE_S}")
+    ends = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGTERM]
+    draw.shuffle(ends)
+    stored, handed_over_s = 0, []
+    with ExitStack() as stack:
+        daemons = [stack.enter_context(process(tmp_path, *arguments)) for _ in range(2)]
+        with client_of(tmp_path, "http://any", database) as made:
+            headers = made.headers
+
+        def client(number):
+            return stack.enter_context(httpx2.Client(base_url=daemons[number].url, headers=headers, timeout=20))
+
+        def append(one):
+            nonlocal stored
+            answer = one.post("/v1/streams/order-1", json=PLACED)
+            assert answer.status_code == 200, answer.text
+            stored += 1
+
+        clients = [client(0), client(1)]
+        for number in ends:
+            wait_until(lambda: both_told(clients), 30)
+            victim = 0 if "running" in running_in(clients[0]).values() else 1
+            ran = [name for name, state in running_in(clients[victim]).items() if state == "running"]
+            until = time.monotonic() + draw.uniform(0, 1.5)
+            while time.monotonic() < until:
+                append(draw.choice(clients))
+            survivor = clients[1 - victim]
+            daemons[victim].signal(number)
+            began = time.monotonic()
+            if number == signal.SIGTERM:  # it gives back what it holds: no lease has to run out
+                daemons[victim].ended()
+            while not (over := {running_in(survivor)[name] for name in ran} <= {"running"}) and time.monotonic() < began + 20:
+                append(survivor)
+            assert over
+            handed_over_s.append(time.monotonic() - began)
+            daemons[victim].ended()
+            wait_until(lambda: len(survivor.get("/v1/status").json()["daemons"]) == 1, 20)  # noqa: B023 - asked at once
+            daemons[victim] = stack.enter_context(process(tmp_path, *arguments))
+            clients[victim] = client(victim)
+        wait_until(lambda: both_told(clients), 30)
+        position = clients[0].get("/v1/head").json()["head"]
+        sums = [one.get(f"/v1/models/revenue?wait_for={position}").json()["state"] for one in clients]
+
+    assert max(handed_over_s) < LEASE_S + 2, handed_over_s
+    assert sums == [{"cents": 5 * stored}] * 2
 
 
 # -- TLS -------------------------------------------------------------------------------------

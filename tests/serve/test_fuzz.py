@@ -29,8 +29,8 @@ MIB = 1 << 20
 def daemon(tmp_path_factory):
     """A daemon as a process, with (url, token, pid)."""
     folder = tmp_path_factory.mktemp("fuzzed")
-    made = perdure("token", "new", "lmdb:store", "all", *(f"--scope={one}" for one in ("read", "append:*", "kv:*", "operate")), folder=folder)
-    bounds = ("body_s=2", "idle_s=3", "send_s=3", "bodies_bytes=16777216", "connections_max=1300", "alive_s=0.5")
+    made = perdure("token", "new", "lmdb:store", "all", *(f"--scope={one}" for one in ("read", "append:*", "kv:*", "blob", "operate")), folder=folder)
+    bounds = ("body_s=2", "idle_s=3", "send_s=3", "bodies_bytes=16777216", "connections_max=1300", "alive_s=0.5", "blobs=directory:blobs")
     with process(folder, "--store", "lmdb:store", "--listen", "127.0.0.1:0", *(f"--set={one}" for one in bounds)) as running:
         yield running.url, made.stdout.strip(), running.process.pid
         assert "Traceback" not in (told := "".join(running.told)), told[-8_000:]

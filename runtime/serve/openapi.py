@@ -154,7 +154,8 @@ def _responses(one: Operation, schema: dict[type, Any]) -> dict[str, Any]:
     for status, shape in one.answers.items():
         found[str(status)] = {"description": "Done." if status < 300 else TITLES.get(status, "Unchanged."), **_content(one, shape, schema)}
     if one.live:
-        found["200"] = {"description": "Server-sent events.", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}}
+        # Without a schema: some tools hold it against the whole body, some against each event.
+        found["200"] = {"description": "Server-sent events.", "content": {EVENT_STREAM: {}}}
     problem = {"content": {MEDIA_TYPE: {"schema": schema[Problem]}}}
     body = WITH_BODY if one.body is not None or one.any_body else WITH_BLOB if one.blob else ()
     for status in sorted({*COMMON, *(WITH_TOKEN if one.need else ()), *body, *((404,) if "{" in one.path else ()), *one.problems}):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import requests
 import schemathesis
 import trio
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +25,8 @@ EXAMPLES = int(os.environ.get("SERVE_EXAMPLES", "15"))
 PLACED = {"events": [{"type": "placed", "data": {"customer": "ada", "cents": 5}}]}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 MIB = 1 << 20
+LIVE_S = 0.2
+LIVE_BYTES = 4_096
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,77 @@ def test_every_answer_is_as_documented(daemon, method, path):
 
     check()
     assert sent
+
+
+def live_operations():
+    """The live streams for everybody; those of the wire are a client's."""
+    from perdure.runtime.serve.openapi import plain_path
+    from perdure.runtime.serve.web import OPERATIONS
+
+    return [plain_path(one.path) for one in OPERATIONS if one.live and one.path.startswith("/v1/follow/")]
+
+
+def begun(answer):
+    """The first pieces of a live answer, which is left then; all of another one."""
+    if answer.headers.get("content-type") != "text/event-stream":
+        return answer.content
+    raw, until = b"", time.monotonic() + LIVE_S
+    for piece in answer.iter_content(chunk_size=None):
+        raw += piece
+        if time.monotonic() > until or len(raw) > LIVE_BYTES:
+            return raw
+    return raw
+
+
+def complaints(raw):
+    """The lines of a live answer that are none of server-sent events, and data that is not JSON."""
+    found = []
+    for line in raw.split(b"\n")[:-1]:
+        name, colon, rest = line.partition(b": ")
+        if line and not (colon and (name in (b"", b"retry", b"event") or (name == b"id" and rest.isdigit()) or (name == b"data" and is_json(rest)))):
+            found.append(line)
+    return found
+
+
+def is_json(text):
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("path", live_operations())
+def test_every_live_answer_is_as_documented(daemon, client, path):
+    """What of it comes in a moment, that is: it does not end. Some drawn names are of what there is, so that something lives."""
+    url, token, _ = daemon
+    client.post("/v1/streams/order-1", json=PLACED)
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operation = schema[path]["GET"]
+    real = st.sampled_from([{}, {"name": "revenue", "bucket": "stock"}, {"name": "accounts", "bucket": "$tokens"}])
+    statuses = set()
+
+    @given(case=st.one_of(operation.as_strategy(), operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)), names=real)
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    def check(case, names):
+        case.path_parameters = {**(case.path_parameters or {}), **{name: one for name, one in names.items() if f"{{{name}}}" in path}}
+        request = case.as_transport_kwargs(headers={**dict(case.headers or {}), "Authorization": f"Bearer {token}"})
+        with requests.request(**request, stream=True, timeout=10) as answer:
+            raw = begun(answer)
+            answer._content = raw
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=CHECKS)
+        assert answer.status_code != 200 or complaints(raw) == []
+
+    check()
+    with client.stream("GET", path.format(name="revenue", bucket="stock")) as answer:
+        statuses.add(answer.status_code)
+    assert 200 in statuses
+
+
+def test_a_live_answer_that_is_none_would_be_found():
+    assert complaints(b": perdure\nretry: 1000\n\nid: 7\ndata: {}\n\nevent: problem\ndata: 1\n\n") == []
+    assert complaints(b"id: x\ndata: {\n\nnonsense\n") == [b"id: x", b"data: {", b"nonsense"]
 
 
 def test_an_answer_that_is_not_documented_would_be_found(daemon):

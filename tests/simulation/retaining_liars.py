@@ -55,7 +55,7 @@ def asks_no_consumer(patch):
         return []
 
     patch.setattr(engine, "_judge_cut", judge)
-    patch.setattr(retention, "_held", nobody)
+    patch.setattr(retention, "consumers", nobody)
 
 
 def takes_one_too_many(patch):

@@ -80,7 +80,7 @@ def pass_all() -> None:
         return []
 
     engine._judge_cut = judge_alone
-    retention._held = nobody
+    retention.consumers = nobody
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined,arg-type"
 """Deliberate faults of retention, each as a patch that a simulation must notice."""
 
 from __future__ import annotations

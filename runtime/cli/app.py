@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App
 
-from perdure.runtime.cli import blob, kv, log, model
+from perdure.runtime.cli import blob, hold, kv, log, model
 from perdure.runtime.cli.backup import backup, restore
 from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.conformance import conformance
@@ -38,7 +38,7 @@ Exit codes:
 
 app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
 for command in (
-    *(log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands, stats, verify, compact, retain, backup, restore, export),
+    *(log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands, stats, verify, compact, retain, hold.app, backup, restore, export),
     *(migrate, conformance, bench, simulate),
 ):
     app.command(command)

@@ -72,7 +72,7 @@ def options(command):
 
 
 def test_there_are_commands():
-    assert len(list(commands())) == 28
+    assert len(list(commands())) == 31
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))
@@ -143,4 +143,4 @@ def test_every_example_runs_as_shown(tmp_path, monkeypatch, capsys):
     sys.modules.pop("keeping", None)
     assert "\n".join(wrong) == ""
     left = sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
-    assert left == ["copy", "earlier", "keeping.py", "moved", "restored", "saved", "shop", "shop.jsonl", "shop.py"]
+    assert left == ["copy", "earlier", "keeping.py", "moved", "restored", "saved", "shop", "shop.jsonl", "shop.py", "till"]

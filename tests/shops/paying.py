@@ -88,4 +88,4 @@ if __name__ == "__main__":
     for word, act in (("dies", die_before_a_hold), ("lies", hold_first)):
         if word in sys.argv:
             act()
-    trio.run(main, *sys.argv[1:3])
+    trio.run(main, sys.argv[1], sys.argv[2])

@@ -27,7 +27,13 @@ def pack_hold(hold: Hold) -> bytes:
 
 def held_at(value: bytes) -> int | None:
     """The place that an entry of the buckets of checkpoints or holds registers; None: it is neither, and registers none."""
+    hold = read_hold(value)
+    return None if hold is None else hold.position
+
+
+def read_hold(value: bytes) -> Hold | None:
+    """The same, whole."""
     try:
-        return _unpack(value).position
+        return _unpack(value)
     except msgspec.MsgspecError:
         return None

@@ -15,14 +15,14 @@ import attrs
 import trio
 
 from perdure.backends.blobs.protocol import BlobStore
-from perdure.backends.commit import CHECKPOINTS, HOLDS, Commit, Committed, Cut, propose
+from perdure.backends.commit import Commit, Committed, Cut, propose
 from perdure.backends.errors import BlobsUnavailable, Conflict, Full, InDoubt, Misuse, PerdureError, Truncated, Unavailable
 from perdure.backends.event import Position, Record, category_of
-from perdure.backends.held import held_at
 from perdure.backends.limits import CUT_EVENTS, LIMITS, Limits
 from perdure.backends.progress import Progress, Told, nobody
 from perdure.backends.protocol import Backend, StreamInfo
 from perdure.runtime.archives import write_archive
+from perdure.runtime.consumers import Consumer, consumers
 
 STREAMS_A_STEP: Final = 1_000
 CUTS_A_GROUP: Final = 64
@@ -83,6 +83,15 @@ class Planned:
 
 
 @attrs.frozen
+class Plan:
+    """What may go now. *waiting* events more may by their policies, and *holders* have not passed all of those: the lowest first."""
+
+    planned: tuple[Planned, ...]
+    waiting: int = 0
+    holders: tuple[Consumer, ...] = ()
+
+
+@attrs.frozen
 class Gone:
     """What went of a stream, or (of a dry run) would."""
 
@@ -102,6 +111,10 @@ class Retained:
     held: tuple[str, ...]
     """Streams of which nothing went in the end, and why: somebody registered meanwhile."""
     dry: bool = False
+    waiting: int = 0
+    """So many events more may go by their policies,"""
+    holders: tuple[Consumer, ...] = ()
+    """and these have not passed them all: the lowest first."""
 
     @property
     def events(self) -> int:
@@ -117,33 +130,26 @@ class Retained:
 # -- planning --------------------------------------------------------------------------------
 
 
-async def plan(backend: Backend, policies: Sequence[Retention], *, now_us: int) -> list[Planned]:
-    """What may go now, by stream."""
-    floor = min(await _held(backend), default=await backend.head())
+async def plan(backend: Backend, policies: Sequence[Retention], *, now_us: int) -> Plan:
+    """What may go now, by stream, and what stands against more."""
+    registered = await consumers(backend)
+    floor = min((one.position for one in registered), default=await backend.head())
     covered = {name: await _covered(backend, name) for policy in policies for name in policy.covered_by}
-    found = []
+    found: list[Planned] = []
+    waiting, furthest = 0, Position(0)
     for info in await _streams(backend, policies):
         policy = next((policy for policy in policies if policy.names(info.name)), None)
         if policy is None or info.first > info.last:
             continue
-        until = min([floor, *(covered[name] for name in policy.covered_by)])
+        until = min((covered[name] for name in policy.covered_by), default=None)
         before_us = None if policy.age_s is None else now_us - int(policy.age_s * 1e6)
         last = info.last if policy.count is None else info.last - policy.count
-        seq = await _last_that_goes(backend, info, last, until, before_us)
+        allowed, position = await _last_that_goes(backend, info, last, until, before_us)
+        seq = allowed if position <= floor else (await _last_that_goes(backend, info, allowed, floor, None))[0]
+        waiting, furthest = waiting + allowed - seq, max(furthest, position)
         if seq >= info.first:
             found.append(Planned(info, seq + 1, policy.archive))
-    return found
-
-
-async def _held(backend: Backend) -> list[Position]:
-    """The places of all registered consumers."""
-    places: list[Position] = []
-    for bucket in (CHECKPOINTS, HOLDS):
-        after: bytes | None = None
-        while entries := await backend.scan(bucket, after=after, limit=STREAMS_A_STEP):
-            places += [Position(place) for entry in entries if (place := held_at(entry.value)) is not None]
-            after = entries[-1].key
-    return places
+    return Plan(tuple(found), waiting, tuple(one for one in registered if waiting and one.position < furthest))
 
 
 async def _covered(backend: Backend, name: str) -> Position:
@@ -164,22 +170,22 @@ async def _streams(backend: Backend, policies: Sequence[Retention]) -> list[Stre
     return found
 
 
-async def _last_that_goes(backend: Backend, info: StreamInfo, last: int, until: Position, before_us: int | None) -> int:
-    """The last seq that goes, by halving: position and time only grow along a stream. One read, where nothing does."""
-    low, high = info.first - 1, min(last, info.last)
+async def _last_that_goes(backend: Backend, info: StreamInfo, last: int, until: Position | None, before_us: int | None) -> tuple[int, Position]:
+    """The last seq that goes, and its position, by halving: position and time only grow along a stream. One read, where nothing does."""
+    low, high, position = info.first - 1, min(last, info.last), Position(0)
 
     def goes(record: Record) -> bool:
-        return record.position <= until and (before_us is None or record.at_us < before_us)
+        return (until is None or record.position <= until) and (before_us is None or record.at_us < before_us)
 
     probe = low + 1
     while low < high:
         (record,) = await backend.read_stream(info.name, after=probe - 1, limit=1, bytes_max=1)
         if goes(record):
-            low = probe
+            low, position = probe, record.position
         else:
             high = probe - 1
         probe = (low + high + 1) // 2
-    return low
+    return low, position
 
 
 # -- doing it --------------------------------------------------------------------------------
@@ -207,19 +213,20 @@ async def retain(
       Full, InDoubt: some of it has gone, perhaps; the next run goes on.
     """
     try:
-        planned = await plan(backend, policies, now_us=await backend.now_us())
+        found = await plan(backend, policies, now_us=await backend.now_us())
+        planned = found.planned
         sizes = {one.info.name: await _bytes_of(backend, one, limits, progress) for one in planned}
     except Truncated as error:
         raise Unavailable(f"stream {error.stream!r} was cut by somebody else meanwhile") from error
     gone = [Gone(one.info.name, one.first, one.events, sizes[one.info.name]) for one in planned]
     if dry_run or not planned:
-        return Retained(tuple(gone), None, (), dry_run)
+        return Retained(tuple(gone), None, (), dry_run, found.waiting, found.holders)
     kept = {one.info.name: (one.info, one.first) for one in planned if one.archive}
     if kept and blobs is None:
-        raise Misuse(f"{len(kept):,} streams are to be archived, and there is no blob store: give one, or say archive=False in their Retention")
+        raise Misuse(f"{len(kept):,} streams are to be archived, and there is no blob store: give one (--blobs), or say archive=False in their Retention")
     cid = await write_archive(backend, blobs, kept, limits=limits) if kept and blobs is not None else None
     held = await _cut(backend, planned, cid, ids, progress)
-    return Retained(tuple(one for one in gone if one.stream not in held), cid, tuple(held.values()))
+    return Retained(tuple(one for one in gone if one.stream not in held), cid, tuple(held.values()), False, found.waiting, found.holders)
 
 
 async def _bytes_of(backend: Backend, one: Planned, limits: Limits, progress: Told) -> int:

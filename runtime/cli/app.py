@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cyclopts import App, Group
 
-from perdure.runtime.cli import blob, kv, log, model, token
+from perdure.runtime.cli import blob, hold, kv, log, model, token
 from perdure.runtime.cli.backup import backup, restore
 from perdure.runtime.cli.bench import bench
 from perdure.runtime.cli.completion import completion
@@ -46,7 +46,7 @@ app = App(name="perdure", help=_help(), help_format="plaintext", version=_versio
 OWN: Final = "The command line"
 GROUPS: Final[dict[str, tuple[Any, ...]]] = {
     "Read and write": (log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands),
-    "Look after a store": (stats, verify, compact, retain, backup, restore, migrate, export, import_),
+    "Look after a store": (stats, verify, compact, retain, hold.app, backup, restore, migrate, export, import_),
     "Run": (serve, top, token.commands),
     "Try": (simulate, conformance, bench),
     OWN: (completion,),

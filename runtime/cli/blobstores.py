@@ -10,8 +10,8 @@ from perdure.backends.blobs.urls import open_blobs
 
 
 @asynccontextmanager
-async def archive_store(url: str | None) -> AsyncIterator[BlobStore | None]:
-    """The blob store that *url* names; None for none.
+async def archive_store(url: str | None, *, create: bool = False) -> AsyncIterator[BlobStore | None]:
+    """The blob store that *url* names; None for none. It is made only where something is to be put: *create*.
 
     Raises:
       Misuse: the URL names none.
@@ -19,5 +19,5 @@ async def archive_store(url: str | None) -> AsyncIterator[BlobStore | None]:
     if url is None:
         yield None
         return
-    async with open_blobs(url) as blobs:
+    async with open_blobs(url, create=create) as blobs:
         yield blobs

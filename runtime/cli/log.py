@@ -21,7 +21,7 @@ from perdure.runtime.archives import archived
 from perdure.runtime.cli import out
 from perdure.runtime.cli.blobstores import archive_store
 from perdure.runtime.cli.exits import Exit
-from perdure.runtime.cli.options import AsJson, Believed, Json, Limit, Prefix, Stream, Url, at_least_0, check_limit, expected_of
+from perdure.runtime.cli.options import AsJson, Believed, Json, Limit, Prefix, Stream, Url, WithArchive, at_least_0, check_limit, expected_of
 from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.stores import given_json, reading, writing
 from perdure.runtime.cli.values import as_json, conflict_document, data_of, event_document
@@ -87,7 +87,7 @@ def read(
     after: Annotated[int, Parameter(help="Only events beyond this seq; with --backward only those below it (0: from the end).")] = 0,
     limit: Limit = None,
     backward: Annotated[bool, Parameter(negative=(), show_default=False, help="Newest first.")] = False,
-    with_archive: Annotated[str | None, Parameter(help="A blob store, directory:DIR or ipfs://HOST:PORT: what was cut is read from its archives.")] = None,
+    with_archive: WithArchive = None,
     json: AsJson = False,
 ) -> int:
     """Print the events of a stream.

@@ -19,11 +19,13 @@ from perdure.backends.event import START, Position
 from perdure.backends.limits import LIMITS
 from perdure.backends.protocol import Backend
 from perdure.runtime.app import App
+from perdure.runtime.archives import archived
 from perdure.runtime.cli import out
 from perdure.runtime.cli.apps import load_app
+from perdure.runtime.cli.blobstores import archive_store
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.log import BATCH
-from perdure.runtime.cli.options import AppName, AsJson, Limit, Prefix, Url, at_least_0, check_limit, moment_of
+from perdure.runtime.cli.options import AppName, AsJson, Limit, Prefix, Url, WithArchive, at_least_0, check_limit, moment_of
 from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.stores import reading
 from perdure.runtime.cli.values import as_json
@@ -122,6 +124,7 @@ def at(
     position: Annotated[int | None, Parameter(help="As it was at this position.")] = None,
     time: Annotated[str | None, Parameter(help="As it was at this time: ISO 8601 with a zone, as in 2026-03-01T12:00Z.")] = None,
     limit: Annotated[int, Parameter(help="Of a keyed model: read at most so many positions.")] = 1_000_000,
+    with_archive: WithArchive = None,
     json: AsJson = False,
 ) -> int:
     """Print the state of a model as it was.
@@ -143,7 +146,8 @@ def at(
         raise Misuse("model at takes either --position or --time")
 
     async def command() -> int:
-        async with reading(url) as backend:
+        async with reading(url) as store, archive_store(with_archive) as blobs:
+            backend = archived(store, blobs)
             shelf = Shelf(backend, loaded)
             model = await shelf.take(projection)
             target = await position_of(backend, None if position is None else Position(position), moment)

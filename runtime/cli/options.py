@@ -15,6 +15,7 @@ Stream = Annotated[str, Parameter(help="The stream's name.", allow_leading_hyphe
 Bucket = Annotated[str, Parameter(help="The bucket's name.", allow_leading_hyphen=True)]
 Key = Annotated[str, Parameter(help="The key.", allow_leading_hyphen=True)]
 Json = Annotated[str, Parameter(help="The data as JSON; - reads it from standard input.", allow_leading_hyphen=True)]
+WithArchive = Annotated[str | None, Parameter(help="A blob store, directory:DIR or ipfs://HOST:PORT: what was cut is read from its archives.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), show_default=False, help="Print one JSON document per line.")]
 Prefix = Annotated[str, Parameter(show_default=False, help="Only names that begin so.")]
 Limit = Annotated[int | None, Parameter(help="At most so many.")]

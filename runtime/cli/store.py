@@ -10,11 +10,13 @@ from cyclopts import Parameter
 
 from perdure.backends.protocol import Backend, State, StoreStatus
 from perdure.backends.recovery import Recovery
+from perdure.runtime.archives import archived
 from perdure.runtime.cli import out
 from perdure.runtime.cli.apps import load_app
+from perdure.runtime.cli.blobstores import archive_store
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.log import BATCH
-from perdure.runtime.cli.options import AsJson, Url
+from perdure.runtime.cli.options import AsJson, Url, WithArchive
 from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.stores import reading
 from perdure.runtime.compact import compact as compact_store
@@ -103,6 +105,7 @@ def verify(
     /,
     *,
     app: Annotated[str | None, Parameter(name="--app", help="Where an App is: module:name. Its models are held against the log.")] = None,
+    with_archive: WithArchive = None,
     json: AsJson = False,
 ) -> int:
     """Read everything and check it.
@@ -119,10 +122,10 @@ def verify(
     models = None if app is None else load_app(app)
 
     async def command() -> int:
-        async with reading(_walked(url)) as backend:
+        async with reading(_walked(url)) as backend, archive_store(with_archive) as blobs:
             with out.told(f"verifying {url}") as progress:
                 problems = await backend.verify(progress)
-                reports = [] if models is None else await verify_models(backend, models, progress=progress)
+                reports = [] if models is None else await verify_models(archived(backend, blobs), models, progress=progress)
                 head = await backend.head()
         problems += [problem for report in reports for problem in report.problems]
         if json:
@@ -153,7 +156,7 @@ def compact(url: Url, /, *, json: AsJson = False) -> int:
 
         perdure compact lmdb:shop
 
-    JSON: url, used_before, used_after, file_before, file_after, steps, kept.
+    JSON: url, used_before, used_after, file_before, file_after, steps, kept, young_s.
     """
 
     async def command() -> int:
@@ -169,6 +172,7 @@ def compact(url: Url, /, *, json: AsJson = False) -> int:
                     ("file", f"{told_bytes(report.file_before)}, now {told_bytes(report.file_after)}"),
                     ("upkeep", f"{report.steps:,} slices"),
                     ("given back", "yes" if not report.kept else f"no: {report.kept}"),
+                    *([("left", f"what was cut of events younger than {report.young_s / 60:g} minutes: compact again then")] if report.young_s else []),
                 ]
             )
         return Exit.DONE

@@ -63,7 +63,7 @@ class RetainedWitness:
     async def _hold(self, backend: Backend, life: Life, draw: Random) -> None:
         entry = await backend.get(HOLDS, _HOLD)
         place = 0 if entry is None else held_at(entry.value) or 0
-        write = Put(HOLDS, _HOLD, pack_hold(Hold(draw.randint(place, max(place, await backend.head())))))
+        write: Put[bytes] = Put(HOLDS, _HOLD, pack_hold(Hold(draw.randint(place, max(place, await backend.head())))))
         await backend.commit([propose([write], id=life.environment.ids(), at_us=await backend.now_us(), own=True)])
 
     @asynccontextmanager

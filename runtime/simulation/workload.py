@@ -11,7 +11,7 @@ import trio
 
 from perdure.backends.commit import ANY, EXISTS, Append, Appended, Check, Put, Unless
 from perdure.backends.errors import ConditionTooBroad, Conflict, Full, InDoubt, KeyReused, Misuse, ModelFaulted, Truncated, Unavailable
-from perdure.backends.event import START
+from perdure.backends.event import START, Position
 from perdure.backends.schema import event_type
 from perdure.backends.selector import EVERYTHING, of
 from perdure.runtime.app import App
@@ -176,7 +176,7 @@ class _Session:
                 try:
                     [event.position async for event in self._rt.read_all(EVERYTHING, limit=20)]
                 except Truncated as error:
-                    [event.position async for event in self._rt.read_all(EVERYTHING, limit=20, after=error.position)]
+                    [event.position async for event in self._rt.read_all(EVERYTHING, limit=20, after=Position(error.position))]
             case _:
                 scan = await self._rt.kv(BUCKET, str).scan()
                 if any(entry.revision > scan.revision for entry in scan.entries):

@@ -65,7 +65,7 @@ def options(command):
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) == 34
+    assert len(COMMANDS) == 37
 
 
 def test_the_reference_is_what_the_commands_say():
@@ -143,6 +143,9 @@ WITHOUT_EXAMPLE = [
     f"perdure blob delete directory:blobs {LETTER} --json",
     "perdure compact lmdb:shop --json",
     "perdure retain lmdb:shop --app keeping:app --dry-run --json",
+    "perdure hold put lmdb:shop audit --why 'case 18' --json",
+    "perdure hold list lmdb:shop --json",
+    "perdure hold drop lmdb:shop audit --json",
     "perdure verify lmdb:shop --app shop:app --json",
     "perdure backup lmdb:shop saved-again --json",
     "perdure restore saved-again lmdb:restored-again --json",
@@ -203,6 +206,6 @@ def test_every_example_runs_as_shown_and_documents_are_as_described(tmp_path, mo
     sys.modules.pop("keeping", None)
 
     assert "\n".join(wrong) == ""
-    assert left == ["copy", "earlier", "keeping.py", "moved", "restored", "saved", "shop", "shop.jsonl", "shop.py"]
+    assert left == ["copy", "earlier", "keeping.py", "moved", "restored", "saved", "shop", "shop.jsonl", "shop.py", "till"]
     assert {name: other for name, documents in printed.items() if (other := [sorted(one) for one in documents if not is_documented(name, one)])} == {}
     assert sorted(name for name in COMMANDS if not printed.get(name)) == NOT_HELD

@@ -61,7 +61,7 @@ def at(policies, planned):
 
 
 async def planned(desk, *policies):
-    return {one.info.name: one.first for one in await plan(desk.backend, policies, now_us=await desk.backend.now_us())}
+    return {one.info.name: one.first for one in (await plan(desk.backend, policies, now_us=await desk.backend.now_us())).planned}
 
 
 # -- what may go -----------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined,arg-type"
 """Deliberate faults of retention, each as a patch that a simulation must notice."""
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def asks_no_consumer(patch):
         return []
 
     patch.setattr(engine, "_judge_cut", judge)
-    patch.setattr(retention, "_held", nobody)
+    patch.setattr(retention, "consumers", nobody)
 
 
 def takes_one_too_many(patch):

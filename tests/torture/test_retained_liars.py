@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from torment.faults import retained
@@ -12,7 +14,7 @@ pytestmark = [pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize(("lies", "told"), [("loses", "cannot be read: Truncated"), ("passes", "was cut up to position")])
-def test_a_liar_is_caught(tmp_path, lies, told):
+def test_a_liar_is_caught(tmp_path: Path, lies: str, told: str) -> None:
     tally = Tally(30, 5, tmp_path)
 
     retained.run(STORES[0], tally, lies=lies)

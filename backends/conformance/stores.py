@@ -16,7 +16,7 @@ from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
 from perdure.backends.urls import open_backend, split_url
 
-KIT_LIMITS = Limits(view_s=1, gate_s=1)
+KIT_LIMITS = Limits(view_s=3, gate_s=1)
 """Views are cut sooner than by default, and the right to write is waited for shorter, so that their laws need not wait for long."""
 KIT_SEGMENT = "256KiB"
 """Log files are smaller than by default, so that the laws meet more of them."""

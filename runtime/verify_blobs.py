@@ -5,7 +5,7 @@ Archives are referred to by the rows of the streams that were cut, and by newer 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -113,7 +113,7 @@ class _Found:
             cursor = page.examined
             progress(Progress("the log", cursor, head))
             await trio.lowlevel.checkpoint()
-        left_out = [text async for text in self._of_archives(store, progress)]
+        left_out = await self._of_archives(store, progress)
         done = 0
         try:
             async with store.moment() as moment:
@@ -126,9 +126,10 @@ class _Found:
             left_out.append(f"values and states of {store!r}, which has no images: a blob that only they refer to is told as unreferenced")
         return left_out
 
-    async def _of_archives(self, store: Backend, progress: Told) -> AsyncIterator[str]:
+    async def _of_archives(self, store: Backend, progress: Told) -> list[str]:
         """The archives that streams lead to, and what is in them; what could not be read."""
         waiting = {info.archive: f"stream {info.name!r}" for info in await cut_streams(store) if info.archive}  # read after the log: nothing goes between them
+        left_out: list[str] = []
         while waiting:
             cid, place = waiting.popitem()
             if cid in self.archives:
@@ -136,7 +137,7 @@ class _Found:
             self.archives.add(cid)
             progress(Progress("archives", len(self.archives)))
             if cid in self._damaged:
-                yield f"archive {cid}, which is damaged, and those that it leads to"
+                left_out.append(f"archive {cid}, which is damaged, and those that it leads to")
                 continue
             try:
                 one = await open_archive(self._blobs, cid)
@@ -149,6 +150,7 @@ class _Found:
                 self.missing.append(str(error))
             else:
                 waiting |= {part.previous: f"archive {cid}" for part in one.index.streams.values() if part.previous}
+        return left_out
 
     def _of_record(self, record: Record) -> None:
         place = f"event {record.seq} of stream {record.stream!r}"

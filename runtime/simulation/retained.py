@@ -128,7 +128,7 @@ class RetainedWitness:
         kept = [name for name in names if next((policy.archive for policy in self._policies if policy.names(name)), True)]
         try:
             for name in kept:
-                read = [record async for record in _of_stream(archived, name) if record.position <= last]
+                read = [record for record in await _of_stream(archived, name) if record.position <= last]
                 self._compare(f"stream {name}", [record for record in whole if record.stream == name], read)
             if len(kept) == len(names):
                 self._compare("the log", whole, [record for record in await _left(archived, over_cuts=False) if record.position <= last])
@@ -141,7 +141,7 @@ class RetainedWitness:
             missing = [int(record.position) for record in wanted if record.position not in there]
             self._world.violate(laws.ARCHIVED, f"{what} with its archives is not what it was: positions {missing[:9]} of {len(wanted)} are missing")
 
-    async def judge_at_rest(self, rt: Runtime, life: Life) -> AsyncIterator[tuple[str, str]]:
+    async def judge_at_rest(self, rt: Runtime, life: Life) -> None:
         """A dry run names what goes, no more and no less; then what has gone goes from the disk too, and models are what they were."""
         await trio.sleep(REST_S)
         backend, blobs = _Standing(rt.backend, await rt.backend.now_us()), rt._blobs
@@ -152,16 +152,16 @@ class RetainedWitness:
         went = [record for record in before if record.position not in after]
         named = [(gone.stream, gone.first, gone.events) for gone in dry.gone]
         if dry.gone != done.gone:
-            yield laws.NAMED, f"it named {dry.gone}, and {done.gone} went"
+            self._world.violate(laws.NAMED, f"it named {dry.gone}, and {done.gone} went")
         if named != [(name, seqs[-1] + 1, len(seqs)) for name, seqs in _by_stream(went).items()]:
-            yield laws.NAMED, f"it named {named}, and of the log went {_by_stream(went)}"
+            self._world.violate(laws.NAMED, f"it named {named}, and of the log went {_by_stream(went)}")
         await trio.sleep(2 * DOUBTS * rt.limits.commit_s)
         while await rt.backend.maintain():
             pass
         if blobs is not None:
             for report in await verify_models(Archived(rt.backend, blobs), self._app):
                 for problem in report.problems:
-                    yield laws.MODELS, problem
+                    self._world.violate(laws.MODELS, problem)
 
 
 async def _places(reads: Reads) -> dict[str, int]:
@@ -212,12 +212,11 @@ async def _left(reads: Reads, *, over_cuts: bool = True) -> list[Record]:
         after = page.examined
 
 
-async def _of_stream(reads: Reads, name: str) -> AsyncIterator[Record]:
-    after = 0
-    while records := await reads.read_stream(name, after=after, limit=1_000, bytes_max=1 << 20):
-        for record in records:
-            yield record
-        after = records[-1].seq
+async def _of_stream(reads: Reads, name: str) -> list[Record]:
+    found: list[Record] = []
+    while records := await reads.read_stream(name, after=found[-1].seq if found else 0, limit=1_000, bytes_max=1 << 20):
+        found += records
+    return found
 
 
 def _by_stream(records: Sequence[Record]) -> dict[str, list[int]]:

@@ -128,8 +128,8 @@ class _Found:
 
     async def _of_archives(self, store: Backend, progress: Told) -> list[str]:
         """The archives that streams lead to, and what is in them; what could not be read."""
-        unread: list[str] = []
         waiting = {info.archive: f"stream {info.name!r}" for info in await cut_streams(store) if info.archive}  # read after the log: nothing goes between them
+        left_out: list[str] = []
         while waiting:
             cid, place = waiting.popitem()
             if cid in self.archives:
@@ -137,7 +137,7 @@ class _Found:
             self.archives.add(cid)
             progress(Progress("archives", len(self.archives)))
             if cid in self._damaged:
-                unread.append(f"archive {cid}, which is damaged, and those that it leads to")
+                left_out.append(f"archive {cid}, which is damaged, and those that it leads to")
                 continue
             try:
                 one = await open_archive(self._blobs, cid)
@@ -150,7 +150,7 @@ class _Found:
                 self.missing.append(str(error))
             else:
                 waiting |= {part.previous: f"archive {cid}" for part in one.index.streams.values() if part.previous}
-        return unread
+        return left_out
 
     def _of_record(self, record: Record) -> None:
         place = f"event {record.seq} of stream {record.stream!r}"

@@ -141,7 +141,7 @@ class RetainedWitness:
             missing = [int(record.position) for record in wanted if record.position not in there]
             self._world.violate(laws.ARCHIVED, f"{what} with its archives is not what it was: positions {missing[:9]} of {len(wanted)} are missing")
 
-    async def judge_at_rest(self, rt: Runtime, life: Life) -> list[tuple[str, str]]:
+    async def judge_at_rest(self, rt: Runtime, life: Life) -> None:
         """A dry run names what goes, no more and no less; then what has gone goes from the disk too, and models are what they were."""
         await trio.sleep(REST_S)
         backend, blobs = _Standing(rt.backend, await rt.backend.now_us()), rt._blobs
@@ -151,18 +151,17 @@ class RetainedWitness:
         after = {record.position for record in await _left(rt.backend)}
         went = [record for record in before if record.position not in after]
         named = [(gone.stream, gone.first, gone.events) for gone in dry.gone]
-        wrong: list[tuple[str, str]] = []
         if dry.gone != done.gone:
-            wrong.append((laws.NAMED, f"it named {dry.gone}, and {done.gone} went"))
+            self._world.violate(laws.NAMED, f"it named {dry.gone}, and {done.gone} went")
         if named != [(name, seqs[-1] + 1, len(seqs)) for name, seqs in _by_stream(went).items()]:
-            wrong.append((laws.NAMED, f"it named {named}, and of the log went {_by_stream(went)}"))
+            self._world.violate(laws.NAMED, f"it named {named}, and of the log went {_by_stream(went)}")
         await trio.sleep(2 * DOUBTS * rt.limits.commit_s)
         while await rt.backend.maintain():
             pass
         if blobs is not None:
             for report in await verify_models(Archived(rt.backend, blobs), self._app):
-                wrong += [(laws.MODELS, problem) for problem in report.problems]
-        return wrong
+                for problem in report.problems:
+                    self._world.violate(laws.MODELS, problem)
 
 
 async def _places(reads: Reads) -> dict[str, int]:

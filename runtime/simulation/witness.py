@@ -142,8 +142,7 @@ class Witness:
         """Everything."""
         await self.look(rt, "at the end")
         if self.retained is not None:
-            for law, text in await self.retained.judge_at_rest(rt, life):
-                self._world.violate(law, text)
+            await self.retained.judge_at_rest(rt, life)
         await self.audit(rt.backend, life.who, rt._blobs)
         for problem in await rt.backend.verify():
             self._world.violate(laws.VERIFIED, problem)

@@ -8,7 +8,8 @@ from random import Random
 
 import attrs
 
-from perdure.runtime import App, Event, Keyed, Projection, event, of
+from perdure.backends.limits import Limits
+from perdure.runtime import App, Event, Keyed, Projection, Retention, event, of
 from perdure.runtime.simulation import Faults, Plan, Workload
 from perdure.runtime.simulation.run import Subject, run_once
 from perdure.runtime.simulation.trace import first_difference
@@ -56,13 +57,24 @@ APP = App(
 )
 
 
-def simulated(url: str, tally: Tally) -> None:
+POLICIES = (
+    [Retention(categories=["torture"], count=2)],
+    [Retention(categories=["torture"], age_s=3)],
+    [Retention(streams=["torture-1"], count=0), Retention(categories=["torture"], count=1, age_s=1)],
+    [Retention(categories=["torture"], covered_by=["all"])],
+)
+SWEPT_SOON = Limits(page_records=8, commit_s=2)
+
+
+def simulated(url: str, tally: Tally, *, retains: bool = False) -> None:
     """One seed after the other, with one runtime or several, and with faults far apart or close together."""
     subject = Subject(APP, Workload(APP))
     for seed in count(tally.seed * 1_000_003):
         if tally.over:
             return
         draw = Random(seed)
+        if retains:
+            subject = Subject(attrs.evolve(APP, retention=draw.choice(POLICIES)), Workload(APP), limits=SWEPT_SOON)
         plan = Plan(seed, url=f"{url}:", runtimes=draw.choice((1, 1, 2, 3)), faults=Faults(gap=draw.choice((20.0, 60.0)), most=draw.choice((3, 8, 16))))
         one, other = run_once(subject, plan), run_once(subject, plan)
         again = f"{url}:, runtimes={plan.runtimes}, {plan.faults}: {attrs.evolve(plan, injections=one.injections)}"
@@ -79,4 +91,7 @@ def simulated(url: str, tally: Tally) -> None:
 ROWS: list[Row] = [
     Row("simulated, each run twice with equal traces", f"{url}:", "seeds", quick=quick, full=20_000, run=partial(simulated, url))
     for url, quick in (("file", 300), ("segments", 300), ("lmdb", 100))
+] + [
+    Row("simulated with retention, each run twice with equal traces", f"{url}:", "seeds", quick=quick, full=5_000, run=partial(simulated, url, retains=True))
+    for url, quick in (("file", 15), ("segments", 15), ("lmdb", 10))
 ]

@@ -24,6 +24,9 @@ EXTRAS = {
     "perdure.runtime.cli.looking": {"httpx2"},
     "perdure.runtime.__main__": CLI,
     "perdure.runtime.serve": {"starlette", "Hypercorn", "h11", "prometheus_client", "structlog"},
+    "perdure.actors.spans": {"opentelemetry_api"},
+    "perdure.runtime.tracing": {"opentelemetry_api"},
+    "perdure.runtime.serve.tracing": {"opentelemetry_api"},
     "perdure.runtime.testing.plugin": {"pytest"},
     "perdure.backends.postgres": {"psycopg"},
     "perdure.backends.conformance.databases": {"psycopg"},
@@ -135,6 +138,17 @@ def undeclared(sources: list[layers.Source]) -> list[str]:
 
 def test_the_layers_import_only_what_is_declared():
     assert undeclared([source for layer in layers.LAYERS for source in layers.read_folder(ROOT / layer, f"perdure.{layer}")]) == []
+
+
+def test_of_opentelemetry_the_layers_import_the_api_alone():
+    """Both are one import root, so the rule above cannot tell."""
+    found = [one.module for layer in layers.LAYERS for source in layers.read_folder(ROOT / layer, layer) for one in layers.imports_of(source)]
+
+    assert {module for module in found if module.startswith("opentelemetry")} <= {
+        "opentelemetry.context",
+        "opentelemetry.trace",
+        "opentelemetry.trace.propagation.tracecontext",
+    }
 
 
 @pytest.mark.parametrize(

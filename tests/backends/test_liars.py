@@ -90,6 +90,7 @@ CUT_NAMES = [
     "a log that is cut for everybody",
     "a cut that asks no consumer",
     "a cut that does not see who registers in its group",
+    "a cut behind another that nobody sees",
     "a condition judged over what is left",
     "a cut without its commit",
     "a cut beyond the end",

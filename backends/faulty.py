@@ -28,7 +28,7 @@ import trio
 
 from perdure.backends.carried import AgedPage, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Traced, TracePage
 from perdure.backends.commit import Commit, Committed, Group
-from perdure.backends.errors import InDoubt, Misuse, Unavailable
+from perdure.backends.errors import Closed, InDoubt, Misuse, Unavailable
 from perdure.backends.event import Position, Record
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import (
@@ -208,6 +208,7 @@ class FaultyBackend(FaultyReads):
         self._doubts: list[bytes] = []
         self._resolved: dict[bytes, Committed] = {}
         """What was found of commits in doubt."""
+        self._views: set[trio.CancelScope] = set()
 
     # -- what goes wrong ---------------------------------------------------------------------
 
@@ -260,6 +261,8 @@ class FaultyBackend(FaultyReads):
             raise Unavailable("a flush was made to fail; it has to be reopened first")
 
     async def reopen(self) -> None:
+        for scope in self._views if self._faults.doubt is not None else ():
+            scope.cancel()
         await self._faults.through("reopen", [], self.inner.reopen)
         for id in self._doubts:
             if (found := await self.inner.answer(id)) is not None:
@@ -280,7 +283,14 @@ class FaultyBackend(FaultyReads):
         await self._faults.through("view", [], trio.lowlevel.checkpoint)
         self._check_sound()
         async with self.inner.view() as view:
-            yield FaultyReads(view, self._faults, held=True)
+            with trio.CancelScope() as scope:  # noqa: ASYNC100 - the body is what it cuts
+                self._views.add(scope)
+                try:
+                    yield FaultyReads(view, self._faults, held=True)
+                finally:
+                    self._views.discard(scope)
+        if scope.cancelled_caught:
+            raise Closed("the view was cut because the store had to be reopened")
 
     @asynccontextmanager
     async def moment(self) -> AsyncIterator[Moment]:

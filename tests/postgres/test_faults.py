@@ -24,6 +24,15 @@ async def test_twelve_faults_lose_nothing_and_double_nothing(own_postgres):
 # -- liars -----------------------------------------------------------------------------------
 
 
+async def doubles(server):
+    """Whether an event comes to be stored twice. A fault meets whatever is committed next, which may be no event: so it is tried again."""
+    for seed in range(1, 11):
+        verdict = await run_cycles(server, 2, seed=seed)
+        if any("more than once" in problem for problem in verdict.problems):
+            return True
+    return False
+
+
 async def test_a_store_that_guesses_what_became_of_a_doubt_is_caught(own_postgres, monkeypatch):
     async def guess(self, ids, after):
         return {}
@@ -31,9 +40,7 @@ async def test_a_store_that_guesses_what_became_of_a_doubt_is_caught(own_postgre
     monkeypatch.setattr(PostgresReads, "answers", guess)
     monkeypatch.setattr(cycles, "FAULTS", [Fault.AFTER])
 
-    verdict = await run_cycles(own_postgres, 2, seed=1)
-
-    assert any("more than once" in problem for problem in verdict.problems)
+    assert await doubles(own_postgres)
 
 
 async def test_a_store_that_does_not_wait_for_the_end_of_the_other_transaction_is_caught(own_postgres, monkeypatch):
@@ -45,7 +52,5 @@ async def test_a_store_that_does_not_wait_for_the_end_of_the_other_transaction_i
     monkeypatch.setattr(Belief, "takes_the_lock", lambda self: True)  # a statement that comes late by itself finds its seqs taken
     monkeypatch.setattr(cycles, "FAULTS", [Fault.LATE])
 
-    verdict = await run_cycles(own_postgres, 2, seed=1)
-
-    assert any("more than once" in problem for problem in verdict.problems)
+    assert await doubles(own_postgres)
 

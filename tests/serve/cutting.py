@@ -13,6 +13,7 @@ import trio
 COMMIT = b"POST /v1/wire/commit "
 LENGTH = re.compile(rb"content-length: (\d+)\r\n", re.IGNORECASE)
 LATE_S = 0.3
+SILENT_S = 3.0
 
 
 class Cut(enum.StrEnum):
@@ -21,7 +22,7 @@ class Cut(enum.StrEnum):
     BEFORE = "cut before it gets to the daemon"
     AFTER = "cut when the answer comes"
     LATE = "cut, and it gets to the daemon later"
-    SILENT = "it gets there, and no answer ever comes"
+    SILENT = "it gets there, and for a while no answer comes, neither to it nor to what is asked after it"
 
 
 @attrs.define(eq=False)
@@ -35,6 +36,7 @@ class Cutter:
     next: list[Cut] = attrs.field(factory=list)
     """What becomes of the next commits."""
     struck: list[Cut] = attrs.field(factory=list)
+    silent_until: float = 0.0
 
     async def serve(self, client: trio.SocketStream) -> None:
         """Carry one connection."""
@@ -69,6 +71,8 @@ class Cutter:
                 if cut is Cut.LATE:
                     await self.nursery.start(_deliver, server, request)
                     return
+                if cut is Cut.SILENT:
+                    self.silent_until = trio.current_time() + SILENT_S
                 await server.send_all(request)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
@@ -76,8 +80,9 @@ class Cutter:
     async def _down(self, server: trio.SocketStream, client: trio.SocketStream, handed: list[Cut], over: trio.CancelScope) -> None:
         try:
             async for data in server:
-                if Cut.SILENT in handed:
-                    await trio.sleep_forever()
+                if trio.current_time() < self.silent_until:
+                    await trio.sleep_until(self.silent_until)
+                    break
                 if handed:
                     break
                 await client.send_all(data)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ALONE = ("tests/processes", "tests/torture")
-"""They kill, freeze and time processes of their own."""
+ALONE = ("tests/processes", "tests/soak")
+"""They freeze and time processes of their own, or ask for a rate."""
 WORKERS = 4
 """Twice the cores of a small machine: a test mostly waits for a disk, a server or a clock."""
 

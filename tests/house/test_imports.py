@@ -21,25 +21,48 @@ HEAVY = ("lmdb", "sqlite3", "perdure.backends.lmdb", "perdure.backends.memory", 
 """What `import perdure.runtime` must not load: concrete backends before one is opened, and what only an extra or a test brings."""
 
 ALONE = """
-import os, sys
-import attrs, cattrs, lmdb, msgspec, trio  # once, so that each module below costs only itself
-bad = []
-for name in sys.argv[1:]:
+import os, pickle, sys, traceback
+
+def forked(does):
+    # What *does* returned, in a process of its own; None where it failed.
+    receive, send = os.pipe()
     child = os.fork()
     if not child:
-        code = 1
         try:
-            __import__(name)
-            code = 0
+            os.write(send, pickle.dumps(does()))
         except BaseException:
-            import traceback
             traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    if os.waitpid(child, 0)[1]:
-        bad.append(name)
-sys.exit(f"cannot be imported alone: {bad}" if bad else 0)
+        sys.stderr.flush()
+        os._exit(0)
+    os.close(send)
+    with open(receive, "rb") as said:
+        answer = said.read()
+    os.waitpid(child, 0)
+    return pickle.loads(answer) if answer else None
+
+def others():
+    # What all of them import that is not ours.
+    for name in sys.argv[1:]:
+        __import__(name)
+    return [name for name in sys.modules if name.partition(".")[0] not in ("perdure", "__main__", "__mp_main__")]
+
+def bad(name):
+    # Which of *name* and the modules in it cannot be imported. A package is imported before any module in it: once for all of them.
+    __import__(name)
+    inside = [one for one in sys.argv[1:] if one.rpartition(".")[0] == name]
+    return [fault for one in inside for fault in faults(one)]
+
+def faults(name):
+    found = forked(lambda: bad(name))
+    return [name] if found is None else found
+
+for name in forked(others) or ():
+    try:
+        __import__(name)  # once, so that each module below costs only itself
+    except Exception:
+        pass
+found = [fault for name in sys.argv[1:] if name.count(".") == 1 for fault in faults(name)]
+sys.exit(f"cannot be imported alone: {found}" if found else 0)
 """
 
 

@@ -90,7 +90,7 @@ def simulated(url: str, tally: Tally, *, retains: bool = False) -> None:
 
 ROWS: list[Row] = [
     Row("simulated, each run twice with equal traces", f"{url}:", "seeds", quick=quick, full=20_000, run=partial(simulated, url))
-    for url, quick in (("file", 300), ("segments", 300), ("lmdb", 100))
+    for url, quick in (("file", 100), ("segments", 100), ("lmdb", 40))
 ] + [
     Row("simulated with retention, each run twice with equal traces", f"{url}:", "seeds", quick=quick, full=5_000, run=partial(simulated, url, retains=True))
     for url, quick in (("file", 15), ("segments", 15), ("lmdb", 10))

@@ -31,6 +31,7 @@ from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedM
 from perdure.backends.ordered_reads import OrderedReads
 from perdure.backends.progress import Progress, Told, nobody
 from perdure.backends.protocol import Capabilities, State, StoreStatus
+from perdure.backends.resolved import Resolved
 from perdure.backends.scrub import PROBLEMS_MAX, Place, scrub_some
 from perdure.backends.tables import Cache, Reader, Writer
 from perdure.backends.verify import Finding, verify_tables
@@ -78,8 +79,9 @@ class OrderedBackend(OrderedLoads):
         """Ids of commits of which nobody knows whether they are stored,"""
         self._doubts_after = Position(0)
         """and where the log ended before them."""
-        self._resolved: dict[bytes, Committed | None] = {}
+        self._resolved = Resolved()
         """What was found of them once the store was back."""
+        self._reopening = trio.Lock()
         self._views: set[trio.CancelScope] = set()
         self._scrub: Place | None = None
         """How far the scrub is that has been begun,"""
@@ -107,8 +109,7 @@ class OrderedBackend(OrderedLoads):
         try:
             if self._doubts:  # another handle of this process has reopened the map: our last ids are kept until we know of them
                 raise Unavailable(f"{self.url} has to be reopened first, after a failed flush")
-            for commit in commits if self._resolved else ():
-                self._resolved.pop(commit.id, None)  # what was found of it then is over
+            self._resolved.forget(commits)
             group = await self._commit(commits)
             if self._moved:
                 self._store.news.tell(self._moved, *self._moved_to)
@@ -278,14 +279,15 @@ class OrderedBackend(OrderedLoads):
     async def reopen(self) -> None:
         """See `Backend.reopen`."""
         self._check_open()
-        for scope in self._views if self._store.state is not State.OPEN else ():
-            scope.cancel()
-        await self._store.reopen()
-        self._loading = None  # whatever was written last
-        if self._doubts:
-            found = await self._now(lambda reader: answers.answers(reader, self._known_types(reader), self._doubts, self._doubts_after), large=True)
-            self._resolved = {id: found.get(id) for id in self._doubts}
-            self._doubts.clear()
+        async with self._reopening:  # one after the other: what is in doubt now may be another group than when it was asked
+            for scope in self._views if self._store.state is not State.OPEN else ():
+                scope.cancel()
+            await self._store.reopen()
+            self._loading = None  # whatever was written last
+            if self._doubts:
+                found = await self._now(lambda reader: answers.answers(reader, self._known_types(reader), self._doubts, self._doubts_after), large=True)
+                self._resolved.note(self._doubts, found)
+                self._doubts.clear()
         self._store.news.wake_all()
 
     async def answer(self, id: bytes) -> Committed | None:

@@ -16,6 +16,8 @@ from perdure.backends.event import Position
 from perdure.backends.protocol import State
 
 PART = DoubtPart("doubt resolved")
+DOUBTS = 8
+"""One soon after the other."""
 
 
 def _kinds(number: int) -> dict[str, tuple[list[Write], bytes | None]]:
@@ -185,6 +187,21 @@ async def others_do_not_hide_the_answer(desk: DoubtDesk) -> None:
             if answer is not None:
                 await _is_true(desk, writes, answer, id, what)
         same([record.seq for record in await desk.stream("other")], list(range(1, groups + 1)), "the other's seqs")
+
+
+@PART.desk("A doubt that comes soon after does not hide what became of the one before, however many reopen the store at once.")
+async def each_doubt_has_its_own_answer(desk: DoubtDesk) -> None:
+    ids = [new_id() for _ in range(DOUBTS)]
+    async with trio.open_nursery() as nursery:
+        for number, id in enumerate(ids):
+            await desk.fail([Put("k", b"%d" % number, b"")], ids=[id])
+            for _ in range(3):  # some of them are still at it when the next one is in doubt
+                nursery.start_soon(desk.backend.reopen)
+            await desk.back()
+    answers = [await desk.backend.answer(id) for id in ids]
+    same([answer is not None for answer in answers], [desk.stored] * DOUBTS, "whether each is known to be stored")
+    entries = [await desk.backend.get("k", b"%d" % number) for number in range(DOUBTS)]
+    same([entry is not None for entry in entries], [desk.stored] * DOUBTS, "whether each is there")
 
 
 @PART.desk("What is committed the moment the store is open again does not hide what became of the doubt.")

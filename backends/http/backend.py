@@ -31,6 +31,7 @@ from perdure.backends.http.undeclared import Undeclared
 from perdure.backends.limits import Limits
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import Capabilities, State, StoreStatus
+from perdure.backends.resolved import Resolved
 
 SLOWEST_BYTES_S: Final = 200_000
 """A commit gets a second more for each of these."""
@@ -62,7 +63,7 @@ class HttpBackend(HttpReads, Undeclared):
         """Ids of commits of which nobody knows whether they are stored,"""
         self._doubts_after = 0
         """and where the log was before them, or earlier."""
-        self._resolved: dict[bytes, Committed | None] = {}
+        self._resolved = Resolved()
         """What was found of them."""
         self._back = trio.lowlevel.ParkingLot()
         self._open_views: set[trio.CancelScope] = set()
@@ -84,8 +85,7 @@ class HttpBackend(HttpReads, Undeclared):
             raise Unsupported("cuts", self.url)
         async with self._turn:
             self._check_sound()
-            for commit in commits if self._resolved else ():
-                self._resolved.pop(commit.id, None)  # what was found of it then is over
+            self._resolved.forget(commits)
             before = self._news.head
             answers = await self._commit(commits)
             return Group(Position(_follows(answers, before)), answers)
@@ -143,9 +143,9 @@ class HttpBackend(HttpReads, Undeclared):
         """See `Backend.state`."""
         if self._closed:
             return State.CLOSED
-        if self._reopening.locked():
-            return State.REOPENING
-        return State.DOUBTFUL if self._doubts or self._away else State.OPEN
+        if self._doubts or self._away:
+            return State.REOPENING if self._reopening.locked() else State.DOUBTFUL
+        return State.OPEN
 
     async def reopen(self) -> None:
         """See `Backend.reopen`."""
@@ -179,7 +179,7 @@ class HttpBackend(HttpReads, Undeclared):
             found: list[wire.Done | None] = await self._session.ask(
                 "POST", "/resolve", asked, list[wire.Done | None], headers=self._headers, within_s=RESOLVE_S
             )
-            self._resolved = {id: None if one is None else committed(one) for id, one in zip(self._doubts, found, strict=True)}
+            self._resolved.note(self._doubts, {id: committed(one) for id, one in zip(self._doubts, found, strict=True) if one is not None})
             self._writer = self._ids()
         self._doubts, self._away = [], False
 

@@ -46,6 +46,7 @@ from perdure.backends.postgres.schema import LOADING, NEW_EPOCH
 from perdure.backends.postgres.session import ASK_S, Options, Server
 from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Row, Wire
 from perdure.backends.protocol import Capabilities, Moment, State
+from perdure.backends.resolved import Resolved
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         """Ids of commits of which nobody knows whether they are stored,"""
         self._doubts_after = Position(0)
         """and where the log ended before them."""
-        self._resolved: dict[bytes, Committed | None] = {}
+        self._resolved = Resolved()
         """What was found of them once the server was back."""
         self._back = trio.lowlevel.ParkingLot()
         self._open_views: set[trio.CancelScope] = set()
@@ -113,8 +114,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         self._check_writes()
         async with self._turn:
             self._check_sound()
-            for commit in commits if self._resolved else ():
-                self._resolved.pop(commit.id, None)  # what was found of it then is over
+            self._resolved.forget(commits)
             return await self._commit(commits)
 
     async def _commit(self, commits: Sequence[Commit]) -> Group:
@@ -322,10 +322,8 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         """See `Backend.state`."""
         if self._closed:
             return State.CLOSED
-        if self._reopening.locked():
-            return State.REOPENING
         if self._doubts or self._away:
-            return State.DOUBTFUL
+            return State.REOPENING if self._reopening.locked() else State.DOUBTFUL
         return State.LOADING if self._elsewhere == LOADING else State.MOVED if self._elsewhere else State.OPEN
 
     def _check_sound(self) -> None:
@@ -362,7 +360,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
                 ask: Asks = partial(self._writer.ask, within_s=ASK_S)
                 found = await PostgresReads(ask).answers(self._doubts, self._doubts_after)
                 await self._writer.ask(NEW_EPOCH, "COMMIT", within_s=FLUSH_S)
-                self._resolved = {id: found.get(id) for id in self._doubts}
+                self._resolved.note(self._doubts, found)
             self._doubts, self._away, self._elsewhere = [], False, head[3]
         except (Lost, Refused) as error:
             raise Unavailable(f"{self.url} went away again ({error})") from error

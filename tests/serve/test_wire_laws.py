@@ -67,7 +67,7 @@ class Hasty(HttpBackend):
     """Takes what has no answer for never begun."""
 
     async def _resolve(self):
-        self._resolved = dict.fromkeys(self._doubts)
+        self._resolved.note(self._doubts, {})
         self._doubts, self._away = [], False
 
 

@@ -23,7 +23,7 @@ from perdure.actors.lease import Owner
 from perdure.actors.mailbox import Mailbox, current_actor
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS, MODELS
-from perdure.backends.errors import Corrupt, Misuse, ModelFaulted, ProjectionFailed, TooLarge, Unreadable
+from perdure.backends.errors import Closed, Corrupt, Misuse, ModelFaulted, ProjectionFailed, TooLarge, Unreadable
 from perdure.backends.event import START, Position, Record, to_us
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, Entry, Reads, Snapshot, hastens
@@ -55,6 +55,8 @@ class Cell:
         self.at_us = 0
         self.fault: str | None = None
         self.running = False
+        self.closing = False
+        """Its runtime ends."""
         self.mailbox: Mailbox[str, Position] | None = None
         """Where its actor is asked to save."""
         self.hurry: Callable[[], None] = _nothing
@@ -107,9 +109,11 @@ class Cell:
             await self._lot.park()
 
     def check_moves(self) -> None:
-        """Raise `ModelFaulted` if it stands still for good."""
+        """Raise `ModelFaulted` if it stands still for good, `Closed` if it does because its runtime ends."""
         if self.fault is not None:
             raise ModelFaulted(self.name, self.fault)
+        if self.closing and not self.running:
+            raise Closed("the runtime")
         if not self.running:
             raise ModelFaulted(self.name, "it is not running here: add it to the App, or await nursery.start(rt.project, ...)")
 
@@ -175,6 +179,7 @@ class Readable:
 
         Raises:
           ModelFaulted: it stands still for good, or nobody runs it.
+          Closed: its runtime ends before it is reached.
           Misuse: its own projection asks.
         """
         backend = self._sources.backend
@@ -263,6 +268,7 @@ class Model(Readable, Generic[S]):
 
         Raises while iterating:
           ModelFaulted: it stands still for good.
+          Closed: its runtime ends.
         """
         return _States(self, self._cell)
 
@@ -360,6 +366,7 @@ class KeyedModel(Readable, Generic[S]):
 
         Raises while iterating:
           ModelFaulted: it stands still for good.
+          Closed: its runtime ends.
         """
         return _Touched(self._cell)
 

@@ -43,6 +43,7 @@ class Models:
         self._sources = sources
         self._running: dict[str, Running] = {}
         self._cells: dict[str, Cell] = {}
+        self._closing = False
 
     def make(self, projection: Runnable) -> Running:
         """An actor for *projection*, not started.
@@ -53,7 +54,7 @@ class Models:
         self._register(projection)
         if projection.name in self._running:
             raise AlreadyRunning(projection.name)
-        cell = self._cells.setdefault(projection.name, Cell(projection.name, projection.initial))
+        cell = self._cell(projection)
         actor: AnyActor
         if isinstance(projection, SqlProjection):
             actor = SqlActor(projection, self._services, cell)
@@ -78,12 +79,17 @@ class Models:
         running = self._running.get(projection.name)
         if running is not None:
             self._check_same(running.projection, projection)
-        cell = self._cells.setdefault(projection.name, Cell(projection.name, projection.initial))
+        cell = self._cell(projection)
         if isinstance(projection, SqlProjection):
             return SqlModel(projection, cell, self._sources, self._services.threads)
         if isinstance(projection, Keyed):
             return KeyedModel(projection, cell, self._sources)
         return Model(projection, cell, self._sources)
+
+    def _cell(self, projection: Runnable) -> Cell:
+        cell = self._cells.setdefault(projection.name, Cell(projection.name, projection.initial))
+        cell.closing = self._closing
+        return cell
 
     def _check_same(self, running: Runnable, asked: Runnable) -> None:
         if running is not asked and fingerprint(running, self._services.codec) != fingerprint(asked, self._services.codec):
@@ -146,6 +152,12 @@ class Models:
     def all(self) -> list[Running]:
         """Those that run here."""
         return list(self._running.values())
+
+    def close(self) -> None:
+        """The runtime ends: who waits for a model that stops is told that, and not that the model stands still."""
+        self._closing = True
+        for cell in self._cells.values():
+            cell.closing = True
 
     def stop(self) -> None:
         """Ask all of them to end."""

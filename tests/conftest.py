@@ -16,6 +16,7 @@ from hypothesis import settings
 from postgres_server import Given, NoServer, Server, running
 
 ROOT = Path(__file__).resolve().parent.parent
+QUIET = ("processes", "soak")
 
 # `python -m pytest` puts the root on the path, and `import runtime` would load the layer a second time.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -27,8 +28,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests marked `last` behind all others."""
+    """Put the tests marked `last` behind all others; those of a folder that needs a quiet machine run one after the other."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    for item in items:
+        folder = item.path.relative_to(ROOT).parts[1]
+        if folder in QUIET:
+            item.add_marker(pytest.mark.xdist_group(folder))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The whole suite: what needs no quiet machine in several processes at once, then what does, alone.
+"""The whole suite: what needs no quiet machine in several processes at once, then what does, beside little else.
 
 `python tools/suite.py [pytest's options]`; with a path among them it is pytest alone.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ALONE = ("tests/processes", "tests/soak")
-"""They freeze and time processes of their own, or ask for a rate."""
+"""They freeze and time processes of their own, or ask for a rate: each folder in one process."""
 WORKERS = 4
 """Twice the cores of a small machine: a test mostly waits for a disk, a server or a clock."""
 
@@ -25,7 +25,7 @@ def main(options: Sequence[str]) -> int:
     together = run(["-n", str(WORKERS), "--dist", "worksteal", *(f"--ignore={folder}" for folder in ALONE), *options])
     if together not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         return together
-    alone = run([*ALONE, *options])
+    alone = run(["-n", str(len(ALONE)), "--dist", "loadgroup", *ALONE, *options])
     codes = {together, alone} - {int(pytest.ExitCode.NO_TESTS_COLLECTED)}
     return max(codes, default=int(pytest.ExitCode.NO_TESTS_COLLECTED))
 

@@ -17,6 +17,8 @@ from postgres_server import Given, NoServer, Server, running
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = ("processes", "soak")
+"""Folders whose tests run one after the other; what only kills, and times nothing, runs beside the soak."""
+KILLS = ("test_migrate_kills.py", "test_moves.py")
 
 # `python -m pytest` puts the root on the path, and `import runtime` would load the layer a second time.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -33,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(ROOT).parts[1]
         if folder in QUIET:
-            item.add_marker(pytest.mark.xdist_group(folder))
+            item.add_marker(pytest.mark.xdist_group("soak" if item.path.name in KILLS else folder))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ALONE = ("tests/processes", "tests/soak")
-"""They freeze and time processes of their own, or ask for a rate: each folder in one process."""
+"""They freeze and time processes of their own, or ask for a rate: one after the other, in two processes."""
 WORKERS = 4
 """Twice the cores of a small machine: a test mostly waits for a disk, a server or a clock."""
 

@@ -65,4 +65,4 @@ def _life(mother: Mother, url: str, draw: random.Random, tally: Tally) -> None:
     tally.note("closed before", told.closed - before.closed)
 
 
-ROWS = [Row("SIGKILL at random instants", kind.name, "cycles", 50, 2_000, partial(run, kind)) for kind in STORES]
+ROWS = [Row("SIGKILL at random instants", kind.name, "cycles", 30, 2_000, partial(run, kind)) for kind in STORES]

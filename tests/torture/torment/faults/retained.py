@@ -72,4 +72,4 @@ def _life(kind: Kind, store: Path, blobs: Path, draw: random.Random, acknowledge
     tally.note("while compacting" if compacts else "while working")
 
 
-ROWS = [Row("SIGKILL while it retains and compacts", kind.name, "cycles", 12, 400, partial(run, kind)) for kind in STORES]
+ROWS = [Row("SIGKILL while it retains and compacts", kind.name, "cycles", 6, 400, partial(run, kind)) for kind in STORES]

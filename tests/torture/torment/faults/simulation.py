@@ -90,7 +90,7 @@ def simulated(url: str, tally: Tally, *, retains: bool = False) -> None:
 
 ROWS: list[Row] = [
     Row("simulated, each run twice with equal traces", f"{url}:", "seeds", quick=quick, full=20_000, run=partial(simulated, url))
-    for url, quick in (("file", 100), ("segments", 100), ("lmdb", 40))
+    for url, quick in (("file", 60), ("segments", 60), ("lmdb", 30))
 ] + [
     Row("simulated with retention, each run twice with equal traces", f"{url}:", "seeds", quick=quick, full=5_000, run=partial(simulated, url, retains=True))
     for url, quick in (("file", 15), ("segments", 15), ("lmdb", 10))

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from inspect import isfunction
 from typing import Any, TypeVar
 
@@ -47,6 +48,8 @@ from perdure.backends.protocol import (
     StoreStatus,
     StreamInfo,
 )
+from perdure.backends.reopening import Reopenings
+from perdure.backends.resolved import Resolved
 from perdure.backends.selector import EVERYTHING, Selector
 
 T = TypeVar("T")
@@ -206,8 +209,9 @@ class FaultyBackend(FaultyReads):
         super().__init__(inner, Faults())
         self.inner = inner
         self._doubts: list[bytes] = []
-        self._resolved: dict[bytes, Committed] = {}
+        self._resolved = Resolved()
         """What was found of commits in doubt."""
+        self._reopenings = Reopenings("that is made to fail")
         self._views: set[trio.CancelScope] = set()
 
     # -- what goes wrong ---------------------------------------------------------------------
@@ -249,6 +253,7 @@ class FaultyBackend(FaultyReads):
 
     async def commit(self, commits: Sequence[Commit]) -> Group:
         self._check_sound()
+        self._resolved.forget(commits)
         try:
             return await self._faults.through("commit", [commits], lambda: self.inner.commit(commits))
         except InDoubt:
@@ -261,16 +266,19 @@ class FaultyBackend(FaultyReads):
             raise Unavailable("a flush was made to fail; it has to be reopened first")
 
     async def reopen(self) -> None:
-        for scope in self._views if self._faults.doubt is not None else ():
-            scope.cancel()
-        await self._faults.through("reopen", [], self.inner.reopen)
-        for id in self._doubts:
-            if (found := await self.inner.answer(id)) is not None:
-                self._resolved[id] = found
-        self._faults.end_doubt()
+        async with self._reopenings.turn():
+            for scope in self._views if self._faults.doubt is not None else ():
+                scope.cancel()
+            await self._faults.through("reopen", [], self.inner.reopen)
+            if self._faults.doubt is not None:
+                answers = {id: await self.inner.answer(id) for id in self._doubts}
+                self._resolved.note(self._doubts, {id: found for id, found in answers.items() if found is not None})
+                self._faults.end_doubt()
 
     async def answer(self, id: bytes) -> Committed | None:
-        return await super().answer(id) or self._resolved.get(id)
+        if id in self._resolved:
+            return await self._go("answer", [id], partial(_at_once, self._resolved[id]))
+        return await super().answer(id)
 
     async def wait_beyond(self, position: Position) -> None:
         await self._faults.through("wait_beyond", [position], lambda: self.inner.wait_beyond(position))
@@ -392,8 +400,15 @@ class FaultyBackend(FaultyReads):
         return attrs.evolve(status, state=self.state)
 
     async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._reopenings.end()
         await self._faults.through("aclose", [], self.inner.aclose)
         self._faults.end_doubt()
+
+
+async def _at_once(value: T) -> T:
+    await trio.lowlevel.checkpoint()
+    return value
 
 
 METHODS = tuple(name for kind in (Reads, Moves, Held, Backend) for name, value in vars(kind).items() if isfunction(value) and not name.startswith("_"))

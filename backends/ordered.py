@@ -31,6 +31,7 @@ from perdure.backends.ordered_map import MapAway, MapDoubtful, MapFull, OrderedM
 from perdure.backends.ordered_reads import OrderedReads
 from perdure.backends.progress import Progress, Told, nobody
 from perdure.backends.protocol import Capabilities, State, StoreStatus
+from perdure.backends.reopening import Reopenings
 from perdure.backends.resolved import Resolved
 from perdure.backends.scrub import PROBLEMS_MAX, Place, scrub_some
 from perdure.backends.tables import Cache, Reader, Writer
@@ -81,7 +82,7 @@ class OrderedBackend(OrderedLoads):
         """and where the log ended before them."""
         self._resolved = Resolved()
         """What was found of them once the store was back."""
-        self._reopening = trio.Lock()
+        self._reopenings = Reopenings(url)
         self._views: set[trio.CancelScope] = set()
         self._scrub: Place | None = None
         """How far the scrub is that has been begun,"""
@@ -279,7 +280,7 @@ class OrderedBackend(OrderedLoads):
     async def reopen(self) -> None:
         """See `Backend.reopen`."""
         self._check_open()
-        async with self._reopening:  # one after the other: what is in doubt now may be another group than when it was asked
+        async with self._reopenings.turn():
             for scope in self._views if self._store.state is not State.OPEN else ():
                 scope.cancel()
             await self._store.reopen()
@@ -502,6 +503,7 @@ class OrderedBackend(OrderedLoads):
         self._store.news.wake_all()
         self._store.end_waits()
         with trio.CancelScope(shield=True):
+            await self._reopenings.end()
             while self._busy:  # noqa: ASYNC110 - what is being written, perhaps by a thread, is not closed under it
                 await trio.sleep(0.001)
         await self._store.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import trio
 
@@ -11,13 +11,16 @@ from perdure.backends.commit import Append, Appended, Check, Committed, Delete, 
 from perdure.backends.conformance.doubt import DoubtDesk, DoubtPart
 from perdure.backends.conformance.law import Desk, Stores, appending, draft, drafts, fails, holds, is_a, new_id, new_name, now_us, open_desk, same
 from perdure.backends.conformance.sharing import MANY_GROUPS
-from perdure.backends.errors import Conflict, InDoubt, Unavailable
+from perdure.backends.conformance.waiting import SOON_S, ends
+from perdure.backends.errors import Closed, Conflict, InDoubt, Unavailable
 from perdure.backends.event import Position
-from perdure.backends.protocol import State
+from perdure.backends.protocol import Backend, State
 
 PART = DoubtPart("doubt resolved")
 DOUBTS = 8
 """One soon after the other."""
+CLOSINGS = 8
+"""Each at a later moment of a reopening."""
 
 
 def _kinds(number: int) -> dict[str, tuple[list[Write], bytes | None]]:
@@ -202,6 +205,38 @@ async def each_doubt_has_its_own_answer(desk: DoubtDesk) -> None:
     same([answer is not None for answer in answers], [desk.stored] * DOUBTS, "whether each is known to be stored")
     entries = [await desk.backend.get("k", b"%d" % number) for number in range(DOUBTS)]
     same([entry is not None for entry in entries], [desk.stored] * DOUBTS, "whether each is there")
+
+
+@PART.law("Closing a store ends its reopenings at any moment, however many: each is done or `Closed`, and none opens it again.", needs=["fail_flush"])
+async def closing_ends_reopenings(stores: Stores) -> None:
+    for steps in range(0, 2 * CLOSINGS, 2):
+        name, ended = new_name(), 0
+
+        async def reopen(backend: Backend) -> None:
+            nonlocal ended
+            with suppress(Closed):
+                await backend.reopen()
+            ended += 1
+
+        async with stores.open(name) as backend, trio.open_nursery() as nursery:
+            desk = DoubtDesk(backend, stores, name, stored=bool(steps % 4))
+            await desk.append("a")
+            await desk.fail([appending("a")])
+            for _ in range(3):
+                nursery.start_soon(reopen, backend)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            await ends(backend.aclose(), "closing a store that is being reopened")
+            with trio.move_on_after(SOON_S):
+                while ended < 3:  # noqa: ASYNC110 - they have nothing to tell it by
+                    await trio.sleep(0.01)
+            same((ended, backend.state), (3, State.CLOSED), "how many reopenings ended, and the state")
+            nursery.cancel_scope.cancel()
+            await fails(Closed, backend.reopen(), "reopening a closed store")
+            if backend.capabilities.durable:
+                async with open_desk(stores, name) as again:
+                    await again.append("a", 1, 1 + desk.stored)
+                    same((len(await again.log()), await again.backend.verify()), (2 + desk.stored, []), "the number of events, and the problems")
 
 
 @PART.desk("What is committed the moment the store is open again does not hide what became of the doubt.")

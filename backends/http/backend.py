@@ -31,6 +31,7 @@ from perdure.backends.http.undeclared import Undeclared
 from perdure.backends.limits import Limits
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import Capabilities, State, StoreStatus
+from perdure.backends.reopening import Reopenings
 from perdure.backends.resolved import Resolved
 
 SLOWEST_BYTES_S: Final = 200_000
@@ -55,7 +56,7 @@ class HttpBackend(HttpReads, Undeclared):
         self._pid = os.getpid()
         self._writer = environment.ids()
         self._turn = trio.Lock()
-        self._reopening = trio.Lock()
+        self._reopenings = Reopenings(session.url)
         self._closed = False
         self._away = False
         """Whether the daemon could not be reached when something was to be committed."""
@@ -144,7 +145,7 @@ class HttpBackend(HttpReads, Undeclared):
         if self._closed:
             return State.CLOSED
         if self._doubts or self._away:
-            return State.REOPENING if self._reopening.locked() else State.DOUBTFUL
+            return State.REOPENING if self._reopenings.under_way else State.DOUBTFUL
         return State.OPEN
 
     async def reopen(self) -> None:
@@ -153,7 +154,7 @@ class HttpBackend(HttpReads, Undeclared):
         await trio.lowlevel.checkpoint()
         if not (self._doubts or self._away):
             return
-        async with self._reopening:
+        async with self._reopenings.turn():
             if not (self._doubts or self._away):
                 return
             for scope in self._open_views:
@@ -328,6 +329,7 @@ class HttpBackend(HttpReads, Undeclared):
         for scope in self._open_views:
             scope.cancel()
         with trio.CancelScope(shield=True):
+            await self._reopenings.end()
             await self._news.aclose()
             async with self._turn:  # what is being committed is answered first
                 await self._session.aclose()

@@ -46,6 +46,7 @@ from perdure.backends.postgres.schema import LOADING, NEW_EPOCH
 from perdure.backends.postgres.session import ASK_S, Options, Server
 from perdure.backends.postgres.wire import EPOCH_US, Lost, Question, Refused, Row, Wire
 from perdure.backends.protocol import Capabilities, Moment, State
+from perdure.backends.reopening import Reopenings
 from perdure.backends.resolved import Resolved
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         self._news = PostgresNews(None if server.pooled else partial(listen, connect, id), self._head_and_revision)
         self._writer: Wire | None = None
         self._turn = trio.Lock()
-        self._reopening = trio.Lock()
+        self._reopenings = Reopenings(url)
         self._flushing = False
         """Whether a COMMIT is under way."""
         self._closed = False
@@ -323,7 +324,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         if self._closed:
             return State.CLOSED
         if self._doubts or self._away:
-            return State.REOPENING if self._reopening.locked() else State.DOUBTFUL
+            return State.REOPENING if self._reopenings.under_way else State.DOUBTFUL
         return State.LOADING if self._elsewhere == LOADING else State.MOVED if self._elsewhere else State.OPEN
 
     def _check_sound(self) -> None:
@@ -337,7 +338,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         await trio.lowlevel.checkpoint()
         if not (self._doubts or self._away):
             return
-        async with self._reopening:
+        async with self._reopenings.turn():
             if not (self._doubts or self._away):
                 return
             for scope in self._open_views:
@@ -508,6 +509,7 @@ class PostgresBackend(PostgresMoves, PostgresCare):
         self._back.unpark_all()
         self._pool.close()
         with trio.CancelScope(shield=True):
+            await self._reopenings.end()
             while self._flushing:  # noqa: ASYNC110 - what is being committed is answered first
                 await trio.sleep(0.001)
         self._views.close()

@@ -26,6 +26,7 @@ from perdure.backends.memory import MemoryMap
 from perdure.backends.news import LocalNews, Moved
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.ordered_map import MapAway, MapDoubtful, MapStatus
+from perdure.backends.ordered_reads import OrderedReads
 from perdure.backends.protocol import Backend, Capabilities, ChangedEntry, Changes, State
 from perdure.backends.tables import Reader, Writer
 
@@ -495,6 +496,29 @@ class HidesBehindOthers(Honest):
         await super().reopen()
 
 
+class ReopensSideBySide(Honest):
+    """Its reopenings overlap: the later one ends whatever is in doubt by then, with what it found of the doubt before."""
+
+    async def reopen(self) -> None:
+        before = list(self._doubts)
+        await self.map.reopen()
+        found = {id: answer for id in before if (answer := await OrderedReads.answer(self, id)) is not None}
+        self._resolved.note(self._doubts, found)
+        self._doubts.clear()
+
+
+class LeavesReopeningsWaiting(Honest):
+    """Closing it does not end those that wait for their turn."""
+
+    async def reopen(self) -> None:
+        if self._reopenings.under_way:
+            while self._reopenings.under_way:
+                await trio.lowlevel.checkpoint()
+            if self._closed:
+                await trio.sleep_forever()
+        await super().reopen()
+
+
 class RemembersFences(Honest):
     """Takes a lease that it has taken for its own until it hears otherwise."""
 
@@ -556,6 +580,8 @@ LIARS: dict[str, tuple[Callable[[Disk], Honest], str]] = {
     "a doubt looked for among events only": (LooksAmongEventsOnly, "histories-of-doubt-are-linearizable"),
     "an end of a stream that is known until one writes oneself": (CachesTails, "histories-of-processes-are-linearizable"),
     "a doubt hidden by what others committed": (HidesBehindOthers, "others-do-not-hide-the-answer"),
+    "reopenings that overlap": (ReopensSideBySide, "each-doubt-has-its-own-answer"),
+    "reopenings that closing leaves waiting": (LeavesReopeningsWaiting, "closing-ends-reopenings"),
     "a fence that is known until one is told otherwise": (RemembersFences, "the-old-owner-stores-nothing"),
     "a steal that looks at nothing": (StealsBlindly, "of-two-thieves-one-wins"),
     "beats that are changes": (TellsBeats, "beats-leave-nothing"),

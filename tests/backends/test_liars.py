@@ -76,6 +76,8 @@ SHARED_NAMES = [
     "a doubt looked for among events only",
     "an end of a stream that is known until one writes oneself",
     "a doubt hidden by what others committed",
+    "reopenings that overlap",
+    "reopenings that closing leaves waiting",
     "a fence that is known until one is told otherwise",
     "a steal that looks at nothing",
     "beats that are changes",

@@ -46,17 +46,16 @@ def _nothing() -> None:
 
 
 class Cell:
-    """What a projection publishes. *fault* says why it stands still for good; None while it runs or may run again."""
+    """What a projection publishes. *fault* says why it stands still for good; None while it runs or may run again. *closing* tells whether its runtime ends."""
 
-    def __init__(self, name: str, initial: Any) -> None:
+    def __init__(self, name: str, initial: Any, closing: Callable[[], bool] = lambda: False) -> None:
         self.name = name
         self.state = initial
+        self.closing = closing
         self.position = START
         self.at_us = 0
         self.fault: str | None = None
         self.running = False
-        self.closing = False
-        """Its runtime ends."""
         self.mailbox: Mailbox[str, Position] | None = None
         """Where its actor is asked to save."""
         self.hurry: Callable[[], None] = _nothing
@@ -112,7 +111,7 @@ class Cell:
         """Raise `ModelFaulted` if it stands still for good, `Closed` if it does because its runtime ends."""
         if self.fault is not None:
             raise ModelFaulted(self.name, self.fault)
-        if self.closing and not self.running:
+        if not self.running and self.closing():
             raise Closed("the runtime")
         if not self.running:
             raise ModelFaulted(self.name, "it is not running here: add it to the App, or await nursery.start(rt.project, ...)")

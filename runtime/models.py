@@ -36,14 +36,15 @@ class Running:
 class Models:
     """Starts projection actors, each name once, and gives handles."""
 
-    def __init__(self, services: Services, sources: Sources, *, spare: bool = False) -> None:
+    def __init__(self, services: Services, sources: Sources, closing: Callable[[], bool], *, spare: bool = False) -> None:
         self._services = services
+        self._closing = closing
+        """Whether the runtime ends: who waits for a model that stops then is told that, and not that the model stands still."""
         self._spare = spare
         """Whether a model that is out of restarts is left standing, instead of failing the runtime."""
         self._sources = sources
         self._running: dict[str, Running] = {}
         self._cells: dict[str, Cell] = {}
-        self._closing = False
 
     def make(self, projection: Runnable) -> Running:
         """An actor for *projection*, not started.
@@ -87,9 +88,7 @@ class Models:
         return Model(projection, cell, self._sources)
 
     def _cell(self, projection: Runnable) -> Cell:
-        cell = self._cells.setdefault(projection.name, Cell(projection.name, projection.initial))
-        cell.closing = self._closing
-        return cell
+        return self._cells.setdefault(projection.name, Cell(projection.name, projection.initial, self._closing))
 
     def _check_same(self, running: Runnable, asked: Runnable) -> None:
         if running is not asked and fingerprint(running, self._services.codec) != fingerprint(asked, self._services.codec):
@@ -152,12 +151,6 @@ class Models:
     def all(self) -> list[Running]:
         """Those that run here."""
         return list(self._running.values())
-
-    def close(self) -> None:
-        """The runtime ends: who waits for a model that stops is told that, and not that the model stands still."""
-        self._closing = True
-        for cell in self._cells.values():
-            cell.closing = True
 
     def stop(self) -> None:
         """Ask all of them to end."""

@@ -142,7 +142,7 @@ async def _run(
         environment.threads,
         spans,
     )
-    models = Models(services, Sources(whole, codec, limits), spare=spare)
+    models = Models(services, Sources(whole, codec, limits), lambda: tree.closing, spare=spare)
     rt = Runtime(backend, environment, limits, hub, codec, encoder, journal, streams, models, tree, places, blobs, spans)
 
     body: BaseException | None = None

@@ -200,7 +200,6 @@ class Tree:
     async def close(self, models: Models, subscriptions: Iterable[Subscription[Any]]) -> None:
         """Intake, subscriptions, projections, leases, the journal's last group: each step in order, none without end."""
         self.closing = True
-        models.close()
         self._streams.close()
         self._journal.close_intake()
         for running in models.all():

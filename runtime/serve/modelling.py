@@ -62,15 +62,15 @@ async def _model(call: Call, projection: AnyProjection) -> Any:
     """The handle, at what was asked to be waited for.
 
     Raises:
-      Refused: it was not reached in time.
+      Refused: it was not reached in time, or the daemon ends.
     """
     model: Any = call.service.rt.model(projection)
     query = call.query
     if query is not None and query.wait_for is not None:
         wait_s = min(query.wait_s, call.service.config.wait_s)
-        with trio.move_on_after(wait_s) as waiting:
+        with call.service.waiting(), trio.move_on_after(wait_s) as limit:
             await model.wait_for(Position(query.wait_for))
-        if waiting.cancelled_caught:
+        if limit.cancelled_caught:
             raise Refused(412, "not-reached", "the model has not reached the position in time", f"it stands at {model.position}")
     if not model.running:
         await model.refresh()

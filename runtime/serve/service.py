@@ -141,6 +141,7 @@ class Service:
     scratch: Scratch = attrs.field(init=False)
     draining: bool = False
     _live: set[trio.CancelScope] = attrs.field(factory=set)
+    _waits: set[trio.CancelScope] = attrs.field(factory=set)
     _began_s: float = attrs.field(factory=time.monotonic)
     codec: Codec = attrs.field(init=False)
 
@@ -201,6 +202,24 @@ class Service:
             finally:
                 self._live.discard(scope)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the body runs a request waits for what may never come; it is cancelled when the daemon drains.
+
+        Raises:
+          Refused: the daemon ends.
+        """
+        with trio.CancelScope() as scope:
+            if self.draining:
+                scope.cancel()
+            self._waits.add(scope)
+            try:
+                yield
+            finally:
+                self._waits.discard(scope)
+        if scope.cancelled_caught:
+            raise ending()
+
     def check_followers(self) -> None:
         """Whether there may be one more.
 
@@ -208,12 +227,17 @@ class Service:
           Refused: there are too many, or the daemon ends.
         """
         if self.draining:
-            raise Refused(503, "closed", "the daemon ends")
+            raise ending()
         if len(self._live) >= self.config.followers_max:
             raise Refused(503, "busy", "there are too many live streams: try again later")
 
     def drain(self) -> None:
         """Begin nothing new that lasts, and end what would last for ever."""
         self.draining = True
-        for scope in list(self._live):
+        for scope in [*self._live, *self._waits]:
             scope.cancel()
+
+
+def ending() -> Refused:
+    """What is told to who asks for what lasts."""
+    return Refused(503, "closed", "the daemon ends", "ask again: another one may have taken over")

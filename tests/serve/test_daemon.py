@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import socket
@@ -56,6 +57,24 @@ def test_it_drains_in_time(tmp_path, number):
     with process(tmp_path, *STORE) as again, client_of(tmp_path, again.url) as client:
         revenue = client.get("/v1/models/revenue?wait_for=2").json()
         assert revenue["state"] == {"cents": 5}
+
+
+def test_who_waits_for_a_model_is_told_that_it_ends(tmp_path):
+    with process(tmp_path, *STORE, "--set", "drain_s=60") as daemon, client_of(tmp_path, daemon.url) as client:
+        host, _, port = daemon.url.removeprefix("http://").rpartition(":")
+        before = client.get("/v1/status").json()["http"]["requests"]
+        with socket.create_connection((host, int(port)), timeout=20) as waiting:
+            head = f"GET /v1/models/revenue?wait_for=1000&wait_s=100 HTTP/1.1\r\nHost: {host}\r\nAuthorization: {client.headers['authorization']}\r\n\r\n"
+            waiting.sendall(head.encode())
+            asked = itertools.count(before + 1)
+            wait_until(lambda: client.get("/v1/status").json()["http"]["requests"] > next(asked))  # more than those of the status itself
+            daemon.signal(signal.SIGTERM)
+            answer = waiting.makefile("rb").read().decode()
+        code = daemon.ended()
+
+    assert answer.startswith("HTTP/1.1 503")
+    assert "urn:perdure:problem:closed" in answer
+    assert code == 0
 
 
 def test_it_does_not_wait_longer_than_it_may_for_who_does_not_read(tmp_path):

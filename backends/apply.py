@@ -51,7 +51,7 @@ def apply(writer: Writer, cache: Cache, done: Decisions) -> None:
         write_meta(writer, "revision", done.revision)
         if cache.trace:
             trace.note(writer, done)
-    if not done.pieces and done.at_us > cache.at_us and (done.changes or done.states or done.kept or done.snapshots or done.cuts):
+    if done.at_us > (done.commits[-1][1] if done.commits else cache.at_us):  # the last event does not tell it
         write_meta(writer, "at", done.at_us)
     for snapshot, at_us in done.snapshots:
         write_snapshot(writer, snapshot, at_us)

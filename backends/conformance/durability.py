@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
-from perdure.backends.commit import Append, Appended, Delete, Put, SaveSnapshot, key_id
-from perdure.backends.conformance.law import Desk, Part, Stores, appending, draft, fails, holds, is_a, new_name, now_us, open_desk, same
+from perdure.backends.commit import Append, Appended, Delete, Put, SaveSnapshot, key_id, propose
+from perdure.backends.conformance.law import Desk, Part, Stores, appending, draft, fails, holds, is_a, new_id, new_name, now_us, open_desk, same
 from perdure.backends.errors import Conflict, PerdureError, Unavailable
 from perdure.backends.event import Position
 from perdure.backends.protocol import Capabilities
@@ -99,6 +99,19 @@ async def time_does_not_go_back_over_reopening(stores: Stores) -> None:
         await desk.done(appending("a"), at_us=at_us - 50_000_000)
         same([record.at_us for record in await desk.log()], [at_us, at_us], "the list of times")
         holds(await desk.backend.now_us() >= at_us, "the store's time is before its last event")
+
+
+@PART.law("`at` does not go back before a commit of kv that came last in a group with events, not over opening it again either.")
+async def time_does_not_go_back_before_entries(stores: Stores) -> None:
+    name, at_us = new_name(), now_us() + 60_000_000
+    async with open_desk(stores, name) as desk:
+        if not desk.backend.capabilities.durable:
+            return
+        event, entry = propose([appending("a")], id=new_id(), at_us=at_us), propose([Put("k", b"x", b"")], id=new_id(), at_us=at_us + 5)
+        await desk.backend.commit([event, entry])
+    async with open_desk(stores, name) as desk:
+        await desk.done(appending("a"), at_us=at_us)
+        same([record.at_us for record in await desk.log()], [at_us, at_us + 5], "the list of times")
 
 
 @PART.law("Upkeep is durable and changes nothing that was acknowledged.")

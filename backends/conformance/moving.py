@@ -16,6 +16,8 @@ from perdure.backends.protocol import Backend, Snapshot, State
 
 PART = Part("moving")
 PLACE = "lmdb:/another/place"
+CLAIMS = 12
+"""One soon after the other."""
 
 
 @attrs.frozen
@@ -399,7 +401,7 @@ async def nothing_is_cut_while_it_is_brought_elsewhere(stores: Stores) -> None:
     async with open_desk(stores, name) as one:
         if not (one.backend.capabilities.moves and one.backend.capabilities.cuts):
             return
-        await one.append("a", 5)
+        await one.append("a", CLAIMS)
         async with one.backend.claim_move():
             await fails(Unavailable, one.ask(Cut("a", 3)), "a cut while the store is brought elsewhere")
             if one.backend.capabilities.shared_writes:
@@ -407,6 +409,7 @@ async def nothing_is_cut_while_it_is_brought_elsewhere(stores: Stores) -> None:
                     await fails(Unavailable, other.ask(Cut("a", 3)), "the same in another process")
             await one.append("a")
         same([info.first for info in await one.backend.streams(limit=9)], [1], "the firsts")
-        await one.done(Cut("a", 3))
-        async with one.backend.claim_move():
-            pass
+        for first in range(2, CLAIMS):
+            await one.done(Cut("a", first))
+            async with one.backend.claim_move():  # its end lets others cut at once
+                pass

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+import trio
+
 from perdure.backends import keys
 from perdure.backends.apply import UNWATCHED
 from perdure.backends.carried import AgedPage, Answered, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Tombstone
@@ -14,6 +16,7 @@ from perdure.backends.errors import Unavailable
 from perdure.backends.event import Position, Record
 from perdure.backends.limits import Limits
 from perdure.backends.postgres import cutting, facts, filling, session
+from perdure.backends.postgres.held import LEAVE_S
 from perdure.backends.postgres.news import TELL
 from perdure.backends.postgres.packing import pack_kept, unpack_kept
 from perdure.backends.postgres.schema import LOADING
@@ -207,6 +210,9 @@ class PostgresMoves(PostgresTraces):
         except Lost as error:
             raise Unavailable(f"{self.url} cannot be reached ({error})") from error
         finally:
+            if not wire.lost:
+                with suppress(Lost, Refused), trio.CancelScope(shield=True):
+                    await wire.ask("ROLLBACK", within_s=LEAVE_S)  # the server sees late that a connection was closed
             with suppress(Lost):
                 wire.close()
 

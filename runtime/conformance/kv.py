@@ -5,7 +5,8 @@ from __future__ import annotations
 import trio
 
 from perdure.backends.commit import Delete, Put, Stored
-from perdure.backends.conformance.law import Stores, fails, holds, is_a, new_name, refused, same
+from perdure.backends.conformance.abilities import MovesClock
+from perdure.backends.conformance.law import fails, holds, is_a, new_name, refused, same
 from perdure.backends.environment import Environment, wall_us
 from perdure.backends.errors import Compacted, Conflict, Misuse
 from perdure.backends.protocol import Backend
@@ -121,17 +122,17 @@ async def a_watch_is_resumable(rt: Runtime) -> None:
 
 
 @PART.law("Tombstones are kept 7 days; an older `after` gets `Compacted`: scan, then watch from the scan's revision.", needs=["advance"])
-async def old_watches_are_compacted(stores: Stores) -> None:
+async def old_watches_are_compacted(stores: MovesClock) -> None:
     async with stores.open(new_name()) as backend, open_runtime(backend, environment=await _clock_of(backend)) as rt:
         bucket = rt.kv("k", int)
         await bucket.put("x", 1)
         await bucket.put("y", 1)
         await rt.transact(Delete("k", "x"))
-        stores.advance(6 * 86_400)  # type: ignore[attr-defined]
+        stores.advance(6 * 86_400)
         while await rt.backend.maintain():
             pass
         same(len(await _soon(bucket.watch(), 2)), 2, "the changes within 7 days")
-        stores.advance(2 * 86_400)  # type: ignore[attr-defined]
+        stores.advance(2 * 86_400)
         while await rt.backend.maintain():
             pass
         await fails(Compacted, _soon(bucket.watch(), 1), "a watch from before what was forgotten")

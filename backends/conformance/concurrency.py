@@ -11,7 +11,7 @@ import trio
 from perdure.backends.commit import ANY, Append, Committed, Delete, Draft, Expected, Put, Write
 from perdure.backends.conformance.abilities import FailsFlush
 from perdure.backends.conformance.histories import History
-from perdure.backends.conformance.law import Desk, Part, Stores, draft, holds, new_id, new_name, open_desk
+from perdure.backends.conformance.law import Broken, Desk, Part, Stores, draft, holds, new_id, new_name, open_desk
 from perdure.backends.conformance.operation import Call, Found, Get, Outcome, Read, Said, Seen
 from perdure.backends.errors import Conflict, InDoubt, Unavailable
 from perdure.backends.protocol import State
@@ -96,8 +96,9 @@ async def _back(desk: Desk) -> None:
 def _said(answer: object) -> Said:
     if isinstance(answer, Committed):
         return answer.parts[0]
-    holds(isinstance(answer, Conflict), f"a commit that is sound is answered {answer!r}")
-    return answer  # type: ignore[return-value]
+    if isinstance(answer, Conflict):
+        return answer
+    raise Broken("", f"a commit that is sound is answered {answer!r}")
 
 
 # -- what a task does in a turn --------------------------------------------------------------

@@ -125,21 +125,21 @@ async def misuse_is_refused_before(desk: Desk) -> None:
         lambda: _propose(appending("a\nb")),
         lambda: _propose(appending("a\0b")),
         lambda: _propose(appending("\ud800")),
-        lambda: _propose(appending(7)),  # type: ignore[arg-type]
+        lambda: _propose(appending(7)),  # type: ignore[arg-type]  # wrong on purpose
         lambda: _propose(appending("a", type="")),
         lambda: _propose(appending("a", tags=["x\0y"])),
         lambda: _propose(appending("a", 1, -1)),
         lambda: _propose(appending("a", 1, True)),
-        lambda: _propose(appending("a", 1, 1.0)),  # type: ignore[arg-type]
-        lambda: _propose(appending("a", 1, "any")),  # type: ignore[arg-type]
+        lambda: _propose(appending("a", 1, 1.0)),  # type: ignore[arg-type]  # wrong on purpose
+        lambda: _propose(appending("a", 1, "any")),  # type: ignore[arg-type]  # wrong on purpose
         lambda: _propose(appending("a", 1, 1 << 63)),
         lambda: _propose(Put("", b"x", b"")),
         lambda: _propose(Put("k\0", b"x", b"")),
         lambda: _propose(Put("k", b"", b"")),
         lambda: _propose(Put("k", "text", b"")),
         lambda: _propose(Put("k", b"x", "text")),
-        lambda: _propose(Put("k", b"x", b"", None)),  # type: ignore[arg-type]
-        lambda: _propose(Unless(EVERYTHING, after=-1)),  # type: ignore[arg-type]
+        lambda: _propose(Put("k", b"x", b"", None)),  # type: ignore[arg-type]  # wrong on purpose
+        lambda: _propose(Unless(EVERYTHING, after=-1)),  # type: ignore[arg-type]  # wrong on purpose
         lambda: _propose(Check(0, stream="a", bucket="k", key=b"x")),
         lambda: _propose(Check(0)),
         lambda: _propose(Check(0, bucket="k")),

@@ -44,7 +44,7 @@ async def expectations_hold(rt: Runtime) -> None:
     same((conflict.what, conflict.actual), ("entry", second.revision), "the conflict")
     is_a(await bucket.delete("x", expected=second.revision), Stored)
     for key in ("", b"bytes", 5, "\ud800"):
-        await fails(Misuse, bucket.put(key, 1), f"key {key!r}")  # type: ignore[arg-type]
+        await fails(Misuse, bucket.put(key, 1), f"key {key!r}")  # type: ignore[arg-type]  # wrong on purpose
 
 
 @PART.runtime("One type per bucket, stored without a type name; a value of another type is `Misuse`.")
@@ -56,7 +56,7 @@ async def a_bucket_has_one_type(rt: Runtime) -> None:
     same(rt.kv("k", dict[str, list[Happened]]), bucket, "the bucket opened again")
     refused(Misuse, lambda: rt.kv("k", int), "the bucket with another type")
     refused(Misuse, lambda: rt.kv("$own", int), "a reserved bucket")
-    await fails(Misuse, rt.kv("n", int).put("x", "text"), "a text in a bucket of numbers")  # type: ignore[arg-type]
+    await fails(Misuse, rt.kv("n", int).put("x", "text"), "a text in a bucket of numbers")  # type: ignore[arg-type]  # wrong on purpose
 
 
 @PART.runtime("A scan gives entries in order of their keys' bytes, by prefix, all of one moment, with the revision to watch from.")

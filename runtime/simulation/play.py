@@ -160,8 +160,8 @@ class _Play:
                 life.opened, self._failed = True, (0, 0)
                 await self.witness.audit(backend, life.who, blobs)
                 rt = await stack.enter_async_context(open_runtime(watched, self._subject.app, environment=life.environment, limits=limits, blobs=blobs))
-                rt._journal = WatchedJournal(rt._journal, world.ledger, life.who)  # type: ignore[assignment]
-                rt._streams = WatchedStreams(rt._streams, world.ledger, life.who)  # type: ignore[assignment]
+                rt._journal = WatchedJournal(rt._journal, world.ledger, life.who)  # type: ignore[assignment]  # it hands the rest on
+                rt._streams = WatchedStreams(rt._streams, world.ledger, life.who)  # type: ignore[assignment]  # it hands the rest on
                 yield rt
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):

@@ -531,7 +531,7 @@ class MovingMoment(Liar):
     async def moment(self) -> AsyncIterator[Any]:
         async with self.inner.moment() as moment:
             store = self.inner._store
-            moment._reader = _Newest(store)  # type: ignore[attr-defined]
+            moment._reader = _Newest(store)  # type: ignore[attr-defined]  # in place of what it began with
             yield moment
 
 

@@ -80,7 +80,7 @@ def pass_all() -> None:
         return []
 
     engine._judge_cut = judge_alone
-    retention.consumers = nobody  # type: ignore[attr-defined, assignment]
+    retention.consumers = nobody  # type: ignore[attr-defined, assignment]  # in this process
 
 
 if __name__ == "__main__":

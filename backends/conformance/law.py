@@ -33,7 +33,8 @@ class Stores(Protocol):
     store, also while it is being loaded. Where `shared_writes` is declared, a name opened twice at once gives two handles that stand for
     two processes: what one remembers, the other does not know.
 
-    Some methods more are optional, and laws that need them are left out without them: those of the classes in `abilities`.
+    Some methods more are optional, and laws that need them are left out without them: those of the classes in
+    `perdure.backends.conformance.abilities`.
 
     `law_s`, where it has one, goes before `LAW_S`: for what is far away.
     """

@@ -31,7 +31,8 @@ class _Tests:
         self._names: dict[Any, str] = {}
 
     def of(self, cls: Any) -> Surely:
-        return self._known[self._function(cls)]  # type: ignore[no-any-return]
+        test: Surely = self._known[self._function(cls)]
+        return test
 
     def _function(self, cls: Any) -> str:
         if (name := self._names.get(cls)) is None:

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final, Literal, NewType, Union, get_args, get_origin
+from typing import Any, Final, Literal, NewType, TypeGuard, Union, get_args, get_origin
 from uuid import UUID
 
 import attrs
@@ -87,7 +87,7 @@ def key_types(cls: Any) -> set[Any]:
     return {cls}
 
 
-def is_enum(cls: Any) -> bool:
+def is_enum(cls: Any) -> TypeGuard[type[enum.Enum]]:
     """Whether *cls* is an enumeration, flags included."""
     return isinstance(cls, type) and issubclass(cls, enum.Enum)
 

@@ -48,7 +48,7 @@ def _class(cls: type, seen: dict[Any, str]) -> str:
     if cls in seen:
         return name
     if is_enum(cls):
-        seen[cls] = f"{name}: " + ", ".join(sorted(f"{key}={member.value!r}" for key, member in cls.__members__.items()))  # type: ignore[attr-defined]
+        seen[cls] = f"{name}: " + ", ".join(sorted(f"{key}={member.value!r}" for key, member in cls.__members__.items()))
     elif attrs.has(cls):
         seen[cls] = name  # a class may hold itself
         seen[cls] = f"{name}: " + ", ".join(sorted(f"{field.name}: {_reference(field.type, seen)}" for field in fields_of(cls)))

@@ -107,7 +107,7 @@ class Runtime:
         """
         with UNTRACED if self._spans is None else following(self._spans, "append", {"perdure.stream": stream}):
             answer = await self._streams.commit(stream, self._encoder.append(stream, events, expected, key))
-        return answer.parts[0] if isinstance(answer, Committed) else answer  # type: ignore[return-value]
+        return answer.parts[0] if isinstance(answer, Committed) else answer  # type: ignore[return-value]  # an append has one part
 
     async def transact(self, *writes: AnyWrite, key: bytes | None = None) -> Committed | Conflict:
         """Commit *writes* (`Append`, `Put`, `Delete`, `Check`, `Unless`, `Fence`) whole or not at all.

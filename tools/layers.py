@@ -1,4 +1,4 @@
-"""The rules of the house about imports, as functions over parsed source: each gives its complaints, one line each.
+"""The rules of the house, most of them about imports, as functions over parsed source: each gives its complaints, one line each.
 
 Nothing is imported to find out: what a lazy or type-only import would do counts as well.
 """
@@ -6,6 +6,9 @@ Nothing is imported to find out: what a lazy or type-only import would do counts
 from __future__ import annotations
 
 import ast
+import io
+import re
+import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +37,8 @@ IMPURE = frozenset(
 )
 CLOCK_CALLS = frozenset({"now", "utcnow", "today"})
 LINES_MAX = 600
+IGNORE = re.compile(r"# *(type: *ignore|(ruff: *|flake8: *)?noqa)")
+REASONED = re.compile(r"# type: ignore\[[a-z, -]+\]  # (?!noqa)\S|noqa: [A-Z0-9, ]+ - \S")
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Source:
 
     name: str
     tree: ast.Module
-    lines: int
+    text: str
     is_package: bool = False
 
     @property
@@ -65,10 +70,14 @@ class Source:
         parts = self.name.split(".")
         return parts[1] if parts[0] == "perdure" and len(parts) > 1 else None
 
+    @property
+    def lines(self) -> int:
+        return self.text.count("\n") + 1
+
 
 def parse(name: str, text: str, *, is_package: bool = False) -> Source:
     """The source *text* as module *name*."""
-    return Source(name, ast.parse(text), text.count("\n") + 1, is_package)
+    return Source(name, ast.parse(text), text, is_package)
 
 
 def read_folder(folder: Path, prefix: str) -> list[Source]:
@@ -231,3 +240,21 @@ def bare_events(sources: Iterable[Source]) -> list[str]:
 def long_files(sources: Iterable[Source]) -> list[str]:
     """A file is one noun: at most 600 lines."""
     return [f"{source.name} has {source.lines} lines, the limit is {LINES_MAX}: it is two nouns" for source in sources if source.lines > LINES_MAX]
+
+
+def bare_ignores(sources: Iterable[Source]) -> list[str]:
+    """What mypy or ruff is told to ignore says why: `# type: ignore[code]  # why`, `# noqa: CODE - why`."""
+    return [
+        f"{source.name}:{line} has {comment!r}: say why, behind it"
+        for source in sources
+        if IGNORE.search(source.text)  # comments are looked for where there may be one of these: that takes its time
+        for line, comment in comments_of(source)
+        if IGNORE.search(comment) and not REASONED.search(comment)
+    ]
+
+
+def comments_of(source: Source) -> Iterator[tuple[int, str]]:
+    """The comments of *source* with their lines; one in a string is none."""
+    for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string

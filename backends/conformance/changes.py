@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from perdure.backends.commit import Delete, Put, Write
+from perdure.backends.conformance.abilities import MovesClock
 from perdure.backends.conformance.law import Desk, Part, Stores, appending, fails, holds, new_name, open_desk, same
 from perdure.backends.errors import Compacted
 from perdure.backends.protocol import ChangedEntry, Changes
@@ -125,11 +126,11 @@ async def a_watcher_misses_nothing(desk: Desk) -> None:
 
 
 @PART.law("Tombstones are kept 7 days.", needs=["advance"])
-async def tombstones_are_kept(stores: Stores) -> None:
+async def tombstones_are_kept(stores: MovesClock) -> None:
     async with open_desk(stores) as desk:
         await desk.store(Put("k", b"x", b"1"))
         await desk.store(Delete("k", b"x"))
-        stores.advance(6 * _DAY_S)  # type: ignore[attr-defined]
+        stores.advance(6 * _DAY_S)
         while await desk.backend.maintain():
             pass
 
@@ -137,11 +138,11 @@ async def tombstones_are_kept(stores: Stores) -> None:
 
 
 @PART.law("An older `after` gets `Compacted`: scan, then watch from the scan's revision.", needs=["advance"])
-async def what_is_forgotten_is_compacted(stores: Stores) -> None:
+async def what_is_forgotten_is_compacted(stores: MovesClock) -> None:
     async with open_desk(stores) as desk:
         await desk.done(Put("k", b"x", b"1"), Put("k", b"y", b"1"), Put("other", b"x", b"1"))
         await desk.store(Delete("k", b"x"))
-        stores.advance(8 * _DAY_S)  # type: ignore[attr-defined]
+        stores.advance(8 * _DAY_S)
         while await desk.backend.maintain():
             pass
 
@@ -158,12 +159,12 @@ async def what_is_forgotten_is_compacted(stores: Stores) -> None:
 
 
 @PART.law("A tombstone that was overtaken by a new value is no tombstone any more.", needs=["advance"])
-async def an_overtaken_tombstone_is_none(stores: Stores) -> None:
+async def an_overtaken_tombstone_is_none(stores: MovesClock) -> None:
     async with open_desk(stores) as desk:
         await desk.store(Put("k", b"x", b"1"))
         await desk.store(Delete("k", b"x"))
         await desk.store(Put("k", b"x", b"3"))
-        stores.advance(8 * _DAY_S)  # type: ignore[attr-defined]
+        stores.advance(8 * _DAY_S)
         while await desk.backend.maintain():
             pass
 

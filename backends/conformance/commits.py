@@ -7,6 +7,7 @@ from itertools import pairwise
 import trio
 
 from perdure.backends.commit import ANY, Append, Appended, Check, Committed, Delete, Put, SaveSnapshot, Stored, Write, key_id
+from perdure.backends.conformance.abilities import OpensSmall
 from perdure.backends.conformance.law import Desk, Part, Stores, appending, draft, drafts, holds, is_a, new_name, now_us, open_desk, same
 from perdure.backends.errors import Conflict, Full, KeyReused
 from perdure.backends.event import Position
@@ -231,8 +232,8 @@ async def a_groups_records_are_those_of_the_log(desk: Desk) -> None:
 
 
 @PART.law("If the group as a whole does not fit, it is halved and asked again: only the commit that does not fit is told so.", needs=["open_small"])
-async def only_what_does_not_fit_is_full(stores: Stores) -> None:
-    async with stores.open_small(new_name()) as backend:  # type: ignore[attr-defined]
+async def only_what_does_not_fit_is_full(stores: OpensSmall) -> None:
+    async with stores.open_small(new_name()) as backend:
         desk = Desk(backend)
         big = Append("big", [draft(b"x" * 1_000_000) for _ in range(5)], ANY)
 
@@ -245,9 +246,9 @@ async def only_what_does_not_fit_is_full(stores: Stores) -> None:
 
 
 @PART.law("A full store still takes deletes, and goes on after them: 1 % is reserved.", needs=["open_small"])
-async def a_full_store_takes_deletes(stores: Stores) -> None:
+async def a_full_store_takes_deletes(stores: OpensSmall) -> None:
     name = new_name()
-    async with stores.open_small(name) as backend:  # type: ignore[attr-defined]
+    async with stores.open_small(name) as backend:
         desk = Desk(backend)
         stored = []
         for number in range(400):

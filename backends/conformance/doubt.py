@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
 
 from perdure.backends.commit import Check, Put, SaveSnapshot, Write, key_id
-from perdure.backends.conformance import law
+from perdure.backends.conformance.abilities import FailsFlush, HoldsTurn
 from perdure.backends.conformance.law import (
     Desk,
     Part,
-    Stores,
     appending,
     fails,
     holds,
@@ -35,7 +34,7 @@ from perdure.backends.protocol import State
 class DoubtDesk(Desk):
     """A desk whose store's flushes can be made to fail."""
 
-    stores: Stores
+    stores: FailsFlush
     name: str
     stored: bool
     """Whether what a failed flush wrote is there afterwards."""
@@ -43,7 +42,7 @@ class DoubtDesk(Desk):
     async def fail(self, *commits: Sequence[Write], ids: Sequence[bytes] | None = None, keys: Sequence[bytes | None] | None = None) -> InDoubt:
         """A group whose flush fails."""
         at_us = await self.backend.now_us()
-        self.stores.fail_flush(self.backend, stored=self.stored)  # type: ignore[attr-defined]
+        self.stores.fail_flush(self.backend, stored=self.stored)
         return await fails(InDoubt, self.group(*commits, ids=ids, keys=keys, at_us=at_us), "a group whose flush fails")
 
     async def back(self) -> None:
@@ -58,11 +57,11 @@ WithDoubt = Callable[[DoubtDesk], Awaitable[None]]
 class DoubtPart(Part):
     """Laws whose checks get a fresh store, once with what a failed flush wrote being there afterwards, once without."""
 
-    def desk(self, sentence: str, *, needs: Sequence[str] = ()) -> Callable[[WithDoubt], law.Check]:
+    def desk(self, sentence: str, *, needs: Sequence[str] = ()) -> Callable[[WithDoubt], Callable[[FailsFlush], Awaitable[None]]]:
         """Mark a function of a `DoubtDesk` as the check of *sentence*."""
 
-        def mark(function: WithDoubt) -> law.Check:
-            async def check(stores: Stores) -> None:
+        def mark(function: WithDoubt) -> Callable[[FailsFlush], Awaitable[None]]:
+            async def check(stores: FailsFlush) -> None:
                 for stored in (True, False):
                     name = new_name()
                     async with stores.open(name) as backend:
@@ -157,7 +156,7 @@ async def a_reopening_may_fail(desk: DoubtDesk) -> None:
         heads.append(await desk.backend.head())
 
     async with trio.open_nursery() as nursery:
-        with desk.stores.hold_turn(desk.name):  # type: ignore[attr-defined]
+        with cast(HoldsTurn, desk.stores).hold_turn(desk.name):
             nursery.start_soon(fails, Unavailable, desk.backend.reopen(), "reopening while a frozen process has the right to write")
             for _ in range(8):
                 await trio.sleep(0.02)

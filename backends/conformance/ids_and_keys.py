@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.backends.commit import ANY, Append, Committed, Delete, Put, Stored, Write, key_id, propose
+from perdure.backends.conformance.abilities import MovesClock
 from perdure.backends.conformance.law import Desk, Part, Stores, appending, draft, holds, is_a, new_id, new_name, now_us, open_desk, refused, same
 from perdure.backends.errors import Conflict, KeyReused, Misuse, TooLarge
 
@@ -117,15 +118,15 @@ async def a_key_survives_reopening(stores: Stores) -> None:
 
 
 @PART.law("A key is kept for 7 days, then forgotten.", needs=["advance"])
-async def a_key_is_kept_for_days(stores: Stores) -> None:
+async def a_key_is_kept_for_days(stores: MovesClock) -> None:
     async with open_desk(stores) as desk:
         first = await desk.done(appending("a", 1), key=b"once")
-        stores.advance(6 * _DAY_S)  # type: ignore[attr-defined]
+        stores.advance(6 * _DAY_S)
         while await desk.backend.maintain():
             pass
         same(await desk.ask(appending("a", 1), key=b"once"), first, "the answer after 6 days")
 
-        stores.advance(2 * _DAY_S)  # type: ignore[attr-defined]
+        stores.advance(2 * _DAY_S)
         while await desk.backend.maintain():
             pass
         await desk.done(appending("a", 1), key=b"once")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from perdure.backends.commit import Appended, Check, Delete, Put, Stored, Write, propose
+from functools import partial
+
+from perdure.backends.commit import Appended, Check, Committed, Delete, Put, Stored, Write, propose
 from perdure.backends.conformance.law import Desk, Part, Stores, appending, holds, is_a, new_id, new_name, open_desk, refused, same
 from perdure.backends.errors import Conflict, Misuse
+from perdure.backends.event import Position
 from perdure.backends.protocol import Entry
 
 PART = Part("kv")
@@ -30,8 +33,8 @@ async def revisions_are_one_counter(desk: Desk) -> None:
     await desk.done(Put("k", b"x", b"1"), Put("other", b"x", b"1"), Delete("k", b"z"))
     group = await desk.group([Put("other", b"y", b"1")], [appending("a", 2)], [Check(1, bucket="k", key=b"x")], [Put("k", b"y", b"1"), appending("a")])
 
-    parts = [answer.parts for answer in group.answers]  # type: ignore[union-attr]
-    same(parts, [(Stored(2),), (Appended(1, 2, 2),), (), (Stored(3), Appended(3, 3, 3))], "the list of parts")  # type: ignore[arg-type]
+    parts = [is_a(answer, Committed).parts for answer in group.answers]
+    same(parts, [(Stored(2),), (Appended(1, 2, Position(2)),), (), (Stored(3), Appended(3, 3, Position(3)))], "the list of parts")
     entries = [*await desk.backend.scan("k", limit=9), *await desk.backend.scan("other", limit=9)]
     same([(entry.key, entry.revision) for entry in entries], [(b"x", 1), (b"y", 3), (b"x", 1), (b"y", 2)], "the entries")
     same(await desk.backend.revision(), 3, "the store's revision")
@@ -48,7 +51,7 @@ async def a_revision_never_comes_back(stores: Stores) -> None:
             while await desk.backend.maintain():
                 pass
         group = await desk.group([Put("k", b"y", b"1")], [Delete("k", b"y")], [Put("k", b"y", b"1", 0)])
-        seen += [is_a(part, Stored).revision for answer in group.answers for part in answer.parts]  # type: ignore[union-attr]
+        seen += [is_a(part, Stored).revision for answer in group.answers for part in is_a(answer, Committed).parts]
         is_a(await desk.ask(Put("k", b"y", b"1", seen[0])), Conflict)
     if durable:
         async with open_desk(stores, name) as desk:
@@ -120,7 +123,7 @@ async def keys_and_values_are_bytes(desk: Desk) -> None:
 async def reserved_names_are_refused(desk: Desk) -> None:
     own: list[Write] = [Put("$models x", b"k", b""), Delete("$leases", b"k"), Check(0, bucket="$checkpoints", key=b"k")]
     for write in (*own, appending("$own"), Check(0, stream="$own")):
-        refused(Misuse, lambda write=write: propose([write], id=new_id(), at_us=1), f"{write} by a user")  # type: ignore[misc]
+        refused(Misuse, partial(propose, [write], id=new_id(), at_us=1), f"{write} by a user")
         holds(propose([write], id=new_id(), at_us=1, own=True), f"{write} by perdure itself")
     same(await desk.backend.revision(), 0, "the store's revision")
 

@@ -33,18 +33,8 @@ class Stores(Protocol):
     store, also while it is being loaded. Where `shared_writes` is declared, a name opened twice at once gives two handles that stand for
     two processes: what one remembers, the other does not know.
 
-    Some methods more are optional, and laws that need them are left out without them:
-
-    - `open_small(name)` opens a store with room for some MiB.
-    - `advance(seconds)` moves the wall clock of all its stores.
-    - `fail_flush(backend, *, stored)` lets the next flush of that open store fail: what it wrote is there
-      afterwards (*stored*), or it is not. The store is doubtful then, as after a true failure.
-    - `hold_flush(backend)` is a context manager that keeps the next group of that open store on its way: judged, written and
-      not committed. It gives a `trio.Event` that is set when the group is.
-    - `hold_open(name)` is a context manager that keeps transactions of strangers open beside that store, idle ones
-      and such that have written; `hold_elsewhere()` in another database of the same server.
-    - `hold_turn(name)` is a context manager that keeps the right to write to that store, as another
-      process would that is frozen, under the pid of this one.
+    Some methods more are optional, and laws that need them are left out without them: those of the classes in
+    `perdure.backends.conformance.abilities`.
 
     `law_s`, where it has one, goes before `LAW_S`: for what is far away.
     """
@@ -64,6 +54,7 @@ class Broken(AssertionError):
         return f"{self.law}: {self.what}" if self.law else self.what
 
 
+S = TypeVar("S", bound=Stores)
 Check = Callable[[Stores], Awaitable[None]]
 
 
@@ -85,10 +76,10 @@ class Part:
         self.name = name
         self.laws: list[Law] = []
 
-    def law(self, sentence: str, *, needs: Sequence[str] = ()) -> Callable[[Check], Check]:
-        """Mark a function as the check of *sentence*; its name becomes the law's."""
+    def law(self, sentence: str, *, needs: Sequence[str] = ()) -> Callable[[Callable[[S], Awaitable[None]]], Callable[[S], Awaitable[None]]]:
+        """Mark a function as the check of *sentence*; its name becomes the law's. It gets stores that have what it *needs*."""
 
-        def mark(function: Check) -> Check:
+        def mark(function: Callable[[S], Awaitable[None]]) -> Callable[[S], Awaitable[None]]:
             name = function.__name__.replace("_", "-")
             self.laws.append(Law(name, self.name, sentence, _bounded(name, function), tuple(needs)))
             return function
@@ -109,7 +100,7 @@ class Part:
         return mark
 
 
-def _bounded(name: str, function: Check) -> Check:
+def _bounded(name: str, function: Callable[[Any], Awaitable[None]]) -> Check:
     async def check(stores: Stores) -> None:
         within_s = getattr(stores, "law_s", LAW_S)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from perdure.backends.commit import BEATS, EXISTS, LEASES, NEW_FENCE, Committed, Delete, Fence, Put, SaveSnapshot, Write
+from perdure.backends.commit import BEATS, EXISTS, LEASES, NEW_FENCE, Committed, Delete, Fence, Put, SaveSnapshot, Stored, Write
 from perdure.backends.conformance.law import Desk, appending, holds, is_a, same
 from perdure.backends.conformance.sharing import SharingPart
 from perdure.backends.errors import Conflict
@@ -49,7 +49,7 @@ async def a_fence_is_a_revision(desk: Desk) -> None:
     group = await desk.group([Put("k", b"x", b"")], [Put(LEASES, _JOB, NEW_FENCE)], [Put(LEASES, b"other", NEW_FENCE)])
     both = [await desk.backend.get(LEASES, key) for key in (_JOB, b"other")]
     same([entry and int.from_bytes(entry.value, "big") for entry in both], [entry and entry.revision for entry in both], "the fences of one group")
-    same(len({part.revision for answer in group.answers for part in is_a(answer, Committed).parts}), 3, "the number of revisions")  # type: ignore[union-attr]
+    same(len({is_a(part, Stored).revision for answer in group.answers for part in is_a(answer, Committed).parts}), 3, "the number of revisions")
 
 
 @PART.store("A beat moves the revision of its entry and nothing else: the fence holds on.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from perdure.backends.commit import ANY, Append, Check, Commit, Delete, Fence, Put, SaveSnapshot, Unless, Write, propose
@@ -111,7 +112,7 @@ async def nothing_occurs_twice(desk: Desk) -> None:
         (Delete("k", b"x"), Check(0, bucket="k", key=b"x")),
     ]
     for writes in twice:
-        error = refused(Misuse, lambda writes=writes: _propose(*writes), f"{writes}")  # type: ignore[misc]
+        error = refused(Misuse, partial(_propose, *writes), f"{writes}")
         holds("occurs twice" in str(error), f"the message does not say why: {error}")
     await desk.done(appending("a"), Put("a", b"x", b""), Put("k", b"x", b""), Check(0, stream="x"), Check(0, bucket="k", key=b"a"))
 
@@ -124,21 +125,21 @@ async def misuse_is_refused_before(desk: Desk) -> None:
         lambda: _propose(appending("a\nb")),
         lambda: _propose(appending("a\0b")),
         lambda: _propose(appending("\ud800")),
-        lambda: _propose(appending(7)),  # type: ignore[arg-type]
+        lambda: _propose(appending(7)),  # type: ignore[arg-type]  # wrong on purpose
         lambda: _propose(appending("a", type="")),
         lambda: _propose(appending("a", tags=["x\0y"])),
         lambda: _propose(appending("a", 1, -1)),
         lambda: _propose(appending("a", 1, True)),
-        lambda: _propose(appending("a", 1, 1.0)),  # type: ignore[arg-type]
-        lambda: _propose(appending("a", 1, "any")),  # type: ignore[arg-type]
+        lambda: _propose(appending("a", 1, 1.0)),  # type: ignore[arg-type]  # wrong on purpose
+        lambda: _propose(appending("a", 1, "any")),  # type: ignore[arg-type]  # wrong on purpose
         lambda: _propose(appending("a", 1, 1 << 63)),
         lambda: _propose(Put("", b"x", b"")),
         lambda: _propose(Put("k\0", b"x", b"")),
         lambda: _propose(Put("k", b"", b"")),
         lambda: _propose(Put("k", "text", b"")),
         lambda: _propose(Put("k", b"x", "text")),
-        lambda: _propose(Put("k", b"x", b"", None)),  # type: ignore[arg-type]
-        lambda: _propose(Unless(EVERYTHING, after=-1)),  # type: ignore[arg-type]
+        lambda: _propose(Put("k", b"x", b"", None)),  # type: ignore[arg-type]  # wrong on purpose
+        lambda: _propose(Unless(EVERYTHING, after=-1)),  # type: ignore[arg-type]  # wrong on purpose
         lambda: _propose(Check(0, stream="a", bucket="k", key=b"x")),
         lambda: _propose(Check(0)),
         lambda: _propose(Check(0, bucket="k")),
@@ -166,4 +167,4 @@ async def queries_and_snapshots_are_bounded(desk: Desk) -> None:
         holds(len(group.answers) == 2, "a condition with a name that is too long")
     _beyond(255, 256, SaveSnapshot("s" * 256, Position(1), "f", b""))
     for write in (SaveSnapshot("s\0x", Position(1), "f", b""), SaveSnapshot("s", Position(-1), "f", b""), Fence("", 1)):
-        refused(Misuse, lambda write=write: _propose(write), f"{write}")  # type: ignore[misc]
+        refused(Misuse, partial(_propose, write), f"{write}")

@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack, suppress
 import trio
 
 from perdure.backends.commit import Append, Appended, Check, Committed, Delete, Put, SaveSnapshot, Stored, Write, key_id, propose
+from perdure.backends.conformance.abilities import FailsFlush
 from perdure.backends.conformance.doubt import DoubtDesk, DoubtPart
-from perdure.backends.conformance.law import Desk, Stores, appending, draft, drafts, fails, holds, is_a, new_id, new_name, now_us, open_desk, same
+from perdure.backends.conformance.law import Desk, appending, draft, drafts, fails, holds, is_a, new_id, new_name, now_us, open_desk, same
 from perdure.backends.conformance.sharing import MANY_GROUPS
 from perdure.backends.conformance.waiting import SOON_S, ends
 from perdure.backends.errors import Closed, Conflict, InDoubt, Unavailable
@@ -97,7 +98,7 @@ async def what_is_absent_may_be_asked_again(desk: DoubtDesk) -> None:
         before = len(await desk.log())
         failures = 0
         while (answer := await desk.backend.answer(commit.id)) is None and failures < 3:
-            desk.stores.fail_flush(desk.backend, stored=desk.stored)  # type: ignore[attr-defined]
+            desk.stores.fail_flush(desk.backend, stored=desk.stored)
             await fails(InDoubt, desk.backend.commit([commit]), "a commit whose flush fails")
             await desk.back()
             failures += 1
@@ -138,7 +139,7 @@ async def types_are_true_after_reopening(desk: DoubtDesk) -> None:
 
 
 @PART.law("Over doubts, stored or not, seqs have no gap, positions and revisions one order, none given twice.", needs=["fail_flush"])
-async def numbers_survive_doubt(stores: Stores) -> None:
+async def numbers_survive_doubt(stores: FailsFlush) -> None:
     name, told = new_name(), list[Committed]()
     async with stores.open(name) as backend, AsyncExitStack() as stack:
         desk = DoubtDesk(backend, stores, name, stored=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -227,10 +228,10 @@ async def what_was_answered_is_seen_by_all(one: Desk, other: Desk) -> None:
 async def others_commits_wake(one: Desk, other: Desk) -> None:
     for writer, waiter in ((one, other), (other, one)):
         head, revision = await waiter.backend.head(), await waiter.backend.revision()
-        await woken(lambda: waiter.backend.wait_beyond(head), lambda: writer.append("a"), "wait_beyond, and another process appends,")  # noqa: B023
+        await woken(partial(waiter.backend.wait_beyond, head), partial(writer.append, "a"), "wait_beyond, and another process appends,")
         same(len(await waiter.log(after=head)), 1, "the number of events it sees")
-        await woken(lambda: waiter.backend.wait_changed(revision), lambda: writer.store(Put("k", b"x", b"")), "wait_changed, and another puts,")  # noqa: B023
-        await woken(lambda: waiter.backend.wait_changed(revision + 1), lambda: writer.store(Delete("k", b"x")), "wait_changed, and another deletes,")  # noqa: B023
+        await woken(partial(waiter.backend.wait_changed, revision), partial(writer.store, Put("k", b"x", b"")), "wait_changed, and another puts,")
+        await woken(partial(waiter.backend.wait_changed, revision + 1), partial(writer.store, Delete("k", b"x")), "wait_changed, and another deletes,")
         same(len((await waiter.backend.read_changes("k", after=revision, limit=9)).changes), 1, "the number of changes it sees")
 
 

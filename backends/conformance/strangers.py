@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, suppress
 import trio
 
 from perdure.backends.commit import Put
+from perdure.backends.conformance.abilities import HoldsElsewhere, HoldsFlush, HoldsOpen
 from perdure.backends.conformance.law import Desk, Stores, appending, holds, new_name, open_desk, same
 from perdure.backends.conformance.sharing import SharingPart
 from perdure.backends.conformance.waiting import ends
@@ -26,14 +27,14 @@ Hold = Callable[[], AbstractContextManager[None]]
 
 
 @PART.law("Open transactions of strangers, idle or having written, hide nothing and hold nobody up.", needs=["hold_open"])
-async def open_transactions_hide_nothing(stores: Stores) -> None:
+async def open_transactions_hide_nothing(stores: HoldsOpen) -> None:
     name = new_name()
-    await _go_on_beside(stores, name, lambda: stores.hold_open(name))  # type: ignore[attr-defined]
+    await _go_on_beside(stores, name, lambda: stores.hold_open(name))
 
 
 @PART.law("Nor do those in another database of the same server, whose ids are of one row with ours.", needs=["hold_elsewhere"])
-async def transactions_elsewhere_hide_nothing(stores: Stores) -> None:
-    await _go_on_beside(stores, new_name(), lambda: stores.hold_elsewhere())  # type: ignore[attr-defined]
+async def transactions_elsewhere_hide_nothing(stores: HoldsElsewhere) -> None:
+    await _go_on_beside(stores, new_name(), lambda: stores.hold_elsewhere())
 
 
 async def _go_on_beside(stores: Stores, name: str, hold: Hold) -> None:
@@ -75,7 +76,7 @@ async def _follow(desk: Desk, seen: list[int], until: int) -> None:
     "A group on its way is seen by nobody, and what other processes commit comes after it: no event becomes visible below a position already examined.",
     needs=["hold_flush"],
 )
-async def nothing_becomes_visible_below(stores: Stores) -> None:
+async def nothing_becomes_visible_below(stores: HoldsFlush) -> None:
     name = new_name()
     async with open_desk(stores, name) as one, open_desk(stores, name) as other, open_desk(stores, name) as reader:
         if not one.backend.capabilities.shared_writes:
@@ -87,7 +88,7 @@ async def nothing_becomes_visible_below(stores: Stores) -> None:
             for number in range(_ROUNDS):
                 head = await reader.backend.head()
                 async with trio.open_nursery() as nursery:
-                    with stores.hold_flush(one.backend) as begun:  # type: ignore[attr-defined]
+                    with stores.hold_flush(one.backend) as begun:
                         nursery.start_soon(one.append, f"held-{number}", 2)
                         with trio.fail_after(5):
                             await begun.wait()

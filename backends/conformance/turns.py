@@ -8,7 +8,8 @@ import time
 import trio
 
 from perdure.backends.commit import Committed, Put
-from perdure.backends.conformance.law import Desk, Part, Stores, appending, fails, holds, is_a, new_id, new_name, now_us, open_desk, same, settle
+from perdure.backends.conformance.abilities import HoldsTurn
+from perdure.backends.conformance.law import Desk, Part, appending, fails, holds, is_a, new_id, new_name, now_us, open_desk, same, settle
 from perdure.backends.conformance.waiting import ends
 from perdure.backends.errors import Unavailable
 
@@ -19,11 +20,11 @@ _BEAT_S = 0.01
 
 
 @PART.law("Who cannot get the right to write gets `Unavailable` within its limit, naming the process that has it.", needs=["hold_turn"])
-async def who_cannot_write_is_told(stores: Stores) -> None:
+async def who_cannot_write_is_told(stores: HoldsTurn) -> None:
     name = new_name()
     async with open_desk(stores, name) as desk:
         await desk.append("a")
-        with stores.hold_turn(name):  # type: ignore[attr-defined]
+        with stores.hold_turn(name):
             began = trio.current_time()
             error = await fails(Unavailable, _ask(desk), "a commit while a frozen process has the right to write")
             holds(trio.current_time() - began <= LONG_S, f"it was told after {trio.current_time() - began:.1f} s")
@@ -32,13 +33,13 @@ async def who_cannot_write_is_told(stores: Stores) -> None:
 
 
 @PART.law("`Unavailable` means: not begun, nothing will happen later.", needs=["hold_turn"])
-async def unavailable_never_happens(stores: Stores) -> None:
+async def unavailable_never_happens(stores: HoldsTurn) -> None:
     name, ids = new_name(), [new_id() for _ in range(3)]
     async with open_desk(stores, name) as one, open_desk(stores, name) as other:
         if not one.backend.capabilities.shared_writes:
             return
         await one.append("a")
-        with stores.hold_turn(name):  # type: ignore[attr-defined]
+        with stores.hold_turn(name):
             async with trio.open_nursery() as nursery:
                 for desk, id in ((one, ids[0]), (one, ids[1]), (other, ids[2])):
                     nursery.start_soon(fails, Unavailable, _ask(desk, id), "a commit while a frozen process has the right to write")
@@ -53,7 +54,7 @@ async def unavailable_never_happens(stores: Stores) -> None:
 
 
 @PART.law("A frozen process never stops our loop: tasks run on, and reads are answered meanwhile.", needs=["hold_turn"])
-async def the_loop_keeps_turning(stores: Stores) -> None:
+async def the_loop_keeps_turning(stores: HoldsTurn) -> None:
     name, beats = new_name(), 0
 
     async def beat(desk: Desk) -> None:
@@ -65,7 +66,7 @@ async def the_loop_keeps_turning(stores: Stores) -> None:
 
     async with open_desk(stores, name) as desk:
         await desk.append("a")
-        with stores.hold_turn(name):  # type: ignore[attr-defined]
+        with stores.hold_turn(name):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(beat, desk)
                 began, began_real = trio.current_time(), time.monotonic()
@@ -76,11 +77,11 @@ async def the_loop_keeps_turning(stores: Stores) -> None:
 
 
 @PART.law("Who waits for the right to write can be cancelled: nothing was stored, and nobody stands in the way.", needs=["hold_turn"])
-async def a_cancelled_wait_is_out_of_the_way(stores: Stores) -> None:
+async def a_cancelled_wait_is_out_of_the_way(stores: HoldsTurn) -> None:
     name, id = new_name(), new_id()
     async with open_desk(stores, name) as one, open_desk(stores, name) as other:
         await one.append("a")
-        with stores.hold_turn(name):  # type: ignore[attr-defined]
+        with stores.hold_turn(name):
             for steps in range(12):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_ask, one, id)
@@ -96,7 +97,7 @@ async def a_cancelled_wait_is_out_of_the_way(stores: Stores) -> None:
 
 
 @PART.law("Who waits for the right to write gets it when it is given back, all of them.", needs=["hold_turn"])
-async def waiting_for_a_turn_ends(stores: Stores) -> None:
+async def waiting_for_a_turn_ends(stores: HoldsTurn) -> None:
     name, answers = new_name(), list[object]()
 
     async def write(desk: Desk, stream: str) -> None:
@@ -106,7 +107,7 @@ async def waiting_for_a_turn_ends(stores: Stores) -> None:
         desks = (one, other) if other.backend.id == one.backend.id else (one, one)
         await one.append("a")
         async with trio.open_nursery() as nursery:
-            with stores.hold_turn(name):  # type: ignore[attr-defined]
+            with stores.hold_turn(name):
                 for number in range(6):
                     nursery.start_soon(write, desks[number % 2], f"s-{number}")
                 await trio.sleep(0.1)

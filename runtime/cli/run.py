@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         return _failed(f"{' '.join(str(error).split())} Ask `perdure --help`.", Exit.USAGE)
     except BaseException as error:  # noqa: ASYNC103 - outside of Trio: it becomes the exit code
-        return _raised(error)  # noqa: ASYNC104
+        return _raised(error)  # noqa: ASYNC104 - likewise
     return int(answer) if isinstance(answer, int) else Exit.DONE
 
 

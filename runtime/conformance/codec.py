@@ -117,7 +117,7 @@ async def reading_is_strict(rt: Runtime) -> None:
         await rt.append(f"s-{number}", [NewEvent(tree, type=f"strict-{number}")])
         late: Any = event(f"strict-{number}")(attrs.make_class("Late", [], bases=(cls,), frozen=True))
         await fails(Unreadable, listed(rt.read_all(of(late))), f"reading {tree} as {cls.__name__}")
-    await fails(Misuse, rt.append("t-1", [Happened("1")]), "a text in a number's field")  # type: ignore[arg-type]
+    await fails(Misuse, rt.append("t-1", [Happened("1")]), "a text in a number's field")  # type: ignore[arg-type]  # wrong on purpose
 
 
 @PART.runtime("Naive datetimes, ints beyond 64 bits, lone surrogates and what cannot be encoded are `Misuse`, naming the field.")

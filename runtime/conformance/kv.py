@@ -5,7 +5,8 @@ from __future__ import annotations
 import trio
 
 from perdure.backends.commit import Delete, Put, Stored
-from perdure.backends.conformance.law import Stores, fails, holds, is_a, new_name, refused, same
+from perdure.backends.conformance.abilities import MovesClock
+from perdure.backends.conformance.law import fails, holds, is_a, new_name, refused, same
 from perdure.backends.environment import Environment, wall_us
 from perdure.backends.errors import Compacted, Conflict, Misuse
 from perdure.backends.protocol import Backend
@@ -43,7 +44,7 @@ async def expectations_hold(rt: Runtime) -> None:
     same((conflict.what, conflict.actual), ("entry", second.revision), "the conflict")
     is_a(await bucket.delete("x", expected=second.revision), Stored)
     for key in ("", b"bytes", 5, "\ud800"):
-        await fails(Misuse, bucket.put(key, 1), f"key {key!r}")  # type: ignore[arg-type]
+        await fails(Misuse, bucket.put(key, 1), f"key {key!r}")  # type: ignore[arg-type]  # wrong on purpose
 
 
 @PART.runtime("One type per bucket, stored without a type name; a value of another type is `Misuse`.")
@@ -55,7 +56,7 @@ async def a_bucket_has_one_type(rt: Runtime) -> None:
     same(rt.kv("k", dict[str, list[Happened]]), bucket, "the bucket opened again")
     refused(Misuse, lambda: rt.kv("k", int), "the bucket with another type")
     refused(Misuse, lambda: rt.kv("$own", int), "a reserved bucket")
-    await fails(Misuse, rt.kv("n", int).put("x", "text"), "a text in a bucket of numbers")  # type: ignore[arg-type]
+    await fails(Misuse, rt.kv("n", int).put("x", "text"), "a text in a bucket of numbers")  # type: ignore[arg-type]  # wrong on purpose
 
 
 @PART.runtime("A scan gives entries in order of their keys' bytes, by prefix, all of one moment, with the revision to watch from.")
@@ -121,17 +122,17 @@ async def a_watch_is_resumable(rt: Runtime) -> None:
 
 
 @PART.law("Tombstones are kept 7 days; an older `after` gets `Compacted`: scan, then watch from the scan's revision.", needs=["advance"])
-async def old_watches_are_compacted(stores: Stores) -> None:
+async def old_watches_are_compacted(stores: MovesClock) -> None:
     async with stores.open(new_name()) as backend, open_runtime(backend, environment=await _clock_of(backend)) as rt:
         bucket = rt.kv("k", int)
         await bucket.put("x", 1)
         await bucket.put("y", 1)
         await rt.transact(Delete("k", "x"))
-        stores.advance(6 * 86_400)  # type: ignore[attr-defined]
+        stores.advance(6 * 86_400)
         while await rt.backend.maintain():
             pass
         same(len(await _soon(bucket.watch(), 2)), 2, "the changes within 7 days")
-        stores.advance(2 * 86_400)  # type: ignore[attr-defined]
+        stores.advance(2 * 86_400)
         while await rt.backend.maintain():
             pass
         await fails(Compacted, _soon(bucket.watch(), 1), "a watch from before what was forgotten")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 
 from perdure.actors.fold import Projection
 from perdure.backends.commit import Append, Put
-from perdure.backends.conformance.law import Stores, fails, holds, refused, same
+from perdure.backends.conformance.law import Stores, fails, holds, is_a, refused, same
 from perdure.backends.errors import Closed, StateTooLarge, TooLarge
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.schema import NewEvent
 from perdure.backends.selector import EVERYTHING, of
 from perdure.runtime.conformance.kit import COUNT, Happened, RuntimePart, listed, runtime_on
+from perdure.runtime.log import StreamReader
 from perdure.runtime.open import open_runtime
 from perdure.runtime.runtime import Runtime
 
@@ -30,8 +32,8 @@ async def _bounded(rt: Runtime, limit: int, fits: Callable[[], Awaitable[object]
     same((await rt.head(), await rt.backend.revision()), (head, revision), "the store afterwards")
 
 
-def _one(**more: object) -> list[NewEvent]:
-    return [NewEvent({"x": 1}, **{"type": "t", **more})]  # type: ignore[arg-type]
+def _one(**more: Any) -> list[NewEvent]:
+    return [NewEvent({"x": 1}, **{"type": "t", **more})]
 
 
 @PART.runtime("A stream's name has at most 255 bytes.")
@@ -77,9 +79,9 @@ async def commits_are_bounded(rt: Runtime) -> None:
 @PART.runtime("A page has at most 1,000 records or 1 MiB, soft by one commit: readers hold no more.")
 async def pages_are_bounded(rt: Runtime) -> None:
     await rt.append("a-1", [Happened(n) for n in range(2_500)])
-    reader = rt.read("a-1")
+    reader = is_a(rt.read("a-1"), StreamReader)
     await anext(reader)
-    holds(len(reader._events) <= 1_000, f"the reader holds {len(reader._events)} events")  # type: ignore[attr-defined]
+    holds(len(reader._events) <= 1_000, f"the reader holds {len(reader._events)} events")
     same(len(await listed(reader)), 2_499, "the number of the others")
 
 

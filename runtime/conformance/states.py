@@ -11,7 +11,7 @@ from perdure.actors.fold import Keyed, Projection
 from perdure.backends.codec import Codec, check_stable
 from perdure.backends.conformance.law import Stores, holds, new_name, refused, same
 from perdure.backends.errors import UnstableState
-from perdure.backends.event import Position
+from perdure.backends.event import Event, Position
 from perdure.backends.selector import of
 from perdure.runtime.app import App
 from perdure.runtime.conformance.kit import Happened, Other, RuntimePart, listed, runtime_on
@@ -22,8 +22,8 @@ from perdure.runtime.testing import crash, fold
 PART = RuntimePart("states")
 
 
-def _add(state: int, event: object) -> int:
-    return state + event.data.number  # type: ignore[attr-defined, no-any-return]
+def _add(state: int, event: Event[Happened]) -> int:
+    return state + event.data.number
 
 
 TOTAL = Projection("kit-total", version=1, initial=0, step=_add, events=of(Happened))

@@ -84,7 +84,7 @@ async def where_it_begins(rt: Runtime) -> None:
         same(((await anext(to_come)).data.number, (await anext(beyond)).data.number), (4, 3), "the first events")
 
     async def subscribe(after: object) -> None:
-        async with rt.subscribe(EVERYTHING, after=after):  # type: ignore[arg-type]
+        async with rt.subscribe(EVERYTHING, after=after):  # type: ignore[arg-type]  # one of them is wrong on purpose
             pass
 
     await fails(Rewound, subscribe(99), "after=99")

@@ -10,6 +10,7 @@ import trio
 
 from perdure.actors.status import What
 from perdure.backends.commit import Appended, Stored
+from perdure.backends.conformance.abilities import FailsFlush, HoldsTurn
 from perdure.backends.conformance.law import Check, Part, Stores, fails, holds, is_a, new_name, same, settle
 from perdure.backends.errors import Unavailable
 from perdure.backends.event import START
@@ -113,12 +114,12 @@ async def decisions_are_made_on_what_others_wrote(one: Runtime, other: Runtime) 
 
 
 @PART.law("A process that is frozen costs a caller its limit, no more: `Unavailable`, nothing was stored, and nothing is restarted.", needs=["hold_turn"])
-async def a_frozen_process_costs_its_limit(stores: Stores) -> None:
+async def a_frozen_process_costs_its_limit(stores: HoldsTurn) -> None:
     name = new_name()
     async with runtime_on(stores, name, app=APP) as rt:
         await rt.append("a-1", [Happened(1, tag="x")])
         await check_models(rt)
-        with stores.hold_turn(name):  # type: ignore[attr-defined]
+        with stores.hold_turn(name):
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
                     nursery.start_soon(fails, Unavailable, rt.append("a-1", [Happened(9)]), "an append while a frozen process may write")
@@ -137,7 +138,7 @@ class _Troubled:
 
     rt: Runtime
     backend: Backend
-    stores: Stores
+    stores: FailsFlush
     answers: dict[str, list[Appended]] = attrs.field(factory=dict)
     revisions: list[int] = attrs.field(factory=list)
     _over: bool = False
@@ -150,7 +151,7 @@ class _Troubled:
             nursery.start_soon(self._put)
             for number in range(6):
                 doubts = self._doubts
-                self.stores.fail_flush(self.backend, stored=number % 2 == 0)  # type: ignore[attr-defined]
+                self.stores.fail_flush(self.backend, stored=number % 2 == 0)
                 while self._doubts == doubts or self.backend.state is not State.OPEN:  # noqa: ASYNC110 - nobody is told
                     await trio.sleep(0.0031)  # in step with nothing that commits, so that callers' flushes fail
             self._over = True
@@ -176,13 +177,13 @@ class _Troubled:
 
 
 @asynccontextmanager
-async def _troubled(stores: Stores, name: str | None = None) -> AsyncIterator[_Troubled]:
+async def _troubled(stores: FailsFlush, name: str | None = None) -> AsyncIterator[_Troubled]:
     async with stores.open(name or new_name()) as backend, open_runtime(backend, APP) as rt:
         yield _Troubled(rt, backend, stores)
 
 
 @PART.law("A runtime gets over a failed flush: every caller gets the true answer, and no commit is there twice.", needs=["fail_flush"])
-async def every_caller_gets_the_true_answer(stores: Stores) -> None:
+async def every_caller_gets_the_true_answer(stores: FailsFlush) -> None:
     name = new_name()
     async with _troubled(stores, name) as troubled:
         await troubled.go()
@@ -201,7 +202,7 @@ async def every_caller_gets_the_true_answer(stores: Stores) -> None:
 
 
 @PART.law("A runtime gets over a failed flush: its models equal the fold, no restart is counted, and nobody else is said to run them.", needs=["fail_flush"])
-async def models_get_over_a_failed_flush(stores: Stores) -> None:
+async def models_get_over_a_failed_flush(stores: FailsFlush) -> None:
     async with _troubled(stores) as troubled, lifecycle(troubled.rt) as happenings, trio.open_nursery() as nursery:
 
         async def listen() -> None:
@@ -216,7 +217,7 @@ async def models_get_over_a_failed_flush(stores: Stores) -> None:
 
 
 @PART.law("A runtime gets over a failed flush: subscriptions see everything once and in order, a watch the last of each key.", needs=["fail_flush"])
-async def followers_get_over_a_failed_flush(stores: Stores) -> None:
+async def followers_get_over_a_failed_flush(stores: FailsFlush) -> None:
     found: list[tuple[str, int]] = []
     values: list[int] = []
     async with _troubled(stores) as troubled:

@@ -179,7 +179,7 @@ class Connection:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 protocol = self._protocol = Protocol(
-                    self._app, self._config, self._context, self, {}, ssl, self._client, self._server, self._send  # type: ignore[arg-type]
+                    self._app, self._config, self._context, self, {}, ssl, self._client, self._server, self._send  # type: ignore[arg-type]  # spawning is ours
                 )
                 try:
                     await self._read(protocol)

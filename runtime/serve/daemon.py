@@ -79,8 +79,8 @@ async def serve(
                 blobs=config.blobs or None,
                 environment=environment,
                 limits=config.limits_in_time(),
-                changed=config.changed,  # type: ignore[arg-type]
-                spent=config.spent,  # type: ignore[arg-type]
+                changed=config.changed,  # type: ignore[arg-type]  # one of the two
+                spent=config.spent,  # type: ignore[arg-type]  # one of the two
                 create=config.create,
             ) as rt:
                 service = Service(rt, app, config, config.store, listening=tuple(one.getsockname()[0] for one in sockets))

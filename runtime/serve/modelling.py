@@ -80,11 +80,11 @@ async def _model(call: Call, projection: AnyProjection) -> Any:
 def list_models(call: Call) -> Response:
     """All models of the app."""
     service = call.service
-    found = []
+    found: list[shapes.ModelState] = []
     for projection in (*service.app.projections, *service.app.sql):
         model: Any = service.rt.model(projection)
-        kind = "single" if isinstance(model, Model) else "keyed" if isinstance(model, KeyedModel) else "sql"
-        found.append(shapes.ModelState(projection.name, kind, projection.version, model.position, model.running, model.fault))  # type: ignore[arg-type]
+        kind: shapes.ModelKind = "single" if isinstance(model, Model) else "keyed" if isinstance(model, KeyedModel) else "sql"
+        found.append(shapes.ModelState(projection.name, kind, projection.version, model.position, model.running, model.fault))
     return json_answer(shapes.Models(found))
 
 

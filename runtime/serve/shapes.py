@@ -258,13 +258,15 @@ class Change:
 
 # -- models ----------------------------------------------------------------------------------
 
+ModelKind = Literal["single", "keyed", "sql"]
+
 
 @attrs.frozen(slots=False)
 class ModelState:
     """What a model is, without its state."""
 
     name: str
-    kind: Literal["single", "keyed", "sql"]
+    kind: ModelKind
     version: int
     position: Place
     running: bool

@@ -66,7 +66,8 @@ class Faults:
             if name not in WHATS:
                 raise Misuse(f"no fault is called {name!r}: {', '.join(WHATS)}")
         usual = cls()
-        return cls(**{what: getattr(usual, what) if what in names else 0.0 for what in WHATS}, **more)  # type: ignore[arg-type]
+        weights: dict[str, Any] = {what: getattr(usual, what) if what in names else 0.0 for what in WHATS}
+        return cls(**weights, **more)
 
     def without(self, *names: What) -> Faults:
         """The same, and *names* never."""

@@ -12,6 +12,7 @@ import trio
 
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.blobs.urls import open_blobs
+from perdure.backends.cuts import Policy
 from perdure.backends.errors import BlobsUnavailable, Closed, Corrupt, Full, InDoubt, PerdureError, RuntimeFailed, Unavailable
 from perdure.backends.event import Record
 from perdure.runtime.open import open_runtime
@@ -159,8 +160,8 @@ class _Play:
                 life.opened, self._failed = True, (0, 0)
                 await self.witness.audit(backend, life.who, blobs)
                 rt = await stack.enter_async_context(open_runtime(watched, self._subject.app, environment=life.environment, limits=limits, blobs=blobs))
-                rt._journal = WatchedJournal(rt._journal, world.ledger, life.who)  # type: ignore[assignment]
-                rt._streams = WatchedStreams(rt._streams, world.ledger, life.who)  # type: ignore[assignment]
+                rt._journal = WatchedJournal(rt._journal, world.ledger, life.who)  # type: ignore[assignment]  # it hands the rest on
+                rt._streams = WatchedStreams(rt._streams, world.ledger, life.who)  # type: ignore[assignment]  # it hands the rest on
                 yield rt
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.close_s):
@@ -261,8 +262,9 @@ class _Play:
         world = self._world
         draw = Random(f"end {self._plan.seed}")
         world.heal()
-        if self._kind.on_disk and (policy := draw.choice(("", "lose", "lose", "random"))):
-            world.cut_power(policy, draw.randrange(1_000_000), 0.0)  # type: ignore[arg-type]
+        policies: tuple[Policy | None, ...] = (None, "lose", "lose", "random")
+        if self._kind.on_disk and (policy := draw.choice(policies)):
+            world.cut_power(policy, draw.randrange(1_000_000), 0.0)
         life = world.start(self._plan.runtimes + 1)
         self._nursery.start_soon(self._live, life, self._judge_in)
         await life.ended.wait()

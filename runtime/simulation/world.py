@@ -251,7 +251,7 @@ class World:
                 life.pause_s = float(how[0])
                 self.kill(life)
             case "power":
-                self.cut_power(how[0], int(how[1]), float(how[2]))  # type: ignore[arg-type]
+                self.cut_power(how[0], int(how[1]), float(how[2]))  # type: ignore[arg-type]  # drawn from them
             case "freeze":
                 self.freeze(life, float(how[0]))
             case "restart":

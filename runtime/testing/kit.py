@@ -26,7 +26,7 @@ import trio
 from perdure.actors.fold import AnyProjection, Fold, Keyed, Projection, keys_of, stepper
 from perdure.actors.sql import SqlProjection
 from perdure.backends.codec import Codec, check_stable
-from perdure.backends.commit import Append, Draft, propose
+from perdure.backends.commit import Append, Committed, Draft, propose
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Misuse
 from perdure.backends.event import Event, Position, Record, to_us, unpack_extra
@@ -219,7 +219,8 @@ async def _store_all(backend: Backend, records: Sequence[Record]) -> None:
         extra = unpack_extra(record.extra)
         draft = Draft(record.type, record.version, record.payload, record.extra, extra.tags)
         group = await backend.commit([propose([Append(record.stream, [draft])], id=os.urandom(16), at_us=record.at_us)])
-        group.answers[0].unwrap()  # type: ignore[union-attr]
+        if not isinstance(answer := group.answers[0], Committed):
+            raise answer
 
 
 async def _run(projection: AnyProjection, backend: Backend, limits: Limits) -> dict[str, bytes]:
@@ -231,10 +232,11 @@ async def _run(projection: AnyProjection, backend: Backend, limits: Limits) -> d
     codec = Codec()
     encode = codec.encoder(projection.state_type)
     async with open_runtime(backend, limits=limits) as rt:
-        kept = await rt.model(projection).refresh()
         if isinstance(projection, Keyed):
-            return {entry.key: encode(entry.state) async for entry in kept.scan()}  # type: ignore[union-attr]
-        return {"": encode(kept.state)}  # type: ignore[union-attr]
+            keyed = await rt.model(projection).refresh()
+            return {entry.key: encode(entry.state) async for entry in keyed.scan()}
+        single = await rt.model(projection).refresh()
+        return {"": encode(single.state)}
 
 
 async def _reference(projection: AnyProjection, backend: Backend) -> dict[str, bytes]:

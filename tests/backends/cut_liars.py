@@ -125,7 +125,7 @@ class _OtherFacts(Honest):
 
     def _decide_and_write(self, commits: Sequence[Commit], out: list[Decisions], writer: Writer) -> None:
         real = fetch.facts
-        fetch.facts = lambda reader, cache, wanted: self._changed(real(reader, cache, wanted))  # type: ignore[assignment]
+        fetch.facts = lambda reader, cache, wanted: self._changed(real(reader, cache, wanted))  # type: ignore[assignment]  # for this group
         try:
             super()._decide_and_write(commits, out, writer)
         finally:

@@ -43,6 +43,8 @@ class LastingMap(MemoryMap):
 class Honest(OrderedBackend):
     """What the liars are made of; it keeps all laws, durable in that its map outlives it."""
 
+    _store: MemoryMap
+
     def __init__(self, rows: MemoryMap) -> None:
         capabilities = Capabilities(loads=True, images=True, moves=True, cuts=True)
         super().__init__(rows, url="liar:", capabilities=capabilities, environment=Environment(threads=InlineThreads()))
@@ -50,6 +52,8 @@ class Honest(OrderedBackend):
 
 class Liar(FaultyBackend):
     """Around an honest store in memory."""
+
+    inner: Honest
 
     def __init__(self, rows: MemoryMap) -> None:
         super().__init__(Honest(rows))
@@ -81,9 +85,9 @@ class AcknowledgesBeforeCommit(Liar):
         return await dry.commit(commits)
 
 
-def _copy(backend: Backend) -> MemoryMap:
+def _copy(backend: Honest) -> MemoryMap:
     rows = MemoryMap(backend.id)
-    rows._tables = backend._store._tables.copy()  # type: ignore[attr-defined]
+    rows._tables = backend._store._tables.copy()
     return rows
 
 
@@ -96,7 +100,7 @@ class LosesAtClose(Durable):
 
     async def aclose(self) -> None:
         if hasattr(self, "_before"):
-            self.inner._store._tables = self._before  # type: ignore[attr-defined]
+            self.inner._store._tables = self._before
         await super().aclose()
 
 
@@ -338,8 +342,8 @@ class EndlessView(Liar):
 
     @asynccontextmanager
     async def view(self) -> AsyncIterator[Any]:
-        with self.inner._store.hold() as reader:  # type: ignore[attr-defined]
-            yield OrderedReads(lambda fn: fn(reader), self.inner._known_types)  # type: ignore[attr-defined]
+        with self.inner._store.hold() as reader:
+            yield OrderedReads(lambda fn: fn(reader), self.inner._known_types)
 
 
 # -- many at once ----------------------------------------------------------------------------
@@ -526,8 +530,8 @@ class MovingMoment(Liar):
     @asynccontextmanager
     async def moment(self) -> AsyncIterator[Any]:
         async with self.inner.moment() as moment:
-            store = self.inner._store  # type: ignore[attr-defined]
-            moment._reader = _Newest(store)  # type: ignore[attr-defined]
+            store = self.inner._store
+            moment._reader = _Newest(store)  # type: ignore[attr-defined]  # in place of what it began with
             yield moment
 
 
@@ -549,7 +553,7 @@ class LosesWakeUps(Liar):
         head = await self.head()
         if head <= position:
             await trio.sleep(0)
-            await self.inner._store.news.wait(Moved.LOG)  # type: ignore[attr-defined]
+            await self.inner._store.news.wait(Moved.LOG)
 
 
 class WakesForNothing(Liar):
@@ -557,7 +561,7 @@ class WakesForNothing(Liar):
 
     async def wait_beyond(self, position: Position) -> None:
         if await self.head() <= position:
-            await self.inner._store.news.wait(Moved.KV)  # type: ignore[attr-defined]
+            await self.inner._store.news.wait(Moved.KV)
 
 
 class GoesOnAfterClose(Liar):

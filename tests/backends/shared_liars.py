@@ -376,7 +376,7 @@ class _StaysInTheWay(SharedMap):
         try:
             await super().take_turn(patient=patient)
         except trio.Cancelled:
-            self.disk.rows.in_the_way = True  # type: ignore[attr-defined]
+            self.disk.rows.in_the_way = True  # type: ignore[attr-defined]  # the liar's own
             raise
         if getattr(self.disk.rows, "in_the_way", False):
             self.end_turn()

@@ -320,7 +320,7 @@ class OwnInit:
     a: int
 
     def __init__(self, a: int) -> None:
-        self.__attrs_init__(a)  # type: ignore[attr-defined]
+        self.__attrs_init__(a)  # type: ignore[attr-defined]  # attrs makes it
 
 
 @attrs.frozen
@@ -483,7 +483,7 @@ class Money:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Money) and other.cents == self.cents
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python does it
 
 
 @attrs.frozen
@@ -592,7 +592,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"line": SubLine("a", 1)}, ".line"),
     ({"line": None}, ".line"),
     ({"line": Line("a", True)}, ".line.n"),
-    ({"line": Line("a", "1")}, ".line.n"),  # type: ignore[arg-type]
+    ({"line": Line("a", "1")}, ".line.n"),  # type: ignore[arg-type]  # wrong on purpose
     ({"line": Line("a", 1, 2**60 + 1)}, ".line.price"),
     ({"table": {"k": object()}}, ".table['k']"),
     ({"table": {1: 1}}, ".table"),
@@ -771,9 +771,9 @@ def test_plain_data_of_a_known_type_must_fit_its_class():
     "item",
     [
         "text", b"bytes", None, 5, {"a": 1}, Line("a", 1), NewEvent({"a": 1}), NewEvent(Line("a", 1), type="line"), NewEvent(Paid(1), type="other"),
-        Event(record("paid", b""), Paid(1)), NewEvent(NewEvent(Paid(1))), NewEvent(Paid(1), meta={1: 2}),  # type: ignore[dict-item]
+        Event(record("paid", b""), Paid(1)), NewEvent(NewEvent(Paid(1))), NewEvent(Paid(1), meta={1: 2}),  # type: ignore[dict-item]  # wrong on purpose
         NewEvent(Paid(1), meta={"a": object()}),
-        NewEvent(Paid(1), tags=["\ud800"]), Paid("1"), Paid,  # type: ignore[arg-type]
+        NewEvent(Paid(1), tags=["\ud800"]), Paid("1"), Paid,  # type: ignore[arg-type]  # wrong on purpose
     ],
 )  # fmt: skip
 def test_what_is_no_event_is_misuse(item):
@@ -896,7 +896,7 @@ def test_a_stable_state_gives_its_bytes(cls):
     ("state", "path"),
     [
         (Totals(0), "$.total"), (Totals(by_day={"a": 1}), "$.by_day['a']"), (Totals(extra=(1, 2)), "$.extra"), (Totals(extra={"a": {1}}), "$.extra"),
-        (Line("a", 1, 3), "$.price"), (Line("a", True), "$.n"), (Line("a", 1.5), "$.n"),  # type: ignore[arg-type]
+        (Line("a", 1, 3), "$.price"), (Line("a", True), "$.n"), (Line("a", 1.5), "$.n"),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )  # fmt: skip
 def test_an_unstable_state_is_named(state, path):

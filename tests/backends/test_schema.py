@@ -54,7 +54,7 @@ def test_a_subclass_does_not_inherit_the_mark():
 
 
 def test_what_is_no_class_has_no_mark():
-    assert event_type(Above(1)) is None  # type: ignore[arg-type]
+    assert event_type(Above(1)) is None  # type: ignore[arg-type]  # wrong on purpose
     assert event_type(list[int]) is None
 
 

@@ -147,7 +147,7 @@ async def test_what_is_put_while_it_is_verified_is_no_problem(tmp_path):
                 await rt.append("photo-1", [PhotoAdded("a", await rt.blobs.put(b"meanwhile"))])
             return found
 
-        rt.blobs.cids = and_another  # type: ignore[method-assign]
+        rt.blobs.cids = and_another  # type: ignore[method-assign]  # for this test
         report = await verify_blobs(rt.blobs, [rt.backend])
 
     assert report.problems == ()

@@ -1,4 +1,4 @@
-"""The house's rules about imports hold, and each of them can fail."""
+"""The house's rules about imports, files and comments hold, and each of them can fail."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ RULES = [
     (layers.long_files, PRODUCT),
     (layers.plain_names, PRODUCT + AROUND),
     (layers.bare_events, PRODUCT + AROUND),
+    (layers.bare_ignores, PRODUCT + AROUND),
 ]
 
 
@@ -52,6 +53,11 @@ BROKEN = [
     (layers.impure_halves, "perdure.backends.commit", "from datetime import datetime, UTC\nat = datetime.now(UTC)"),
     (layers.bare_events, "examples.flights", "from trio import Event"),
     (layers.long_files, "perdure.backends.engine", "\n" * 600),
+    (layers.bare_ignores, "perdure.backends.engine", "x: int = None  # type: ignore[assignment]"),
+    (layers.bare_ignores, "perdure.backends.engine", "x: int = None  # type: ignore  # whatever it is"),
+    (layers.bare_ignores, "tests.test_x", "import os  # noqa: F401"),
+    (layers.bare_ignores, "tests.test_x", "x: int = y  # type: ignore[name-defined]  # noqa: F821"),
+    (layers.bare_ignores, "tests.test_x", "# ruff: noqa"),
 ]
 
 
@@ -78,6 +84,10 @@ def test_a_pure_half_is_caught_through_a_module_between():
         (layers.impure_halves, "perdure.actors.journal", "import trio"),
         (layers.impure_halves, "perdure.backends.codec", "from datetime import datetime, time"),
         (layers.bare_events, "perdure.actors.journal", "import trio\nready = trio.Event()"),
+        (layers.bare_ignores, "perdure.backends.engine", "x: int = None  # type: ignore[assignment]  # set below"),
+        (layers.bare_ignores, "tests.test_x", "import os  # noqa: F401 - so that it is loaded"),
+        (layers.bare_ignores, "tests.test_x", "x: int = y  # type: ignore[name-defined]  # noqa: F821 - that is the point"),
+        (layers.bare_ignores, "tests.test_x", "TEXT = 'import os  # noqa: F401'"),
     ],
 )
 def test_what_is_allowed_is_not_caught(rule, name, text):

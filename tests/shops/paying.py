@@ -59,7 +59,7 @@ def die_before_a_hold() -> None:
             os._exit(9)
         return await put(self, position)
 
-    hold.HeldPlace._put = put_or_die  # type: ignore[method-assign]
+    hold.HeldPlace._put = put_or_die  # type: ignore[method-assign]  # in this process
 
 
 def hold_first() -> None:
@@ -71,7 +71,7 @@ def hold_first() -> None:
             await self._hold.follow(follower.cursor, now=True)
         return await deal(self, records, follower)
 
-    SqlActor._deal_with = deal_with  # type: ignore[method-assign]
+    SqlActor._deal_with = deal_with  # type: ignore[method-assign]  # likewise
 
 
 async def main(url: str, path: str) -> None:
@@ -84,7 +84,7 @@ async def main(url: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    hold.EVERY_S = 0.0  # type: ignore[misc]
+    hold.EVERY_S = 0.0  # type: ignore[misc]  # so that places move with every commit
     for word, act in (("dies", die_before_a_hold), ("lies", hold_first)):
         if word in sys.argv:
             act()

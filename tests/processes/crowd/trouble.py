@@ -74,7 +74,7 @@ def freeze_at_commit(options: Options, notes: Notebook) -> None:
             raise
         return [*written[1 + len(begin) :], *more]
 
-    Wire.ask = ask_or_freeze  # type: ignore[assignment, method-assign]
+    Wire.ask = ask_or_freeze  # type: ignore[assignment, method-assign]  # in this process
 
 
 async def fork(rt: Runtime, options: Options, notes: Notebook) -> None:

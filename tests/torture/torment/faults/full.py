@@ -142,7 +142,7 @@ class Disk:
         """What was acknowledged and is not there as it was; what is there and was not."""
         found: list[str] = []
         for stream, known in self.ledger.streams.items():
-            stored = [crc32(event.data.data) async for event in rt.read(stream)]  # type: ignore[attr-defined]
+            stored = [crc32(event.data.data) async for event in rt.read(stream)]  # type: ignore[attr-defined]  # all are Filled
             if stored != known:
                 found.append(f"{stream} has {len(stored)} events, {len(known)} were acknowledged; the first that differs is {_first(stored, known)}")
         entries = {entry.key: crc32(entry.value) for entry in (await rt.kv("k", bytes).scan()).entries}

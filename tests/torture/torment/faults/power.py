@@ -79,7 +79,7 @@ def power_cuts(scheme: str, tally: Tally) -> None:
         disk = SimulatedDisk(seed)
         recorded = Recorded()
         camera = Camera(disk, recorded, random.Random(seed))
-        trial(tally, f"{scheme}, seed {seed}", lambda disk=disk, seed=seed, recorded=recorded: trio.run(two_lives, scheme, disk, seed, recorded))  # type: ignore[misc]
+        trial(tally, f"{scheme}, seed {seed}", partial(trio.run, two_lives, scheme, disk, seed, recorded))
         camera.stop()
         tally.note("runs")
         for image in camera.images:
@@ -142,7 +142,7 @@ def failed_flushes(scheme: str, tally: Tally) -> None:
     draw = random.Random(tally.seed)
     while not tally.over:
         seed = draw.getrandbits(32)
-        trial(tally, f"{scheme}, seed {seed}", lambda seed=seed: trio.run(_failed_flush, scheme, seed, tally))  # type: ignore[misc]
+        trial(tally, f"{scheme}, seed {seed}", partial(trio.run, _failed_flush, scheme, seed, tally))
         tally.done += 1
 
 
@@ -182,7 +182,7 @@ def io_faults(scheme: str, tally: Tally) -> None:
     while not tally.over:
         seed = draw.getrandbits(32)
         fault = draw_fault(tally.done, draw)
-        trial(tally, f"{scheme}, seed {seed}, {fault}", lambda seed=seed, fault=fault: trio.run(_io_fault, scheme, seed, fault, tally))  # type: ignore[misc]
+        trial(tally, f"{scheme}, seed {seed}, {fault}", partial(trio.run, _io_fault, scheme, seed, fault, tally))
         tally.done += 1
 
 

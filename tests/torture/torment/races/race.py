@@ -81,7 +81,7 @@ class Racer:
         expected = ANY if self.draw.random() < ANY_SHARE else self.numbers.get(stream, 0)
         answer = await self._ask(Append(stream, idents, expected), lambda: self.rt.append(stream, list(map(Raced, idents)), expected=expected))
         if isinstance(answer, Conflict):
-            self.numbers[stream] = answer.actual  # type: ignore[assignment]
+            self.numbers[stream] = answer.actual  # type: ignore[assignment]  # a seq
         elif not isinstance(answer, Outcome):
             self.numbers[stream] = answer.last
 
@@ -95,7 +95,7 @@ class Racer:
             answer = await self._ask(Put(BUCKET, key, value, expected), lambda: bucket.put(key, value, expected=expected))
             after = getattr(answer, "revision", 0)
         if isinstance(answer, Conflict):
-            self.numbers[key] = answer.actual  # type: ignore[assignment]
+            self.numbers[key] = answer.actual  # type: ignore[assignment]  # a revision
         elif not isinstance(answer, Outcome):
             self.numbers[key] = after
 

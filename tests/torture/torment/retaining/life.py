@@ -56,7 +56,7 @@ async def _append(rt: Runtime, draw: random.Random) -> None:
         info = await rt.backend.stream(stream)
         last = 0 if info is None else info.last
         answer = await rt.append(stream, [noted(stream, last + number) for number in range(1, draw.randint(2, 12))], expected=last)
-        tell(stream, answer.last)  # type: ignore[union-attr]
+        tell(stream, answer.unwrap().last)
 
 
 async def settle(url: str) -> None:
@@ -80,7 +80,7 @@ def pass_all() -> None:
         return []
 
     engine._judge_cut = judge_alone
-    retention.consumers = nobody  # type: ignore[attr-defined, assignment]
+    retention.consumers = nobody  # type: ignore[attr-defined, assignment]  # in this process
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Dump(msgspec.Struct):
 
 async def fold(asked: Asked) -> Dump:
     """Run up to each restart, and to the end; then look at what is kept."""
-    snapshots.EVENTS = asked.snapshot_events  # type: ignore[misc]
+    snapshots.EVENTS = asked.snapshot_events  # type: ignore[misc]  # as the world was asked for
     limits, shown = Limits(page_records=asked.page_records), dict[str, bytes]()
     for position in [*asked.restarts, None]:
         async with open_runtime(asked.url, app(lies=asked.lies), limits=limits) as rt:

@@ -44,7 +44,8 @@ def others():
     # What all of them import that is not ours.
     for name in sys.argv[1:]:
         __import__(name)
-    return [name for name in sys.modules if name.partition(".")[0] not in ("perdure", "__main__", "__mp_main__")]
+    ours = {name.partition(".")[0] for name in (*sys.argv[1:], "__main__", "__mp_main__")}
+    return [name for name in sys.modules if name.partition(".")[0] not in ours]
 
 def bad(name):
     # Which of *name* and the modules in it cannot be imported. A package is imported before any module in it: once for all of them.
@@ -66,9 +67,10 @@ sys.exit(f"cannot be imported alone: {found}" if found else 0)
 """
 
 
-def python(code: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def python(code: str, *args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run *code* in a fresh interpreter that sees no more than what is installed."""
-    return subprocess.run([sys.executable, "-P", "-c", code, *args], cwd=cwd, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-c", code, *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 
 def test_perdure_is_a_namespace():
@@ -104,6 +106,20 @@ def test_every_module_can_be_imported_first(tmp_path):
     done = python(ALONE, *MODULES, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_module_that_another_one_has_to_come_before_would_be_found(tmp_path):
+    layer = tmp_path / "circle" / "layer"
+    layer.mkdir(parents=True)
+    (layer / "__init__.py").write_text("")
+    (layer / "first.py").write_text("x = 1\nfrom circle.layer.second import y\n")
+    (layer / "second.py").write_text("from circle.layer.first import x\ny = 2\n")
+
+    done = python(ALONE, "circle.layer", "circle.layer.first", "circle.layer.second", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+
+    assert "cannot be imported alone: ['circle.layer.second']" in done.stderr
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize("name", MODULES)

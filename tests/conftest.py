@@ -12,13 +12,13 @@ from types import ModuleType
 
 import pytest
 from hypothesis import settings
+from suite import ALONE
 
 from postgres_server import Given, NoServer, Server, running
 
 ROOT = Path(__file__).resolve().parent.parent
-QUIET = ("processes", "soak")
-"""Folders whose tests run one after the other; what only kills, and times nothing, runs beside the soak."""
 KILLS = ("test_migrate_kills.py", "test_moves.py")
+"""Of what runs alone: they only kill, and time nothing, so that they run beside the soak."""
 
 # `python -m pytest` puts the root on the path, and `import runtime` would load the layer a second time.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
     for item in items:
         folder = item.path.relative_to(ROOT).parts[1]
-        if folder in QUIET:
+        if f"tests/{folder}" in ALONE:
             item.add_marker(pytest.mark.xdist_group("soak" if item.path.name in KILLS else folder))
 
 

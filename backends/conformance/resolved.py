@@ -209,7 +209,7 @@ async def each_doubt_has_its_own_answer(desk: DoubtDesk) -> None:
 
 
 @PART.law("Closing a store ends its reopenings at any moment, however many: each is done or `Closed`, and none opens it again.", needs=["fail_flush"])
-async def closing_ends_reopenings(stores: Stores) -> None:
+async def closing_ends_reopenings(stores: FailsFlush) -> None:
     for steps in range(0, 2 * CLOSINGS, 2):
         name, ended = new_name(), 0
 

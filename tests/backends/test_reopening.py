@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import cast
 
 import pytest
 import trio
 import trio.testing
 
+from perdure.backends.conformance.abilities import FailsFlush
 from perdure.backends.conformance.doubt import DoubtDesk
 from perdure.backends.conformance.law import appending
 from perdure.backends.conformance.stores import stores_of
@@ -30,7 +32,7 @@ async def test_a_store_closed_while_it_is_reopened_leaves_no_file_open(url, tmp_
         for steps in range(0, 40, 4):
             before = descriptors()
             async with stores.open(f"s{steps}") as backend, trio.open_nursery() as nursery:
-                desk = DoubtDesk(backend, stores, f"s{steps}", stored=True)
+                desk = DoubtDesk(backend, cast(FailsFlush, stores), f"s{steps}", stored=True)
                 await desk.fail([appending("a")])
                 nursery.start_soon(done_or_closed, backend.reopen)
                 nursery.start_soon(done_or_closed, backend.reopen)

@@ -54,7 +54,7 @@ async def late_of_one(folder: Path) -> list[float]:
         await follower.noted("from")
         writer = await crowd.start("w", "append", stop_after=COMMITS)
 
-        await writer.noted("ack", COMMITS, within_s=30 * SCALE)
+        await writer.noted("ack", COMMITS, within_s=120 * SCALE)  # as fast as the disk is; how late it is seen counts
         await follower.noted("got", COMMITS)
         await crowd.end_all()
         log = await crowd.log()

@@ -16,6 +16,7 @@ from perdure.runtime.cli.exchange import export, import_
 from perdure.runtime.cli.exits import MEANING
 from perdure.runtime.cli.helping import tell
 from perdure.runtime.cli.migrate import migrate
+from perdure.runtime.cli.out import Printer
 from perdure.runtime.cli.retain import retain
 from perdure.runtime.cli.serve import serve
 from perdure.runtime.cli.simulate import simulate
@@ -42,7 +43,7 @@ Exit codes:
 {codes}"""
 
 
-app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False)
+app = App(name="perdure", help=_help(), help_format="plaintext", version=_version, suppress_keyboard_interrupt=False, console=Printer())
 OWN: Final = "The command line"
 GROUPS: Final[dict[str, tuple[Any, ...]]] = {
     "Read and write": (log.append, log.read, log.tail, log.streams, kv.app, blob.app, model.commands),

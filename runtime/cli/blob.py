@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mimetypes
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from perdure.backends.blobs.ref import OCTETS
 from perdure.backends.blobs.source import Source
 from perdure.backends.blobs.urls import open_blobs
 from perdure.backends.errors import Misuse
-from perdure.runtime.cli import out
+from perdure.runtime.cli import out, stdin
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.options import AsJson
 from perdure.runtime.cli.run import run_async
@@ -55,7 +54,7 @@ def put(
     kind = media_type or (None if file == "-" else mimetypes.MimeTypes().guess_type(file)[0]) or OCTETS
 
     async def command() -> int:
-        source: Source = trio.wrap_file(sys.stdin.buffer) if file == "-" else Path(file)
+        source: Source = stdin.pieces(stdin.standard()) if file == "-" else Path(file)
         async with open_blobs(blobs) as store:
             with out.busy(f"putting {file} into {store.url}"):
                 ref = await store.put(source, media_type=kind)

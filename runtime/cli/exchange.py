@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import ExitStack
-from functools import partial
-from typing import Annotated, BinaryIO
+from contextlib import ExitStack, aclosing
+from typing import Annotated
 
 import attrs
-import trio
 from cyclopts import Parameter
 
 from perdure.backends.environment import random_id
@@ -17,13 +14,11 @@ from perdure.backends.event import Position
 from perdure.backends.selector import EVERYTHING
 from perdure.backends.urls import open_backend
 from perdure.runtime import exchange
-from perdure.runtime.cli import out
+from perdure.runtime.cli import out, stdin
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.options import AsJson, Url, at_least_0
 from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.stores import reading
-
-_READ_BYTES = 1 << 20
 
 
 def export(
@@ -80,9 +75,9 @@ def import_(
 
     async def command() -> int:
         with ExitStack() as stack:
-            lines = _Lines(_opened(file, stack))
+            found = stdin.pieces(stdin.opened(file, stack))
             progress = stack.enter_context(out.told(f"importing {file}"))
-            async with open_backend(url, loading=not append) as backend:
+            async with aclosing(stdin.lines(found)) as lines, open_backend(url, loading=not append) as backend:
                 if append:
                     done = await exchange.import_append(backend, lines, ids=random_id, progress=progress)
                 else:
@@ -95,28 +90,3 @@ def import_(
         return Exit.DONE
 
     return run_async(command)
-
-
-def _opened(file: str, stack: ExitStack) -> BinaryIO:
-    if file == "-":
-        return sys.stdin.buffer
-    try:
-        return stack.enter_context(open(file, "rb"))
-    except OSError as error:
-        raise Misuse(f"{file} cannot be read: {error.strerror or error}") from error
-
-
-class _Lines:
-    """The lines of a file, about a MiB at a time. A read that waits for a pipe is given up when it is cancelled."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._read = partial(file.readlines, _READ_BYTES)
-
-    def __aiter__(self) -> _Lines:
-        return self
-
-    async def __anext__(self) -> list[bytes]:
-        lines = await trio.to_thread.run_sync(self._read, abandon_on_cancel=True)
-        if not lines:
-            raise StopAsyncIteration
-        return lines

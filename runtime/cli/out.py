@@ -20,6 +20,13 @@ WRAP_AT_LEAST = 24
 """The last column is wrapped where so much of the terminal is left for it."""
 
 
+class Printer(Console):
+    """A console that says when nobody reads it any more, instead of ending the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def prepare() -> None:
     """What the terminal's encoding cannot say is written as an escape instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -66,7 +73,7 @@ class Columns:
         self._right = [heading.endswith(">") for heading in headings]
         self._widths = [cell_len(heading) for heading in self._headings]
         self._begun = False
-        self._console = Console(highlight=False, soft_wrap=True) if sys.stdout is not None and sys.stdout.isatty() else None
+        self._console = Printer(highlight=False, soft_wrap=True) if sys.stdout is not None and sys.stdout.isatty() else None
 
     def print(self, rows: Sequence[Sequence[object]]) -> None:
         """Print *rows* below what was printed before."""
@@ -170,6 +177,12 @@ def told(text: str) -> Iterator[Told]:
             progress.update(task, description=f"{text}: {at.what}", completed=at.done, total=at.total)
 
         yield tell
+
+
+def show_cursor() -> None:
+    """A progress hides it: for who ends without an end of that."""
+    if _stderr_is_a_terminal():
+        Console(stderr=True).show_cursor()
 
 
 def _progress(*columns: Any) -> Progress:

@@ -25,10 +25,10 @@ SIGNALS = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
 
 def run(arguments: Sequence[str]) -> int:
     """Do what *arguments* say; the answer is the exit code. Errors are told on stderr."""
-    from perdure.runtime.cli.app import app
-
     out.prepare()
     try:
+        from perdure.runtime.cli.app import app
+
         answer = app(list(arguments), exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value")
         out.flush()
     except CycloptsError as error:
@@ -129,6 +129,7 @@ class _Stopper:
         """Heed the signals *received*."""
         async for number in received:
             if self.by is not None:
+                out.show_cursor()
                 os._exit(SIGNALS[self.by])
             self.by = signal.Signals(number)
             self.scope.cancel()

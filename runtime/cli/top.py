@@ -15,7 +15,6 @@ from typing import Annotated, Final
 import attrs
 import trio
 from cyclopts import Parameter
-from rich.console import Console
 from rich.live import Live
 
 from perdure.backends.errors import Misuse, Unavailable
@@ -95,7 +94,7 @@ def _token(file: str | None) -> str:
 async def _print(look: Look, every: float, count: int, json: bool) -> None:
     """Look after look, one below the other."""
     glances, done = Glances(), 0
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    console = out.Printer(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     while True:
         glance = glances.note(await look())
         if json:
@@ -150,7 +149,7 @@ class _Shown:
 async def _live(look: Look, every: float) -> None:
     """Until q: a look that fails is told, and tried again."""
     first = await look()  # what fails at once is an error of the command
-    console = Console(highlight=False)
+    console = out.Printer(highlight=False)
     with Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
         shown = _Shown(live)
         async with trio.open_nursery() as nursery:

@@ -50,6 +50,8 @@ def _load(name: str, option: str) -> tuple[object, object]:
     _let_siblings_in(module_name, folder)
     found: object = _import(module_name, folder)
     module = sys.modules[module_name]
+    if getattr(module, "__file__", None) is None and (folders := list(getattr(module, "__path__", ()))):
+        raise Misuse(f"there is no module {module_name!r}, only a folder of that name: {folders[0]}")
     for part in path.split("."):
         if not hasattr(found, part):
             raise Misuse(f"{option} {name!r}: module {module_name!r} has no {path!r}{_apps_of(module)}")
@@ -72,11 +74,13 @@ def _import(name: str, folder: str) -> object:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise Misuse(f"there is no module {name!r}: looked in {folder} and where Python looks") from error
         raise AppFailed(f"module {name!r} cannot be imported: {error}{_where(error)}") from error
+    except SystemExit as error:
+        raise AppFailed(f"module {name!r} cannot be imported: it ends the program, by sys.exit({error.code!r}){_where(error)}") from error
     except Exception as error:
         raise AppFailed(f"module {name!r} cannot be imported: {type(error).__name__}: {error}{_where(error)}") from error
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
 

@@ -7,7 +7,7 @@ import math
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -55,20 +55,38 @@ def shown(text: str) -> str:
     return text if text.isprintable() else "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+QUOTES: Final = "; a text needs quotes of its own: '\"text\"'"
+
+
 def from_json(text: str, what: str) -> Any:
     """What a JSON text says.
 
     Raises:
-      Misuse: it is not JSON; NaN and infinities are none either.
+      Misuse: it is not JSON, or says what nobody could keep: NaN and numbers beyond all floats, half a character.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise Misuse(f"{what} is not JSON: {error}; a text needs quotes of its own: '\"text\"'") from error
+        found = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise Misuse(f"{what} is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise Misuse(f"{what} has half of a surrogate pair (\\u{ord(error.object[error.start]):04x}), which is no text") from error
+    except ValueError as error:
+        if text.startswith("\ufeff"):
+            raise Misuse(f"{what} begins with a byte order mark: leave it out") from error
+        bare = isinstance(error, json.JSONDecodeError) and error.pos == len(text) - len(text.lstrip())
+        raise Misuse(f"{what} is not JSON: {error}{QUOTES if bare else ''}") from error
+    return found
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(found := float(text)):
+        raise ValueError(f"{text} is beyond the largest number that can be kept")
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ CUT_NAMES = [
 
 @pytest.fixture
 def liars(load):
-    return load("tests/backends/liars.py")
+    return load("tests/backends/liars")
 
 
 @pytest.fixture

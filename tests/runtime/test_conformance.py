@@ -56,7 +56,7 @@ def test_laws_have_names_of_their_own():
     ],
 )
 async def test_a_liar_below_is_caught(liar, law, load, autojump_clock):
-    liars = load("tests/backends/liars.py")
+    liars = load("tests/backends/liars")
     make, _ = liars.LIARS[liar]
 
     board = await run_checks(liars.LiarStores(make), only=[law])

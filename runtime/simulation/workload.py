@@ -173,10 +173,9 @@ class _Session:
                 if newest and newest[0] < self._last.get(stream, 0):
                     raise AssertionError(f"{stream} was known up to seq {self._last[stream]}, its newest events are {newest}")
             case 2:
-                try:
-                    [event.position async for event in self._rt.read_all(EVERYTHING, limit=20)]
-                except Truncated as error:
-                    [event.position async for event in self._rt.read_all(EVERYTHING, limit=20, after=Position(error.position))]
+                positions = await self._positions(20)
+                if positions != sorted(set(positions)):
+                    raise AssertionError(f"the log is read as {positions}")
             case _:
                 scan = await self._rt.kv(BUCKET, str).scan()
                 if any(entry.revision > scan.revision for entry in scan.entries):
@@ -190,6 +189,15 @@ class _Session:
                 return first, [event.seq async for event in self._rt.read(stream, after=first - 1)]
             except Truncated as error:
                 first = error.first
+
+    async def _positions(self, limit: int) -> list[int]:
+        """The first of what is left of the log. It may be cut again before it is read beyond a cut."""
+        after = START
+        while True:
+            try:
+                return [event.position async for event in self._rt.read_all(EVERYTHING, limit=limit, after=after)]
+            except Truncated as error:
+                after = Position(error.position)
 
     async def wait(self) -> None:
         """For a model, up to the head."""

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import trio
-
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.faulty import FaultyBackend
 from perdure.backends.memory import MemoryMap
 from perdure.backends.ordered import OrderedBackend
 from perdure.backends.protocol import Capabilities
-
-
-class LastingMap(MemoryMap):
-    """Memory that outlives its backend, as a disk would."""
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
 
 
 class Honest(OrderedBackend):

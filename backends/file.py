@@ -230,22 +230,23 @@ class FileMap:
         self._unseen_bytes += payload_bytes
         if now - self._looked_at < _DISK_LOOK_S and self._unseen_bytes < self._options.segment:
             return
-        if not await self._has_room() and self._worth_an_image(now):
+        if await self._too_little() is not None and self._worth_an_image(now):
             self._compacted_at = now
             with suppress(OSError):
                 await self.compact()
-        if not await self._has_room():
-            free = await self._disk.free_bytes(self.folder)
+        if (free := await self._too_little()) is not None:
             raise MapFull((self._tables.bytes_used, self._tables.bytes_used + free))
         self._looked_at, self._unseen_bytes = now, 0
 
-    async def _has_room(self) -> bool:
+    async def _too_little(self) -> int | None:
+        """How many bytes the disk has free, if they are too few; None if they suffice, or if it does not say: then the write will."""
         begun = 0 if self._imaging is None else self._imaging.written_bytes
         wanted = max(0, int(_IMAGE_FACTOR * self._tables.bytes_used) - begun) + _ROOM_SEGMENTS * self._options.segment
         try:
-            return await self._disk.free_bytes(self.folder) >= wanted
-        except OSError:  # it does not say: then the write will
-            return True
+            free = await self._disk.free_bytes(self.folder)
+        except OSError:
+            return None
+        return free if free < wanted else None
 
     def _worth_an_image(self, now: float) -> bool:
         """Whether one would give room back."""

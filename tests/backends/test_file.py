@@ -15,11 +15,11 @@ from random import Random
 import pytest
 import trio
 
-from perdure.backends import file
+from perdure.backends import errors, file
 from perdure.backends.commit import Append, Committed, Delete, Draft, Put, propose
 from perdure.backends.conformance.law import now_us
 from perdure.backends.disk import TrioDisk
-from perdure.backends.environment import Environment
+from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Corrupt, Misuse, PerdureError, Unavailable, WrongStore
 from perdure.backends.limits import Limits
 from perdure.backends.simulated_disk import SimulatedDisk
@@ -378,6 +378,33 @@ class Full(TrioDisk):
 
     async def free_bytes(self, folder):
         return 0
+
+
+class Mumbling(TrioDisk):
+    """A disk that says so many times that it has no room, and then nothing."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+
+    async def free_bytes(self, folder):
+        if self.left is None:
+            return await super().free_bytes(folder)
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "it does not say")
+        return 0
+
+
+@pytest.mark.parametrize("left", range(4))
+async def test_a_disk_that_does_not_say_how_much_is_free_is_written_or_full(left, tmp_path, autojump_clock):
+    disk = Mumbling()
+    async with open_backend(f"file:{tmp_path / 's'}", environment=Environment(disk=disk, threads=InlineThreads())) as backend:
+        await put(backend, event())
+        await trio.sleep(60)  # so that it looks again
+        disk.left = left
+        [answer] = (await backend.commit([propose([event()], id=os.urandom(16), at_us=now_us())])).answers
+        assert isinstance(answer, Committed | errors.Full)
+        assert len(await events(backend)) == 1 + isinstance(answer, Committed)
 
 
 async def test_an_lmdb_store_whose_commit_log_is_gone_is_corrupt(tmp_path):

@@ -27,11 +27,14 @@ from typing import Any, Literal, assert_never, get_args
 import attrs
 
 import by_hand
+from names import check_names
 from perdure.runtime import App, Appended, Event, Fold, Keyed, Runtime, event, of, open_runtime
 
 Role = Literal["viewer", "editor", "owner"]
 ROLES: tuple[Role, ...] = get_args(Role)
 """Each includes those before it."""
+NAME_BYTES_MAX = 120
+"""With `who:` a name is a tag."""
 
 
 # -- what happens ----------------------------------------------------------------------------
@@ -193,7 +196,7 @@ def step(space: Space, event: Event[Change]) -> Space:
 
 
 SPACE: Fold[Space, Change] = Fold(initial=Space(), step=step)
-SPACES = Keyed("acl", version=1, initial=Space(), step=step, events=CHANGES, key=lambda event: event.stream.removeprefix("acl-"))
+SPACES = Keyed("acl", version=1, initial=Space(), step=step, events=CHANGES, key=lambda event: event.stream.removeprefix("acl-") or [])
 APP = App(projections=[SPACES])
 
 
@@ -204,8 +207,10 @@ async def change(rt: Runtime, space: str, what: Change) -> Appended:
     """Make a change; on return every check in this runtime knows of it.
 
     Raises:
+      BadName: a name in it cannot be kept; nothing was changed.
       Refused: it would make a circle; nothing was changed.
     """
+    check_names(NAME_BYTES_MAX, space=space, **attrs.asdict(what, filter=lambda field, _: field.name not in ("role", "until")))
     answer = (await rt.execute(f"acl-{space}", SPACE, decide, what, attempts_max=20)).unwrap()
     if answer.position is not None:
         await rt.model(SPACES).wait_for(answer.position)
@@ -214,11 +219,13 @@ async def change(rt: Runtime, space: str, what: Change) -> Appended:
 
 async def check(rt: Runtime, space: str, who: str, role: Role, resource: str, at: datetime) -> bool:
     """Whether *who* may, by all that is known now, at that time (now, usually)."""
+    check_names(NAME_BYTES_MAX, space=space, who=who, resource=resource)
     return allows(await rt.model(SPACES).get(space) or Space(), who, role, resource, at)
 
 
 async def check_then(rt: Runtime, space: str, who: str, role: Role, resource: str, at: datetime) -> bool:
     """Whether a check at that time said yes."""
+    check_names(NAME_BYTES_MAX, space=space, who=who, resource=resource)
     return allows((await rt.model(SPACES).as_of(space, time=at)).state or Space(), who, role, resource, at)
 
 

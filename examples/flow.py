@@ -28,22 +28,27 @@ import trio
 
 import by_hand
 from flow_state import FLOW, HAPPENINGS, Done, Ended, Happening, Started, State, Told, Waiting, after
+from names import check_names
 from perdure.runtime import App, Append, Appended, Conflict, Delete, Full, InDoubt, LeaseLost, PerdureError, Put, Runtime, Unavailable, of, open_runtime
 
 log = logging.getLogger(__name__)
 DAY_S = 86_400.0
 RETRY_S, RETRY_MAX_S = 1.0, 3_600.0
 OPEN = "flows-open"
+NAME_BYTES_MAX = 250
+"""Of a flow, in the name of its stream."""
 APP = App(events=HAPPENINGS)
 
 
 async def start(rt: Runtime, id: str, kind: str) -> bool:
     """Begin a flow; False if there is one of that id."""
+    check_names(NAME_BYTES_MAX, id=id, kind=kind)
     return not isinstance(await rt.transact(Append(f"flow-{id}", [Started(kind)], 0), Put(OPEN, id, kind)), Conflict)
 
 
 async def tell(rt: Runtime, id: str, signal: str, value: str = "") -> bool:
     """Tell a flow something; False if it has ended, was told that before, or was never begun."""
+    check_names(NAME_BYTES_MAX, id=id, signal=signal)
 
     def decide(state: State) -> list[Happening]:
         return [Told(signal, value)] if state.kind and state.outcome is None and signal not in state.told else []

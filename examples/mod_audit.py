@@ -31,10 +31,13 @@ from typing import Literal, get_args
 import attrs
 
 import by_hand
+from names import check_names
 from perdure.runtime import App, Event, Fold, Keyed, Position, Projection, Runtime, event, of, open_runtime
 
 Action = Literal["keep", "hide", "remove"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+ITEM_BYTES_MAX, NAME_BYTES_MAX = 250, 100
+"""Of an item, in the name of its stream; of people, in tags."""
 
 
 # -- what happens ----------------------------------------------------------------------------
@@ -128,7 +131,7 @@ def seal_step(seal: Seal, event: Event[Said]) -> Seal:
 
 
 CASE: Fold[Case, Said] = Fold(initial=Case(), step=step)
-CASES = Keyed("mod-cases", version=1, initial=Case(), step=step, events=SAID, key=lambda event: event.stream.removeprefix("mod-"))
+CASES = Keyed("mod-cases", version=1, initial=Case(), step=step, events=SAID, key=lambda event: event.stream.removeprefix("mod-") or [])
 SEAL = Projection("mod-seal", version=1, initial=Seal(), step=seal_step, events=SAID)
 APP = App(projections=[CASES, SEAL])
 
@@ -142,11 +145,15 @@ class NoSuchDecision(ValueError):
 
 async def report(rt: Runtime, item: str, by: str, why: str) -> int:
     """Complain; the seq."""
+    check_names(ITEM_BYTES_MAX, item=item)
+    check_names(NAME_BYTES_MAX, by=by)
     return (await rt.append(f"mod-{item}", [Reported(by, why)])).last
 
 
 async def decide(rt: Runtime, item: str, moderator: str, action: Action, why: str) -> int:
     """Decide; the seq by which it can be corrected."""
+    check_names(ITEM_BYTES_MAX, item=item)
+    check_names(NAME_BYTES_MAX, moderator=moderator)
     return (await rt.append(f"mod-{item}", [Decided(moderator, action, why)])).last
 
 
@@ -154,8 +161,11 @@ async def correct(rt: Runtime, item: str, seq: int, moderator: str, action: Acti
     """Say that the decision *seq* should have been another, or none.
 
     Raises:
+      BadName: of the item, or of the moderator.
       NoSuchDecision: nothing was decided there.
     """
+    check_names(ITEM_BYTES_MAX, item=item)
+    check_names(NAME_BYTES_MAX, moderator=moderator)
 
     def correction(case: Case) -> Sequence[Said]:
         if all(one.seq != seq for one in case.decisions):
@@ -167,11 +177,13 @@ async def correct(rt: Runtime, item: str, seq: int, moderator: str, action: Acti
 
 async def case_of(rt: Runtime, item: str) -> Case:
     """What is known now."""
+    check_names(ITEM_BYTES_MAX, item=item)
     return (await rt.fold(f"mod-{item}", CASE))[0]
 
 
 async def known_at(rt: Runtime, item: str, at: datetime) -> Action:
     """What stood then as it was known then."""
+    check_names(ITEM_BYTES_MAX, item=item)
     case = (await rt.model(CASES).as_of(item, time=at)).state
     return "keep" if case is None else case.standing()
 
@@ -183,6 +195,7 @@ async def stood_at(rt: Runtime, item: str, at: datetime) -> Action:
 
 async def said_by(rt: Runtime, moderator: str) -> list[Event[Said]]:
     """All that a moderator decided and corrected, oldest first."""
+    check_names(NAME_BYTES_MAX, moderator=moderator)
     return [one async for one in rt.read_all(SAID.within(tags=[f"moderator:{moderator}"]))]
 
 
@@ -218,6 +231,7 @@ def action_of(word: str) -> Action:
 
 async def show(rt: Runtime, item: str) -> None:
     """The trail of an item."""
+    check_names(ITEM_BYTES_MAX, item=item)
     async for one in rt.read_all(SAID.within(streams=[f"mod-{item}"])):
         print(told(one))
 

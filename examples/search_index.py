@@ -28,6 +28,7 @@ from pathlib import Path
 import attrs
 
 import by_hand
+from names import check_names
 from perdure.runtime import START, App, Event, Fold, Keyed, Position, Projection, Runtime, event, of, open_runtime
 
 K1, B = 1.2, 0.75
@@ -36,6 +37,8 @@ TITLE = 3
 SHARDS = 64
 WORD_MAX = 64
 """Longer words are cut: they become keys."""
+ID_BYTES_MAX = 250
+"""Of a document, in the name of its stream."""
 WIDE_MAX = 200
 """So many words `WOR*` stands for, at most."""
 
@@ -96,6 +99,7 @@ DOCUMENT: Fold[Written | None, Change] = Fold(initial=None, step=newest)
 
 async def write(rt: Runtime, id: str, title: str, text: str) -> Position | None:
     """Write or rewrite a document; its place in the log, None if it was just that already."""
+    check_names(ID_BYTES_MAX, id=id)
 
     def decide(old: Written | None) -> Sequence[Change]:
         words = counts_of(title, text)
@@ -109,6 +113,7 @@ async def write(rt: Runtime, id: str, title: str, text: str) -> Position | None:
 
 async def delete(rt: Runtime, id: str) -> Position | None:
     """Delete a document; None if there was none."""
+    check_names(ID_BYTES_MAX, id=id)
 
     def decide(old: Written | None) -> Sequence[Change]:
         return [] if old is None else [Deleted(id, tuple(sorted(old.words)), _total(old))]

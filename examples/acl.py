@@ -1,9 +1,11 @@
 """Who may do what: roles on resources, for people and groups, inherited, some of them for a time.
 
-    python examples/acl.py                                          a demonstration in memory
-    python examples/acl.py STORE SPACE join|leave MEMBER GROUP      a member is a person or a group (STORE: lmdb:acl, for example)
+    python examples/acl.py demo                                     a demonstration in memory
+    python examples/acl.py STORE SPACE join MEMBER GROUP [DAYS]     a member is a person or a group (STORE: lmdb:acl, for example)
+    python examples/acl.py STORE SPACE leave MEMBER GROUP
     python examples/acl.py STORE SPACE place RESOURCE PARENT
-    python examples/acl.py STORE SPACE grant|revoke WHO ROLE RESOURCE [DAYS]
+    python examples/acl.py STORE SPACE grant WHO ROLE RESOURCE [DAYS]
+    python examples/acl.py STORE SPACE revoke WHO ROLE RESOURCE
     python examples/acl.py STORE SPACE check WHO ROLE RESOURCE [DAYS AGO]
 
 Which facet: **streams** and a **fold**. Who could do what, and who allowed it, is asked about the past as often as about now; so each
@@ -232,42 +234,45 @@ async def check_then(rt: Runtime, space: str, who: str, role: Role, resource: st
 # -- by hand ---------------------------------------------------------------------------------
 
 
-def days_from(now: datetime, days: Sequence[str]) -> datetime | None:
-    """The end of a grant, if one is given."""
-    return now + timedelta(days=float(days[0])) if days else None
+def days_of(word: str) -> timedelta:
+    """So many days, of a century at most."""
+    return timedelta(days=by_hand.number("DAYS", word, float, 0, 36_500))
 
 
 def role_of(word: str) -> Role:
     """The role of that name."""
-    if word not in ROLES:
-        raise ValueError(f"there is no role {word!r}: {', '.join(ROLES)}")
-    return ROLES[ROLES.index(word)]
+    return by_hand.one_of("ROLE", word, ROLES)
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     now = datetime.now(UTC)
     async with open_runtime(store, APP) as rt:
         match words:
-            case [space, "join", member, group, *days]:
-                await change(rt, space, Joined(member, group, days_from(now, days)))
+            case [space, "join", member, group]:
+                await change(rt, space, Joined(member, group))
+            case [space, "join", member, group, days]:
+                await change(rt, space, Joined(member, group, now + days_of(days)))
             case [space, "leave", member, group]:
                 await change(rt, space, Left(member, group))
             case [space, "place", resource, parent]:
                 await change(rt, space, Placed(resource, parent))
-            case [space, "grant", who, role, resource, *days]:
-                await change(rt, space, Granted(who, role_of(role), resource, days_from(now, days)))
+            case [space, "grant", who, role, resource]:
+                await change(rt, space, Granted(who, role_of(role), resource))
+            case [space, "grant", who, role, resource, days]:
+                await change(rt, space, Granted(who, role_of(role), resource, now + days_of(days)))
             case [space, "revoke", who, role, resource]:
                 await change(rt, space, Revoked(who, role_of(role), resource))
             case [space, "check", who, role, resource]:
-                print("yes" if await check(rt, space, who, role_of(role), resource, now) else "no")
+                await rt.model(SPACES).wait_for(await rt.head())
+                return by_hand.answer(await check(rt, space, who, role_of(role), resource, now), "yes", "no")
             case [space, "check", who, role, resource, days]:
-                then = now - timedelta(days=float(days))
-                print("yes" if await check_then(rt, space, who, role_of(role), resource, then) else "no")
-            case []:
+                return by_hand.answer(await check_then(rt, space, who, role_of(role), resource, now - days_of(days)), "yes", "no")
+            case ["demo"]:
                 await demonstrate(rt, now)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime, now: datetime) -> None:

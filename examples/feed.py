@@ -1,6 +1,6 @@
 """An activity feed: what those whom I follow have posted, newest first.
 
-    python examples/feed.py                             a demonstration in memory
+    python examples/feed.py demo                        a demonstration in memory
     python examples/feed.py STORE post WHO TEXT         on a store that stays (lmdb:feed, for example)
     python examples/feed.py STORE follow|unfollow WHO WHOM
     python examples/feed.py STORE show WHO
@@ -266,8 +266,8 @@ async def show(rt: Runtime, reader: str) -> None:
         print(f"  {posted.author}: {posted.text}")
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with kept(store) as rt:
         match words:
             case ["post", author, text]:
@@ -278,10 +278,11 @@ async def main(store: str = "memory:", *words: str) -> None:
                 await wait_kept(rt, await unfollow(rt, who, whom))
             case ["show", who]:
                 await show(rt, who)
-            case []:
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

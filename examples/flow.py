@@ -1,6 +1,6 @@
 """Long flows that survive their process: what was done is done, what waits goes on waiting, and time-outs come on time.
 
-    python examples/flow.py                       a demonstration in memory, with seconds for days
+    python examples/flow.py demo                  a demonstration in memory, with seconds for days
     python examples/flow.py STORE start ORDER     (STORE: lmdb:flows, for example)
     python examples/flow.py STORE work            run the flows until Ctrl-C; kill it as you like and start it again
     python examples/flow.py STORE tell ORDER paid VALUE
@@ -213,18 +213,18 @@ def order(act: Callable[[str, str], Awaitable[str]], day_s: float = DAY_S) -> Ki
 
 async def say(name: str, key: str) -> str:
     """A step that only says that it is done."""
-    print(f"  {name:<8} ({key})")
+    by_hand.say(f"  {name:<8} ({key})")
     return "ok"
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with open_runtime(store, APP) as rt:
         match words:
             case ["start", id]:
-                print("begun" if await start(rt, id, "order") else "there is one of that name")
+                return by_hand.answer(await start(rt, id, "order"), "begun", "there is one of that name")
             case ["tell", id, signal, value]:
-                print("told" if await tell(rt, id, signal, value) else "too late, or told before")
+                return by_hand.answer(await tell(rt, id, signal, value), "told", "too late, or told before")
             case ["work"]:
                 await Worker(rt, {"order": order(say, day_s=10)}).run()
             case ["show"]:
@@ -232,10 +232,11 @@ async def main(store: str = "memory:", *words: str) -> None:
                     state, _ = await rt.fold(f"flow-{entry.key}", FLOW)
                     left = [f"{name} until {until:%Y-%m-%d %H:%M}" for name, until in state.waiting.items() if name not in state.done]
                     print(f"{entry.key}: done {', '.join(state.done) or 'nothing'}; waits for {', '.join(left) or 'nothing'}")
-            case []:
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

@@ -1,6 +1,6 @@
 """What moderators decided, and who decided it: nothing is ever edited, and every answer can be given as of any day.
 
-    python examples/mod_audit.py                                             a demonstration in memory
+    python examples/mod_audit.py demo                                        a demonstration in memory
     python examples/mod_audit.py STORE report ITEM BY WHY                    (STORE: lmdb:audit, for example)
     python examples/mod_audit.py STORE decide ITEM MODERATOR keep|hide|remove WHY
     python examples/mod_audit.py STORE correct ITEM NUMBER MODERATOR keep|hide|remove|withdraw WHY
@@ -224,9 +224,15 @@ def _told(said: Said) -> str:
 
 def action_of(word: str) -> Action:
     """The action of that name."""
-    if word not in ACTIONS:
-        raise ValueError(f"there is no action {word!r}: {', '.join(ACTIONS)}")
-    return ACTIONS[ACTIONS.index(word)]
+    return by_hand.one_of("ACTION", word, ACTIONS)
+
+
+def time_of(words: Sequence[str]) -> datetime:
+    """A moment in ISO 8601; one without a zone is here."""
+    try:
+        return datetime.fromisoformat(" ".join(words)).astimezone()
+    except (ValueError, OverflowError):
+        raise by_hand.Wrong(f"TIME is written as 2026-03-31 or 2026-03-31T18:00:00, not {' '.join(words)!r}") from None
 
 
 async def show(rt: Runtime, item: str) -> None:
@@ -236,8 +242,8 @@ async def show(rt: Runtime, item: str) -> None:
         print(told(one))
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with open_runtime(store, APP) as rt:
         match words:
             case ["report", item, by, *why]:
@@ -245,22 +251,27 @@ async def main(store: str = "memory:", *words: str) -> None:
             case ["decide", item, moderator, action, *why]:
                 print(await decide(rt, item, moderator, action_of(action), " ".join(why)))
             case ["correct", item, seq, moderator, action, *why]:
-                print(await correct(rt, item, int(seq), moderator, None if action == "withdraw" else action_of(action), " ".join(why)))
+                instead = None if action == "withdraw" else action_of(action)
+                print(await correct(rt, item, by_hand.number("NUMBER", seq, int, 1), moderator, instead, " ".join(why)))
             case ["trail", item]:
                 await show(rt, item)
             case ["standing", item]:
                 print((await case_of(rt, item)).standing())
             case ["standing", item, *time]:
-                at = datetime.fromisoformat(" ".join(time)).astimezone()
+                at = time_of(time)
                 print(f"known then: {await known_at(rt, item, at)}; known now: {await stood_at(rt, item, at)}")
             case ["by", moderator]:
-                print(*map(told, await said_by(rt, moderator)), sep="\n")
-            case ["seal", *position]:
-                print(await seal_at(rt, Position(int(position[0])) if position else await rt.head()))
-            case []:
+                for one in await said_by(rt, moderator):
+                    print(told(one))
+            case ["seal"]:
+                print(await seal_at(rt, await rt.head()))
+            case ["seal", position]:
+                print(await seal_at(rt, Position(by_hand.number("POSITION", position, int, 0))))
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

@@ -1,6 +1,6 @@
 """Who is signed in: sessions that end by themselves, are renewed by use, and can be revoked at once.
 
-    python examples/sessions.py                                  a demonstration in memory
+    python examples/sessions.py demo                             a demonstration in memory
     python examples/sessions.py STORE open USER [DEVICE]         gives a token (STORE: lmdb:sessions, for example)
     python examples/sessions.py STORE check TOKEN
     python examples/sessions.py STORE list USER
@@ -164,15 +164,17 @@ def told(session: Session | None, now: float) -> str:
     return f"{session.user} on {session.device or 'a device'}, {(session.ends - now) / 60:.0f} minutes left, renewed {session.renewed} times"
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with open_runtime(store) as rt:
         sessions = Sessions(rt)
         match words:
             case ["open", user, *device]:
                 print(await sessions.open(user, " ".join(device)))
             case ["check", token]:
-                print(told(await sessions.check(token), time.time()))
+                session = await sessions.check(token)
+                print(told(session, time.time()))
+                return session is not None
             case ["list", user]:
                 for id, session in await sessions.of(user):
                     print(id, told(session, time.time()))
@@ -182,10 +184,11 @@ async def main(store: str = "memory:", *words: str) -> None:
                 await sessions.revoke(user, id)
             case ["sweep"]:
                 print(f"{await sessions.sweep()} sessions forgotten")
-            case []:
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

@@ -46,12 +46,23 @@ async def start(rt: Runtime, id: str, kind: str) -> bool:
     return not isinstance(await rt.transact(Append(f"flow-{id}", [Started(kind)], 0), Put(OPEN, id, kind)), Conflict)
 
 
+class NoSuchFlow(ValueError):
+    """Nobody has begun it."""
+
+
 async def tell(rt: Runtime, id: str, signal: str, value: str = "") -> bool:
-    """Tell a flow something; False if it has ended, was told that before, or was never begun."""
+    """Tell a flow something; False if it has ended, or was told that before.
+
+    Raises:
+      BadName: the id or the signal cannot be one.
+      NoSuchFlow: it was never begun.
+    """
     check_names(NAME_BYTES_MAX, id=id, signal=signal)
 
     def decide(state: State) -> list[Happening]:
-        return [Told(signal, value)] if state.kind and state.outcome is None and signal not in state.told else []
+        if not state.kind:
+            raise NoSuchFlow(f"there is no flow {id!r}: start it first")
+        return [Told(signal, value)] if state.outcome is None and signal not in state.told else []
 
     return (await rt.execute(f"flow-{id}", FLOW, decide, attempts_max=20)).unwrap().position is not None
 

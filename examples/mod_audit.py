@@ -143,6 +143,10 @@ class NoSuchDecision(ValueError):
     """A correction of what was not decided."""
 
 
+class NotYet(ValueError):
+    """A seal of what has not been said."""
+
+
 async def report(rt: Runtime, item: str, by: str, why: str) -> int:
     """Complain; the seq."""
     check_names(ITEM_BYTES_MAX, item=item)
@@ -200,7 +204,13 @@ async def said_by(rt: Runtime, moderator: str) -> list[Event[Said]]:
 
 
 async def seal_at(rt: Runtime, position: Position) -> Seal:
-    """The seal as of a position: compare it with what was published."""
+    """The seal as of a position: compare it with what was published.
+
+    Raises:
+      NotYet: the log does not go so far.
+    """
+    if position > (head := await rt.head()):
+        raise NotYet(f"the log ends at {head}, there is no seal of {position} yet: ask for one up to {head}")
     return await rt.model(SEAL).as_of(position=position)
 
 

@@ -103,7 +103,16 @@ def test_what_cannot_be_done_is_one_line(tmp_path):
     assert done.stderr.count("\n") == 1 and "is no URL of a store" in done.stderr
 
 
-@pytest.mark.parametrize("words", ["acl memory: s check a viewer b", "sessions memory: check x", "feed memory: follow ada ada"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "acl memory: s check a viewer b",
+        "sessions memory: check x",
+        "feed memory: follow ada ada",
+        "flow memory: tell nope paid 5",
+        "mod_audit memory: seal 999",
+    ],
+)
 def test_a_no_is_told_by_the_exit_code(words, tmp_path):
     name, _, words = words.partition(" ")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 import flow
-from flow import APP, OPEN, Worker, order, start, tell
+from flow import APP, OPEN, NoSuchFlow, Worker, order, start, tell
 from flow_state import FLOW, HAPPENINGS, Done, Ended, Told, Waiting
 from perdure.runtime import open_runtime
 from perdure.runtime.testing import simulate
@@ -193,6 +193,14 @@ def test_a_step_whose_time_was_over_while_nobody_was_there_is_not_done():
             return tried, state.outcome
 
     assert trio.run(main, clock=MockClock(autojump_threshold=0)) == (["1/hard", "1/hard"], "None")
+
+
+async def test_a_flow_that_never_was_is_told_nothing(autojump_clock):
+    async with open_runtime("memory:", APP) as rt:
+        with pytest.raises(NoSuchFlow, match="start it first"):
+            await tell(rt, "nope", "paid", "5")
+
+        assert await rt.head() == 0
 
 
 # -- killed ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from perdure.runtime import App, Misuse, Runtime, TooLarge, open_runtime
 from sessions import Sessions
 
 NOW = datetime(2023, 1, 1, tzinfo=UTC)
-REFUSED = (BadName, Misuse, TooLarge, acl.Refused, feed.Refused, mod_audit.NoSuchDecision)
+REFUSED = (BadName, Misuse, TooLarge, acl.Refused, feed.Refused, mod_audit.NoSuchDecision, flow.NoSuchFlow)
 texts = st.one_of(
     st.sampled_from(["a", "b", "", " ", "$", "a\n", "a\0", "\ud800", "\u200d", "/", "a/b", "%", "-"]),
     st.sampled_from(["ä" * 60, "ä" * 200, "🦊" * 16, "x" * 64, "/" * 120, "x" * 124, "x" * 250, "x" * 256, "x" * 401, "ß" * 32]),

@@ -29,7 +29,24 @@ import trio
 import by_hand
 from flow_state import FLOW, HAPPENINGS, Done, Ended, Happening, Started, State, Told, Waiting, after
 from names import check_names
-from perdure.runtime import App, Append, Appended, Conflict, Delete, Full, InDoubt, LeaseLost, PerdureError, Put, Runtime, Unavailable, of, open_runtime
+from perdure.runtime import (
+    App,
+    Append,
+    Appended,
+    Conflict,
+    Delete,
+    Full,
+    InDoubt,
+    LeaseLost,
+    Misuse,
+    PerdureError,
+    Put,
+    Runtime,
+    TooLarge,
+    Unavailable,
+    of,
+    open_runtime,
+)
 
 log = logging.getLogger(__name__)
 DAY_S = 86_400.0
@@ -37,6 +54,8 @@ RETRY_S, RETRY_MAX_S = 1.0, 3_600.0
 OPEN = "flows-open"
 NAME_BYTES_MAX = 250
 """Of a flow, in the name of its stream."""
+VALUE_MAX = 64_000
+"""So many characters somebody may tell: it is stored with other things beside it."""
 APP = App(events=HAPPENINGS)
 
 
@@ -55,9 +74,12 @@ async def tell(rt: Runtime, id: str, signal: str, value: str = "") -> bool:
 
     Raises:
       BadName: the id or the signal cannot be one.
+      TooLarge: the value.
       NoSuchFlow: it was never begun.
     """
     check_names(NAME_BYTES_MAX, id=id, signal=signal)
+    if len(value) > VALUE_MAX:
+        raise TooLarge("value", f"signal {signal!r}", len(value), VALUE_MAX, "characters")
 
     def decide(state: State) -> list[Happening]:
         if not state.kind:
@@ -193,9 +215,9 @@ class Worker:
             with suppress(Overtaken):
                 if flow.state.outcome is None:
                     await flow.end(await self._kinds[flow.state.kind](flow))
-        except PerdureError:
-            raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, PerdureError) and not isinstance(error, Misuse | TooLarge):
+                raise  # the store's trouble; what a step gave that cannot be stored is its own
             log.exception("flow %s stands still until the next worker: its function raises", flow.id)
         finally:
             del self._running[flow.id]

@@ -11,7 +11,7 @@
 Which facet: **streams** and a **fold**. Who could do what, and who allowed it, is asked about the past as often as about now; so each
 grant is an event of its space's stream. No member may come to be in itself, no resource below itself: `execute` decides that on the state
 of the stream and appends on top of just that state, so two administrators cannot make a circle together. A check reads a **`Keyed`
-projection**, one state for each space (within 1 MiB: some ten thousand grants; let a space be a customer or a project).
+projection**, one state for each space, which is bounded, as all states are (`ENTRIES_MAX`): let a space be a customer or a project.
 
 That a grant ends is no event, and there is no timer: `allows` is a pure function of a state and a time. So a check of the past is the
 same function, of the state at that time. `revoke` returns when the model that is asked knows it: from then on no check here says yes.
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal, assert_never, get_args
 
 import attrs
@@ -35,8 +36,8 @@ from perdure.runtime import App, Appended, Event, Fold, Keyed, Runtime, event, o
 Role = Literal["viewer", "editor", "owner"]
 ROLES: tuple[Role, ...] = get_args(Role)
 """Each includes those before it."""
-NAME_BYTES_MAX = 120
-"""With `who:` a name is a tag."""
+NAME_BYTES_MAX, ENTRIES_MAX = 120, 3_000
+"""With `who:` a name is a tag. So many grants, memberships and places, with the longest names, are a state within 1 MiB."""
 
 
 # -- what happens ----------------------------------------------------------------------------
@@ -174,22 +175,29 @@ def _holds(until: datetime | None, at: datetime) -> bool:
     return until is None or at < until
 
 
+def _entries(space: Space) -> int:
+    return len(space.parents) + sum(map(len, space.groups.values())) + sum(len(ends) for on in space.grants.values() for ends in on.values())
+
+
 class Refused(ValueError):
-    """A change that would make a circle."""
+    """A change that would make a circle, or too much of a space."""
 
 
 def decide(space: Space, change: Change) -> Sequence[Change]:
     """The change, unless it would change nothing.
 
     Raises:
-      Refused: it would make a circle.
+      Refused: it would make a circle, or the space is full.
     """
     match change:
         case Joined(member=member, group=group) if member in _in(space, group, None):
             raise Refused(f"{group!r} is in {member!r}: {member!r} cannot be in {group!r}")
         case Placed(resource=resource, parent=parent) if resource in _above(space, parent):
             raise Refused(f"{parent!r} is below {resource!r}: {resource!r} cannot be below {parent!r}")
-    return [] if changed(space, change) == space else [change]
+    after = changed(space, change)
+    if _entries(after) > max(_entries(space), ENTRIES_MAX):
+        raise Refused(f"a space holds {ENTRIES_MAX:,} grants, memberships and places: revoke some, or begin another space")
+    return [] if after == space else [change]
 
 
 def step(space: Space, event: Event[Change]) -> Space:
@@ -210,7 +218,7 @@ async def change(rt: Runtime, space: str, what: Change) -> Appended:
 
     Raises:
       BadName: a name in it cannot be kept; nothing was changed.
-      Refused: it would make a circle; nothing was changed.
+      Refused: it would make a circle, or the space is full; nothing was changed.
     """
     check_names(NAME_BYTES_MAX, space=space, **attrs.asdict(what, filter=lambda field, _: field.name not in ("role", "until")))
     answer = (await rt.execute(f"acl-{space}", SPACE, decide, what, attempts_max=20)).unwrap()
@@ -234,14 +242,7 @@ async def check_then(rt: Runtime, space: str, who: str, role: Role, resource: st
 # -- by hand ---------------------------------------------------------------------------------
 
 
-def days_of(word: str) -> timedelta:
-    """So many days, of a century at most."""
-    return timedelta(days=by_hand.number("DAYS", word, float, 0, 36_500))
-
-
-def role_of(word: str) -> Role:
-    """The role of that name."""
-    return by_hand.one_of("ROLE", word, ROLES)
+role_of = partial(by_hand.one_of, "ROLE", ROLES)
 
 
 async def main(store: str, *words: str) -> bool:
@@ -252,7 +253,7 @@ async def main(store: str, *words: str) -> bool:
             case [space, "join", member, group]:
                 await change(rt, space, Joined(member, group))
             case [space, "join", member, group, days]:
-                await change(rt, space, Joined(member, group, now + days_of(days)))
+                await change(rt, space, Joined(member, group, now + by_hand.days(days)))
             case [space, "leave", member, group]:
                 await change(rt, space, Left(member, group))
             case [space, "place", resource, parent]:
@@ -260,14 +261,14 @@ async def main(store: str, *words: str) -> bool:
             case [space, "grant", who, role, resource]:
                 await change(rt, space, Granted(who, role_of(role), resource))
             case [space, "grant", who, role, resource, days]:
-                await change(rt, space, Granted(who, role_of(role), resource, now + days_of(days)))
+                await change(rt, space, Granted(who, role_of(role), resource, now + by_hand.days(days)))
             case [space, "revoke", who, role, resource]:
                 await change(rt, space, Revoked(who, role_of(role), resource))
             case [space, "check", who, role, resource]:
                 await rt.model(SPACES).wait_for(await rt.head())
                 return by_hand.answer(await check(rt, space, who, role_of(role), resource, now), "yes", "no")
             case [space, "check", who, role, resource, days]:
-                return by_hand.answer(await check_then(rt, space, who, role_of(role), resource, now - days_of(days)), "yes", "no")
+                return by_hand.answer(await check_then(rt, space, who, role_of(role), resource, now - by_hand.days(days)), "yes", "no")
             case ["demo"]:
                 await demonstrate(rt, now)
             case _:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import NoReturn, TypeVar
 
 import trio
@@ -108,7 +109,27 @@ def number(what: str, word: str, kind: Callable[[str], Number], least: int, most
     raise Wrong(f"{what} is a {'whole ' if kind is int else ''}number from {least}{f' to {most:,}' if most < math.inf else ''}, not {word!r}")
 
 
-def one_of(what: str, word: str, known: Sequence[Word]) -> Word:
+def days(word: str) -> timedelta:
+    """So many days, of a century at most.
+
+    Raises:
+      Wrong: *word* does not say how many.
+    """
+    return timedelta(days=number("DAYS", word, float, 0, 36_500))
+
+
+def moment(what: str, word: str) -> datetime:
+    """*word*, in ISO 8601, as a moment; without a zone it is of here.
+
+    Raises:
+      Wrong: it is none.
+    """
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(word).astimezone()
+    raise Wrong(f"{what} is written as 2026-03-31 or 2026-03-31T18:00:00, not {word!r}")
+
+
+def one_of(what: str, known: Sequence[Word], word: str) -> Word:
     """The one of *known* that *word* is.
 
     Raises:

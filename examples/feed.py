@@ -31,8 +31,7 @@ from perdure.runtime import App, Conflict, Delete, Event, Fold, Full, InDoubt, L
 BACKFILL = 3
 FEED_MAX = 20
 FAN_OUT = 100
-NAME_BYTES_MAX = 64
-"""Two of them, quoted, are a key."""
+NAME_BYTES_MAX = 64  # two of them, quoted, are a key
 FEEDS, FOLLOWERS, PLACE = "feeds", "feed-followers", "feed-place"
 """The buckets."""
 
@@ -95,7 +94,6 @@ async def follow(rt: Runtime, who: str, whom: str) -> Position | None:
     """From now on *who* gets what *whom* posts; None: that was so already.
 
     Raises:
-      BadName: one cannot be kept.
       Refused: they are the same.
     """
     check_names(NAME_BYTES_MAX, who=who, whom=whom)

@@ -26,18 +26,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Literal, get_args
 
 import attrs
 
 import by_hand
 from names import check_names
-from perdure.runtime import App, Event, Fold, Keyed, Position, Projection, Runtime, event, of, open_runtime
+from perdure.runtime import App, Event, Fold, Keyed, Position, Projection, Runtime, TooLarge, event, of, open_runtime
 
 Action = Literal["keep", "hide", "remove"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
-ITEM_BYTES_MAX, NAME_BYTES_MAX = 250, 100
-"""Of an item, in the name of its stream; of people, in tags."""
+ITEM_BYTES_MAX, NAME_BYTES_MAX, DECISIONS_MAX = 250, 100, 4_000
+"""Of an item, in the name of its stream; of people, in tags. So many decisions on an item, with the longest names, are a state within 1 MiB."""
 
 
 # -- what happens ----------------------------------------------------------------------------
@@ -155,10 +156,20 @@ async def report(rt: Runtime, item: str, by: str, why: str) -> int:
 
 
 async def decide(rt: Runtime, item: str, moderator: str, action: Action, why: str) -> int:
-    """Decide; the seq by which it can be corrected."""
+    """Decide; the seq by which it can be corrected.
+
+    Raises:
+      TooLarge: it was decided `DECISIONS_MAX` times.
+    """
     check_names(ITEM_BYTES_MAX, item=item)
     check_names(NAME_BYTES_MAX, moderator=moderator)
-    return (await rt.append(f"mod-{item}", [Decided(moderator, action, why)])).last
+
+    def decision(case: Case) -> Sequence[Said]:
+        if len(case.decisions) >= DECISIONS_MAX:
+            raise TooLarge("case", f"item {item!r}", len(case.decisions) + 1, DECISIONS_MAX, "decisions", "correct the last one")
+        return [Decided(moderator, action, why)]
+
+    return (await rt.execute(f"mod-{item}", CASE, decision, attempts_max=20)).unwrap().last
 
 
 async def correct(rt: Runtime, item: str, seq: int, moderator: str, action: Action | None, why: str) -> int:
@@ -232,17 +243,7 @@ def _told(said: Said) -> str:
             return f"{moderator} corrects {seq} to {action or 'nothing'}: {why}"
 
 
-def action_of(word: str) -> Action:
-    """The action of that name."""
-    return by_hand.one_of("ACTION", word, ACTIONS)
-
-
-def time_of(words: Sequence[str]) -> datetime:
-    """A moment in ISO 8601; one without a zone is here."""
-    try:
-        return datetime.fromisoformat(" ".join(words)).astimezone()
-    except (ValueError, OverflowError):
-        raise by_hand.Wrong(f"TIME is written as 2026-03-31 or 2026-03-31T18:00:00, not {' '.join(words)!r}") from None
+action_of = partial(by_hand.one_of, "ACTION", ACTIONS)
 
 
 async def show(rt: Runtime, item: str) -> None:
@@ -268,15 +269,13 @@ async def main(store: str, *words: str) -> bool:
             case ["standing", item]:
                 print((await case_of(rt, item)).standing())
             case ["standing", item, *time]:
-                at = time_of(time)
-                print(f"known then: {await known_at(rt, item, at)}; known now: {await stood_at(rt, item, at)}")
+                then = by_hand.moment("TIME", " ".join(time))
+                print(f"known then: {await known_at(rt, item, then)}; known now: {await stood_at(rt, item, then)}")
             case ["by", moderator]:
                 for one in await said_by(rt, moderator):
                     print(told(one))
-            case ["seal"]:
-                print(await seal_at(rt, await rt.head()))
-            case ["seal", position]:
-                print(await seal_at(rt, Position(by_hand.number("POSITION", position, int, 0))))
+            case ["seal", *at] if len(at) < 2:
+                print(await seal_at(rt, Position(by_hand.number("POSITION", at[0], int, 0)) if at else await rt.head()))
             case ["demo"]:
                 await demonstrate(rt)
             case _:

@@ -1,15 +1,17 @@
 """Who may do what: roles on resources, for people and groups, inherited, some of them for a time.
 
-    python examples/acl.py                                          a demonstration in memory
-    python examples/acl.py STORE SPACE join|leave MEMBER GROUP      a member is a person or a group (STORE: lmdb:acl, for example)
+    python examples/acl.py demo                                     a demonstration in memory
+    python examples/acl.py STORE SPACE join MEMBER GROUP [DAYS]     a member is a person or a group (STORE: lmdb:acl, for example)
+    python examples/acl.py STORE SPACE leave MEMBER GROUP
     python examples/acl.py STORE SPACE place RESOURCE PARENT
-    python examples/acl.py STORE SPACE grant|revoke WHO ROLE RESOURCE [DAYS]
+    python examples/acl.py STORE SPACE grant WHO ROLE RESOURCE [DAYS]
+    python examples/acl.py STORE SPACE revoke WHO ROLE RESOURCE
     python examples/acl.py STORE SPACE check WHO ROLE RESOURCE [DAYS AGO]
 
 Which facet: **streams** and a **fold**. Who could do what, and who allowed it, is asked about the past as often as about now; so each
 grant is an event of its space's stream. No member may come to be in itself, no resource below itself: `execute` decides that on the state
 of the stream and appends on top of just that state, so two administrators cannot make a circle together. A check reads a **`Keyed`
-projection**, one state for each space (within 1 MiB: some ten thousand grants; let a space be a customer or a project).
+projection**, one state for each space, which is bounded, as all states are (`ENTRIES_MAX`): let a space be a customer or a project.
 
 That a grant ends is no event, and there is no timer: `allows` is a pure function of a state and a time. So a check of the past is the
 same function, of the state at that time. `revoke` returns when the model that is asked knows it: from then on no check here says yes.
@@ -22,16 +24,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal, assert_never, get_args
 
 import attrs
 
 import by_hand
+from names import check_names
 from perdure.runtime import App, Appended, Event, Fold, Keyed, Runtime, event, of, open_runtime
 
 Role = Literal["viewer", "editor", "owner"]
 ROLES: tuple[Role, ...] = get_args(Role)
 """Each includes those before it."""
+NAME_BYTES_MAX, ENTRIES_MAX = 120, 3_000
+"""With `who:` a name is a tag. So many grants, memberships and places, with the longest names, are a state within 1 MiB."""
 
 
 # -- what happens ----------------------------------------------------------------------------
@@ -169,22 +175,29 @@ def _holds(until: datetime | None, at: datetime) -> bool:
     return until is None or at < until
 
 
+def _entries(space: Space) -> int:
+    return len(space.parents) + sum(map(len, space.groups.values())) + sum(len(ends) for on in space.grants.values() for ends in on.values())
+
+
 class Refused(ValueError):
-    """A change that would make a circle."""
+    """A change that would make a circle, or too much of a space."""
 
 
 def decide(space: Space, change: Change) -> Sequence[Change]:
     """The change, unless it would change nothing.
 
     Raises:
-      Refused: it would make a circle.
+      Refused: it would make a circle, or the space is full.
     """
     match change:
         case Joined(member=member, group=group) if member in _in(space, group, None):
             raise Refused(f"{group!r} is in {member!r}: {member!r} cannot be in {group!r}")
         case Placed(resource=resource, parent=parent) if resource in _above(space, parent):
             raise Refused(f"{parent!r} is below {resource!r}: {resource!r} cannot be below {parent!r}")
-    return [] if changed(space, change) == space else [change]
+    after = changed(space, change)
+    if _entries(after) > max(_entries(space), ENTRIES_MAX):
+        raise Refused(f"a space holds {ENTRIES_MAX:,} grants, memberships and places: revoke some, or begin another space")
+    return [] if after == space else [change]
 
 
 def step(space: Space, event: Event[Change]) -> Space:
@@ -193,7 +206,7 @@ def step(space: Space, event: Event[Change]) -> Space:
 
 
 SPACE: Fold[Space, Change] = Fold(initial=Space(), step=step)
-SPACES = Keyed("acl", version=1, initial=Space(), step=step, events=CHANGES, key=lambda event: event.stream.removeprefix("acl-"))
+SPACES = Keyed("acl", version=1, initial=Space(), step=step, events=CHANGES, key=lambda event: event.stream.removeprefix("acl-") or [])
 APP = App(projections=[SPACES])
 
 
@@ -204,8 +217,10 @@ async def change(rt: Runtime, space: str, what: Change) -> Appended:
     """Make a change; on return every check in this runtime knows of it.
 
     Raises:
-      Refused: it would make a circle; nothing was changed.
+      BadName: a name in it cannot be kept; nothing was changed.
+      Refused: it would make a circle, or the space is full; nothing was changed.
     """
+    check_names(NAME_BYTES_MAX, space=space, **attrs.asdict(what, filter=lambda field, _: field.name not in ("role", "until")))
     answer = (await rt.execute(f"acl-{space}", SPACE, decide, what, attempts_max=20)).unwrap()
     if answer.position is not None:
         await rt.model(SPACES).wait_for(answer.position)
@@ -214,53 +229,51 @@ async def change(rt: Runtime, space: str, what: Change) -> Appended:
 
 async def check(rt: Runtime, space: str, who: str, role: Role, resource: str, at: datetime) -> bool:
     """Whether *who* may, by all that is known now, at that time (now, usually)."""
+    check_names(NAME_BYTES_MAX, space=space, who=who, resource=resource)
     return allows(await rt.model(SPACES).get(space) or Space(), who, role, resource, at)
 
 
 async def check_then(rt: Runtime, space: str, who: str, role: Role, resource: str, at: datetime) -> bool:
     """Whether a check at that time said yes."""
+    check_names(NAME_BYTES_MAX, space=space, who=who, resource=resource)
     return allows((await rt.model(SPACES).as_of(space, time=at)).state or Space(), who, role, resource, at)
 
 
 # -- by hand ---------------------------------------------------------------------------------
 
 
-def days_from(now: datetime, days: Sequence[str]) -> datetime | None:
-    """The end of a grant, if one is given."""
-    return now + timedelta(days=float(days[0])) if days else None
+role_of = partial(by_hand.one_of, "ROLE", ROLES)
 
 
-def role_of(word: str) -> Role:
-    """The role of that name."""
-    if word not in ROLES:
-        raise ValueError(f"there is no role {word!r}: {', '.join(ROLES)}")
-    return ROLES[ROLES.index(word)]
-
-
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     now = datetime.now(UTC)
     async with open_runtime(store, APP) as rt:
         match words:
-            case [space, "join", member, group, *days]:
-                await change(rt, space, Joined(member, group, days_from(now, days)))
+            case [space, "join", member, group]:
+                await change(rt, space, Joined(member, group))
+            case [space, "join", member, group, days]:
+                await change(rt, space, Joined(member, group, now + by_hand.days(days)))
             case [space, "leave", member, group]:
                 await change(rt, space, Left(member, group))
             case [space, "place", resource, parent]:
                 await change(rt, space, Placed(resource, parent))
-            case [space, "grant", who, role, resource, *days]:
-                await change(rt, space, Granted(who, role_of(role), resource, days_from(now, days)))
+            case [space, "grant", who, role, resource]:
+                await change(rt, space, Granted(who, role_of(role), resource))
+            case [space, "grant", who, role, resource, days]:
+                await change(rt, space, Granted(who, role_of(role), resource, now + by_hand.days(days)))
             case [space, "revoke", who, role, resource]:
                 await change(rt, space, Revoked(who, role_of(role), resource))
             case [space, "check", who, role, resource]:
-                print("yes" if await check(rt, space, who, role_of(role), resource, now) else "no")
+                await rt.model(SPACES).wait_for(await rt.head())
+                return by_hand.answer(await check(rt, space, who, role_of(role), resource, now), "yes", "no")
             case [space, "check", who, role, resource, days]:
-                then = now - timedelta(days=float(days))
-                print("yes" if await check_then(rt, space, who, role_of(role), resource, then) else "no")
-            case []:
+                return by_hand.answer(await check_then(rt, space, who, role_of(role), resource, now - by_hand.days(days)), "yes", "no")
+            case ["demo"]:
                 await demonstrate(rt, now)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime, now: datetime) -> None:

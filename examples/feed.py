@@ -1,6 +1,6 @@
 """An activity feed: what those whom I follow have posted, newest first.
 
-    python examples/feed.py                             a demonstration in memory
+    python examples/feed.py demo                        a demonstration in memory
     python examples/feed.py STORE post WHO TEXT         on a store that stays (lmdb:feed, for example)
     python examples/feed.py STORE follow|unfollow WHO WHOM
     python examples/feed.py STORE show WHO
@@ -25,11 +25,13 @@ import attrs
 import trio
 
 import by_hand
+from names import check_names
 from perdure.runtime import App, Conflict, Delete, Event, Fold, Full, InDoubt, Lease, LeaseLost, Position, Put, Runtime, Unavailable, event, of, open_runtime
 
 BACKFILL = 3
 FEED_MAX = 20
 FAN_OUT = 100
+NAME_BYTES_MAX = 64  # two of them, quoted, are a key
 FEEDS, FOLLOWERS, PLACE = "feeds", "feed-followers", "feed-place"
 """The buckets."""
 
@@ -78,21 +80,32 @@ def followed(whom: tuple[str, ...], event: Event[Followed | Unfollowed]) -> tupl
 FOLLOWS: Fold[tuple[str, ...], Followed | Unfollowed] = Fold(initial=(), step=followed)
 
 
+class Refused(ValueError):
+    """Nobody follows himself."""
+
+
 async def post(rt: Runtime, author: str, text: str) -> Position | None:
     """Post *text*; its place in the log."""
+    check_names(NAME_BYTES_MAX, author=author)
     return (await rt.append(f"posts-{author}", [Posted(author, text)])).position
 
 
 async def follow(rt: Runtime, who: str, whom: str) -> Position | None:
-    """From now on *who* gets what *whom* posts; None: that was so already."""
+    """From now on *who* gets what *whom* posts; None: that was so already.
+
+    Raises:
+      Refused: they are the same.
+    """
+    check_names(NAME_BYTES_MAX, who=who, whom=whom)
     if who == whom:
-        raise ValueError(f"{who} cannot follow {who}")
+        raise Refused(f"{who!r} cannot follow {who!r}: name somebody else")
     answer = await rt.execute(f"follows-{who}", FOLLOWS, lambda known: [] if whom in known else [Followed(who, whom)])
     return answer.unwrap().position
 
 
 async def unfollow(rt: Runtime, who: str, whom: str) -> Position | None:
     """Not any more; None: that was so already."""
+    check_names(NAME_BYTES_MAX, who=who, whom=whom)
     answer = await rt.execute(f"follows-{who}", FOLLOWS, lambda known: [Unfollowed(who, whom)] if whom in known else [])
     return answer.unwrap().position
 
@@ -222,6 +235,7 @@ async def wait_kept(rt: Runtime, position: Position | None) -> None:
 
 async def read_feed(rt: Runtime, reader: str, limit: int = FEED_MAX) -> list[Posted]:
     """What *reader* sees, newest first."""
+    check_names(NAME_BYTES_MAX, reader=reader)
     entry = await rt.kv(FEEDS, Feed).get(reader)
     page: list[Posted] = []
     for item in entry.value.items[:limit] if entry is not None else ():
@@ -250,8 +264,8 @@ async def show(rt: Runtime, reader: str) -> None:
         print(f"  {posted.author}: {posted.text}")
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with kept(store) as rt:
         match words:
             case ["post", author, text]:
@@ -262,10 +276,11 @@ async def main(store: str = "memory:", *words: str) -> None:
                 await wait_kept(rt, await unfollow(rt, who, whom))
             case ["show", who]:
                 await show(rt, who)
-            case []:
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

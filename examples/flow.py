@@ -1,6 +1,6 @@
 """Long flows that survive their process: what was done is done, what waits goes on waiting, and time-outs come on time.
 
-    python examples/flow.py                       a demonstration in memory, with seconds for days
+    python examples/flow.py demo                  a demonstration in memory, with seconds for days
     python examples/flow.py STORE start ORDER     (STORE: lmdb:flows, for example)
     python examples/flow.py STORE work            run the flows until Ctrl-C; kill it as you like and start it again
     python examples/flow.py STORE tell ORDER paid VALUE
@@ -28,25 +28,63 @@ import trio
 
 import by_hand
 from flow_state import FLOW, HAPPENINGS, Done, Ended, Happening, Started, State, Told, Waiting, after
-from perdure.runtime import App, Append, Appended, Conflict, Delete, Full, InDoubt, LeaseLost, PerdureError, Put, Runtime, Unavailable, of, open_runtime
+from names import check_names
+from perdure.runtime import (
+    App,
+    Append,
+    Appended,
+    Conflict,
+    Delete,
+    Full,
+    InDoubt,
+    LeaseLost,
+    Misuse,
+    PerdureError,
+    Put,
+    Runtime,
+    TooLarge,
+    Unavailable,
+    of,
+    open_runtime,
+)
 
 log = logging.getLogger(__name__)
 DAY_S = 86_400.0
 RETRY_S, RETRY_MAX_S = 1.0, 3_600.0
 OPEN = "flows-open"
+NAME_BYTES_MAX = 250
+"""Of a flow, in the name of its stream."""
+VALUE_MAX = 64_000
+"""So many characters somebody may tell: it is stored with other things beside it."""
 APP = App(events=HAPPENINGS)
 
 
 async def start(rt: Runtime, id: str, kind: str) -> bool:
     """Begin a flow; False if there is one of that id."""
+    check_names(NAME_BYTES_MAX, id=id, kind=kind)
     return not isinstance(await rt.transact(Append(f"flow-{id}", [Started(kind)], 0), Put(OPEN, id, kind)), Conflict)
 
 
+class NoSuchFlow(ValueError):
+    """Nobody has begun it."""
+
+
 async def tell(rt: Runtime, id: str, signal: str, value: str = "") -> bool:
-    """Tell a flow something; False if it has ended, was told that before, or was never begun."""
+    """Tell a flow something; False if it has ended, or was told that before.
+
+    Raises:
+      BadName: the id or the signal cannot be one.
+      TooLarge: the value.
+      NoSuchFlow: it was never begun.
+    """
+    check_names(NAME_BYTES_MAX, id=id, signal=signal)
+    if len(value) > VALUE_MAX:
+        raise TooLarge("value", f"signal {signal!r}", len(value), VALUE_MAX, "characters")
 
     def decide(state: State) -> list[Happening]:
-        return [Told(signal, value)] if state.kind and state.outcome is None and signal not in state.told else []
+        if not state.kind:
+            raise NoSuchFlow(f"there is no flow {id!r}: start it first")
+        return [Told(signal, value)] if state.outcome is None and signal not in state.told else []
 
     return (await rt.execute(f"flow-{id}", FLOW, decide, attempts_max=20)).unwrap().position is not None
 
@@ -177,9 +215,9 @@ class Worker:
             with suppress(Overtaken):
                 if flow.state.outcome is None:
                     await flow.end(await self._kinds[flow.state.kind](flow))
-        except PerdureError:
-            raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, PerdureError) and not isinstance(error, Misuse | TooLarge):
+                raise  # the store's trouble; what a step gave that cannot be stored is its own
             log.exception("flow %s stands still until the next worker: its function raises", flow.id)
         finally:
             del self._running[flow.id]
@@ -208,18 +246,18 @@ def order(act: Callable[[str, str], Awaitable[str]], day_s: float = DAY_S) -> Ki
 
 async def say(name: str, key: str) -> str:
     """A step that only says that it is done."""
-    print(f"  {name:<8} ({key})")
+    by_hand.say(f"  {name:<8} ({key})")
     return "ok"
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with open_runtime(store, APP) as rt:
         match words:
             case ["start", id]:
-                print("begun" if await start(rt, id, "order") else "there is one of that name")
+                return by_hand.answer(await start(rt, id, "order"), "begun", "there is one of that name")
             case ["tell", id, signal, value]:
-                print("told" if await tell(rt, id, signal, value) else "too late, or told before")
+                return by_hand.answer(await tell(rt, id, signal, value), "told", "too late, or told before")
             case ["work"]:
                 await Worker(rt, {"order": order(say, day_s=10)}).run()
             case ["show"]:
@@ -227,10 +265,11 @@ async def main(store: str = "memory:", *words: str) -> None:
                     state, _ = await rt.fold(f"flow-{entry.key}", FLOW)
                     left = [f"{name} until {until:%Y-%m-%d %H:%M}" for name, until in state.waiting.items() if name not in state.done]
                     print(f"{entry.key}: done {', '.join(state.done) or 'nothing'}; waits for {', '.join(left) or 'nothing'}")
-            case []:
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

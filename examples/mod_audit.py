@@ -1,6 +1,6 @@
 """What moderators decided, and who decided it: nothing is ever edited, and every answer can be given as of any day.
 
-    python examples/mod_audit.py                                             a demonstration in memory
+    python examples/mod_audit.py demo                                        a demonstration in memory
     python examples/mod_audit.py STORE report ITEM BY WHY                    (STORE: lmdb:audit, for example)
     python examples/mod_audit.py STORE decide ITEM MODERATOR keep|hide|remove WHY
     python examples/mod_audit.py STORE correct ITEM NUMBER MODERATOR keep|hide|remove|withdraw WHY
@@ -26,15 +26,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Literal, get_args
 
 import attrs
 
 import by_hand
-from perdure.runtime import App, Event, Fold, Keyed, Position, Projection, Runtime, event, of, open_runtime
+from names import check_names
+from perdure.runtime import App, Event, Fold, Keyed, Position, Projection, Runtime, TooLarge, event, of, open_runtime
 
 Action = Literal["keep", "hide", "remove"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+ITEM_BYTES_MAX, NAME_BYTES_MAX, DECISIONS_MAX = 250, 100, 4_000
+"""Of an item, in the name of its stream; of people, in tags. So many decisions on an item, with the longest names, are a state within 1 MiB."""
 
 
 # -- what happens ----------------------------------------------------------------------------
@@ -128,7 +132,7 @@ def seal_step(seal: Seal, event: Event[Said]) -> Seal:
 
 
 CASE: Fold[Case, Said] = Fold(initial=Case(), step=step)
-CASES = Keyed("mod-cases", version=1, initial=Case(), step=step, events=SAID, key=lambda event: event.stream.removeprefix("mod-"))
+CASES = Keyed("mod-cases", version=1, initial=Case(), step=step, events=SAID, key=lambda event: event.stream.removeprefix("mod-") or [])
 SEAL = Projection("mod-seal", version=1, initial=Seal(), step=seal_step, events=SAID)
 APP = App(projections=[CASES, SEAL])
 
@@ -140,22 +144,43 @@ class NoSuchDecision(ValueError):
     """A correction of what was not decided."""
 
 
+class NotYet(ValueError):
+    """A seal of what has not been said."""
+
+
 async def report(rt: Runtime, item: str, by: str, why: str) -> int:
     """Complain; the seq."""
+    check_names(ITEM_BYTES_MAX, item=item)
+    check_names(NAME_BYTES_MAX, by=by)
     return (await rt.append(f"mod-{item}", [Reported(by, why)])).last
 
 
 async def decide(rt: Runtime, item: str, moderator: str, action: Action, why: str) -> int:
-    """Decide; the seq by which it can be corrected."""
-    return (await rt.append(f"mod-{item}", [Decided(moderator, action, why)])).last
+    """Decide; the seq by which it can be corrected.
+
+    Raises:
+      TooLarge: it was decided `DECISIONS_MAX` times.
+    """
+    check_names(ITEM_BYTES_MAX, item=item)
+    check_names(NAME_BYTES_MAX, moderator=moderator)
+
+    def decision(case: Case) -> Sequence[Said]:
+        if len(case.decisions) >= DECISIONS_MAX:
+            raise TooLarge("case", f"item {item!r}", len(case.decisions) + 1, DECISIONS_MAX, "decisions", "correct the last one")
+        return [Decided(moderator, action, why)]
+
+    return (await rt.execute(f"mod-{item}", CASE, decision, attempts_max=20)).unwrap().last
 
 
 async def correct(rt: Runtime, item: str, seq: int, moderator: str, action: Action | None, why: str) -> int:
     """Say that the decision *seq* should have been another, or none.
 
     Raises:
+      BadName: of the item, or of the moderator.
       NoSuchDecision: nothing was decided there.
     """
+    check_names(ITEM_BYTES_MAX, item=item)
+    check_names(NAME_BYTES_MAX, moderator=moderator)
 
     def correction(case: Case) -> Sequence[Said]:
         if all(one.seq != seq for one in case.decisions):
@@ -167,11 +192,13 @@ async def correct(rt: Runtime, item: str, seq: int, moderator: str, action: Acti
 
 async def case_of(rt: Runtime, item: str) -> Case:
     """What is known now."""
+    check_names(ITEM_BYTES_MAX, item=item)
     return (await rt.fold(f"mod-{item}", CASE))[0]
 
 
 async def known_at(rt: Runtime, item: str, at: datetime) -> Action:
     """What stood then as it was known then."""
+    check_names(ITEM_BYTES_MAX, item=item)
     case = (await rt.model(CASES).as_of(item, time=at)).state
     return "keep" if case is None else case.standing()
 
@@ -183,11 +210,18 @@ async def stood_at(rt: Runtime, item: str, at: datetime) -> Action:
 
 async def said_by(rt: Runtime, moderator: str) -> list[Event[Said]]:
     """All that a moderator decided and corrected, oldest first."""
+    check_names(NAME_BYTES_MAX, moderator=moderator)
     return [one async for one in rt.read_all(SAID.within(tags=[f"moderator:{moderator}"]))]
 
 
 async def seal_at(rt: Runtime, position: Position) -> Seal:
-    """The seal as of a position: compare it with what was published."""
+    """The seal as of a position: compare it with what was published.
+
+    Raises:
+      NotYet: the log does not go so far.
+    """
+    if position > (head := await rt.head()):
+        raise NotYet(f"the log ends at {head}, there is no seal of {position} yet: ask for one up to {head}")
     return await rt.model(SEAL).as_of(position=position)
 
 
@@ -209,21 +243,18 @@ def _told(said: Said) -> str:
             return f"{moderator} corrects {seq} to {action or 'nothing'}: {why}"
 
 
-def action_of(word: str) -> Action:
-    """The action of that name."""
-    if word not in ACTIONS:
-        raise ValueError(f"there is no action {word!r}: {', '.join(ACTIONS)}")
-    return ACTIONS[ACTIONS.index(word)]
+action_of = partial(by_hand.one_of, "ACTION", ACTIONS)
 
 
 async def show(rt: Runtime, item: str) -> None:
     """The trail of an item."""
+    check_names(ITEM_BYTES_MAX, item=item)
     async for one in rt.read_all(SAID.within(streams=[f"mod-{item}"])):
         print(told(one))
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with open_runtime(store, APP) as rt:
         match words:
             case ["report", item, by, *why]:
@@ -231,22 +262,25 @@ async def main(store: str = "memory:", *words: str) -> None:
             case ["decide", item, moderator, action, *why]:
                 print(await decide(rt, item, moderator, action_of(action), " ".join(why)))
             case ["correct", item, seq, moderator, action, *why]:
-                print(await correct(rt, item, int(seq), moderator, None if action == "withdraw" else action_of(action), " ".join(why)))
+                instead = None if action == "withdraw" else action_of(action)
+                print(await correct(rt, item, by_hand.number("NUMBER", seq, int, 1), moderator, instead, " ".join(why)))
             case ["trail", item]:
                 await show(rt, item)
             case ["standing", item]:
                 print((await case_of(rt, item)).standing())
             case ["standing", item, *time]:
-                at = datetime.fromisoformat(" ".join(time)).astimezone()
-                print(f"known then: {await known_at(rt, item, at)}; known now: {await stood_at(rt, item, at)}")
+                then = by_hand.moment("TIME", " ".join(time))
+                print(f"known then: {await known_at(rt, item, then)}; known now: {await stood_at(rt, item, then)}")
             case ["by", moderator]:
-                print(*map(told, await said_by(rt, moderator)), sep="\n")
-            case ["seal", *position]:
-                print(await seal_at(rt, Position(int(position[0])) if position else await rt.head()))
-            case []:
+                for one in await said_by(rt, moderator):
+                    print(told(one))
+            case ["seal", *at] if len(at) < 2:
+                print(await seal_at(rt, Position(by_hand.number("POSITION", at[0], int, 0)) if at else await rt.head()))
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

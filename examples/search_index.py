@@ -1,6 +1,6 @@
 """Full-text search over documents that change: ranked, and never a hit for a word that is no longer there.
 
-    python examples/search_index.py                            a demonstration in memory
+    python examples/search_index.py demo                       a demonstration in memory
     python examples/search_index.py STORE write ID TITLE TEXT  (STORE: lmdb:index, for example; TEXT may be @FILE)
     python examples/search_index.py STORE delete ID
     python examples/search_index.py STORE search WORD ...      WORD, WOR* for all that begins so, -WORD for documents without it
@@ -28,6 +28,7 @@ from pathlib import Path
 import attrs
 
 import by_hand
+from names import check_names
 from perdure.runtime import START, App, Event, Fold, Keyed, Position, Projection, Runtime, event, of, open_runtime
 
 K1, B = 1.2, 0.75
@@ -36,6 +37,8 @@ TITLE = 3
 SHARDS = 64
 WORD_MAX = 64
 """Longer words are cut: they become keys."""
+ID_BYTES_MAX = 250
+"""Of a document, in the name of its stream."""
 WIDE_MAX = 200
 """So many words `WOR*` stands for, at most."""
 
@@ -96,6 +99,7 @@ DOCUMENT: Fold[Written | None, Change] = Fold(initial=None, step=newest)
 
 async def write(rt: Runtime, id: str, title: str, text: str) -> Position | None:
     """Write or rewrite a document; its place in the log, None if it was just that already."""
+    check_names(ID_BYTES_MAX, id=id)
 
     def decide(old: Written | None) -> Sequence[Change]:
         words = counts_of(title, text)
@@ -109,6 +113,7 @@ async def write(rt: Runtime, id: str, title: str, text: str) -> Position | None:
 
 async def delete(rt: Runtime, id: str) -> Position | None:
     """Delete a document; None if there was none."""
+    check_names(ID_BYTES_MAX, id=id)
 
     def decide(old: Written | None) -> Sequence[Change]:
         return [] if old is None else [Deleted(id, tuple(sorted(old.words)), _total(old))]
@@ -220,21 +225,30 @@ async def show(rt: Runtime, *asked: str) -> None:
         print(f"  {points:5.2f}  {id:<8} {document.title if document else ''}")
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+def text_of(word: str) -> str:
+    """The text itself, or what is in `@FILE`."""
+    try:
+        return Path(word[1:]).read_text("utf-8") if word.startswith("@") else word
+    except (OSError, UnicodeError) as error:
+        raise by_hand.Wrong(f"TEXT is text, or @ and the name of a file in UTF-8, not {word!r}: {error}") from error
+
+
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with open_runtime(store, APP) as rt:
         match words:
             case ["write", id, title, text]:
-                await wait_found(rt, await write(rt, id, title, Path(text[1:]).read_text("utf-8") if text.startswith("@") else text))
+                await wait_found(rt, await write(rt, id, title, text_of(text)))
             case ["delete", id]:
                 await wait_found(rt, await delete(rt, id))
             case ["search", *asked] if asked:
                 await wait_found(rt, await rt.head())
                 await show(rt, *asked)
-            case []:
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

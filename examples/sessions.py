@@ -1,6 +1,6 @@
 """Who is signed in: sessions that end by themselves, are renewed by use, and can be revoked at once.
 
-    python examples/sessions.py                                  a demonstration in memory
+    python examples/sessions.py demo                             a demonstration in memory
     python examples/sessions.py STORE open USER [DEVICE]         gives a token (STORE: lmdb:sessions, for example)
     python examples/sessions.py STORE check TOKEN
     python examples/sessions.py STORE list USER
@@ -28,7 +28,8 @@ from urllib.parse import quote
 import attrs
 
 import by_hand
-from perdure.runtime import Bucket, Conflict, Delete, KvEntry, Runtime, Stored, open_runtime
+from names import check_names
+from perdure.runtime import LIMITS, Bucket, Conflict, Delete, KvEntry, Runtime, Stored, open_runtime
 
 IDLE_S = 30 * 60.0
 """A session that is not used ends after so long,"""
@@ -39,6 +40,8 @@ RENEW_SHARE = 0.5
 PAGE = 500
 REVOKED_MAX = 1_000
 """So many deletes are one commit."""
+USER_BYTES_MAX, ID_BYTES = 120, 16
+"""A user, quoted, and an id are a key."""
 
 
 @attrs.frozen
@@ -74,7 +77,8 @@ class Sessions:
 
     async def open(self, user: str, device: str = "") -> str:
         """Sign *user* in; the token is told once and is nowhere kept."""
-        id, secret, now = self._draw(8).hex(), self._draw(24).hex(), self._now()
+        check_names(USER_BYTES_MAX, user=user)
+        id, secret, now = self._draw(ID_BYTES // 2).hex(), self._draw(24).hex(), self._now()
         session = Session(user, device, _digest(secret), opened=now, ends=now + IDLE_S)
         (await self.bucket.put(_key(user, id), session, expected=0)).unwrap()
         return f"{quote(user, safe='')}/{id}/{secret}"
@@ -82,6 +86,8 @@ class Sessions:
     async def check(self, token: str) -> Session | None:
         """The session that *token* opens, renewed if that is due; None if there is none, or not any more."""
         key, _, secret = token.rpartition("/")
+        if not token.isascii() or len(key) > LIMITS.key_bytes:
+            return None  # none was ever told so
         while key and (entry := await self.bucket.get(key)) is not None:
             now = self._now()
             if not (hmac.compare_digest(entry.value.secret, _digest(secret)) and entry.value.holds(now)):
@@ -98,15 +104,19 @@ class Sessions:
 
     async def of(self, user: str) -> list[tuple[str, Session]]:
         """The sessions of *user* that hold, by id."""
+        check_names(USER_BYTES_MAX, user=user)
         now = self._now()
         return [(_id(entry), entry.value) async for entry in self._scan(_key(user)) if entry.value.holds(now)]
 
     async def revoke(self, user: str, id: str) -> None:
         """End one session, whether or not it is there. On return no check says yes."""
+        check_names(USER_BYTES_MAX, user=user)
+        check_names(ID_BYTES, id=id)
         (await self.bucket.delete(_key(user, id))).unwrap()
 
     async def revoke_all(self, user: str) -> int:
         """Sign *user* out everywhere: every session that was open when it was asked for; how many."""
+        check_names(USER_BYTES_MAX, user=user)
         keys = [entry.key async for entry in self._scan(_key(user))]
         for start in range(0, len(keys), REVOKED_MAX):
             (await self._rt.transact(*(Delete("sessions", key) for key in keys[start : start + REVOKED_MAX]))).unwrap()
@@ -154,15 +164,17 @@ def told(session: Session | None, now: float) -> str:
     return f"{session.user} on {session.device or 'a device'}, {(session.ends - now) / 60:.0f} minutes left, renewed {session.renewed} times"
 
 
-async def main(store: str = "memory:", *words: str) -> None:
-    """The command, or the demonstration."""
+async def main(store: str, *words: str) -> bool:
+    """The command, or the demonstration; False for a no."""
     async with open_runtime(store) as rt:
         sessions = Sessions(rt)
         match words:
             case ["open", user, *device]:
                 print(await sessions.open(user, " ".join(device)))
             case ["check", token]:
-                print(told(await sessions.check(token), time.time()))
+                session = await sessions.check(token)
+                print(told(session, time.time()))
+                return session is not None
             case ["list", user]:
                 for id, session in await sessions.of(user):
                     print(id, told(session, time.time()))
@@ -172,10 +184,11 @@ async def main(store: str = "memory:", *words: str) -> None:
                 await sessions.revoke(user, id)
             case ["sweep"]:
                 print(f"{await sessions.sweep()} sessions forgotten")
-            case []:
+            case ["demo"]:
                 await demonstrate(rt)
             case _:
                 raise by_hand.Unknown
+    return True
 
 
 async def demonstrate(rt: Runtime) -> None:

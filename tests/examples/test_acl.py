@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import acl
 from acl import APP, ROLES, SPACES, Granted, Joined, Left, Placed, Refused, Revoked, Space
-from perdure.runtime import ModelFaulted
+from perdure.backends.codec import Codec
+from perdure.runtime import LIMITS, ModelFaulted
 from perdure.runtime.testing import check_projection, simulate
 from perdure.runtime.testing import given as events_of
 
@@ -139,6 +140,19 @@ def test_two_administrators_make_no_circle_together(stores):
         return len(refused)
 
     assert stores.run(main) == 1
+
+
+def test_a_space_that_is_full_takes_no_more_and_its_state_is_within_the_bound():
+    """With the longest names, each of them new."""
+    space, rooms = Space(), acl.ENTRIES_MAX
+    name = iter(f"{number:0{acl.NAME_BYTES_MAX}}" for number in range(3 * rooms))
+    for _ in range(rooms):
+        space.grants[next(name)] = {next(name): {"editor": T0 + timedelta(microseconds=1)}}
+
+    assert len(Codec().encoder(Space)(space)) < LIMITS.state_bytes
+    with pytest.raises(Refused, match="holds 3,000"):
+        acl.decide(space, Joined("a", "b"))
+    assert acl.decide(space, Revoked(next(iter(space.grants[next(iter(space.grants))])), "editor", next(iter(space.grants))))
 
 
 # -- killed ----------------------------------------------------------------------------------

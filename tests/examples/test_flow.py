@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 import flow
-from flow import APP, OPEN, Worker, order, start, tell
+from flow import APP, OPEN, NoSuchFlow, Worker, order, start, tell
 from flow_state import FLOW, HAPPENINGS, Done, Ended, Told, Waiting
-from perdure.runtime import open_runtime
+from perdure.runtime import TooLarge, open_runtime
 from perdure.runtime.testing import simulate
 
 DAY_S = 0.05
@@ -193,6 +193,38 @@ def test_a_step_whose_time_was_over_while_nobody_was_there_is_not_done():
             return tried, state.outcome
 
     assert trio.run(main, clock=MockClock(autojump_threshold=0)) == (["1/hard", "1/hard"], "None")
+
+
+async def test_a_step_whose_value_cannot_be_stored_keeps_no_other_flow_up(autojump_clock, caplog):
+    async with open_runtime("memory:", APP) as rt:
+
+        async def act(name, key):
+            return "x" * (2 << 20) if key == "1/reserve" else "ok"
+
+        for id in ("1", "2"):
+            await start(rt, id, "order")
+        await tell(rt, "2", "paid", "7")
+        with trio.move_on_after(2):
+            await Worker(rt, {"order": order(act, 1)}, now=trio.current_time).run()
+
+        assert [(await rt.fold(f"flow-{id}", FLOW))[0].outcome for id in ("1", "2")] == [None, "shipped for 7"]
+    assert "flow 1 stands still until the next worker" in caplog.text
+
+
+async def test_a_value_that_is_too_long_is_refused(autojump_clock):
+    async with open_runtime("memory:", APP) as rt:
+        await start(rt, "1", "order")
+
+        with pytest.raises(TooLarge, match="a value of signal 'paid'"):
+            await tell(rt, "1", "paid", "x" * (flow.VALUE_MAX + 1))
+
+
+async def test_a_flow_that_never_was_is_told_nothing(autojump_clock):
+    async with open_runtime("memory:", APP) as rt:
+        with pytest.raises(NoSuchFlow, match="start it first"):
+            await tell(rt, "nope", "paid", "5")
+
+        assert await rt.head() == 0
 
 
 # -- killed ----------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import mod_audit
-from mod_audit import APP, CASES, SEAL, Corrected, Decided, NoSuchDecision, Reported
-from perdure.runtime import Position
+from mod_audit import APP, CASES, SEAL, Corrected, Decided, NoSuchDecision, NotYet, Reported
+from perdure.backends.codec import Codec
+from perdure.runtime import LIMITS, Position, TooLarge, open_runtime
 from perdure.runtime.testing import check_projection, simulate
 from perdure.runtime.testing import given as events_of
 
@@ -146,6 +147,25 @@ def test_the_seal_tells_of_every_change():
     forged = [replace(first, data=Reported("bob", "nice")), replace(first, record=replace(first.record, at_us=1))]
     others = [events[1:], events[:-1], [events[1], events[0], events[2]], *([one, *events[1:]] for one in forged)]
     assert len({sealed(events), *map(sealed, others)}) == len(others) + 1
+
+
+async def test_there_is_no_seal_of_what_has_not_been_said(autojump_clock):
+    async with open_runtime("memory:", APP) as rt:
+        await mod_audit.report(rt, "x", "bob", "rude")
+
+        with pytest.raises(NotYet, match="the log ends at 1"):
+            await mod_audit.seal_at(rt, Position(2))
+
+
+async def test_an_item_takes_no_decision_that_its_state_cannot_hold(autojump_clock, monkeypatch):
+    made = [mod_audit.Decision(seq, datetime.now(UTC), "m" * mod_audit.NAME_BYTES_MAX, "remove", 1 << 40) for seq in range(mod_audit.DECISIONS_MAX)]
+    assert len(Codec().encoder(mod_audit.Case)(mod_audit.Case(1 << 40, tuple(made)))) < LIMITS.state_bytes
+    monkeypatch.setattr(mod_audit, "DECISIONS_MAX", 1)
+    async with open_runtime("memory:", APP) as rt:
+        await mod_audit.decide(rt, "x", "mia", "hide", "rude")
+
+        with pytest.raises(TooLarge, match="has 2 decisions, the limit is 1: correct the last one"):
+            await mod_audit.decide(rt, "x", "mia", "keep", "not rude")
 
 
 # -- killed ----------------------------------------------------------------------------------

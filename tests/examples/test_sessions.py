@@ -19,7 +19,7 @@ from perdure.runtime.testing import simulate
 from sessions import IDLE_S, LIFE_S, RENEW_SHARE, Sessions
 
 APP = App()
-USERS = ("a", "a/b", "ab", "")
+USERS = ("a", "a/b", "ab", " ")
 
 
 class Plain:

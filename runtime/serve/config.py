@@ -16,6 +16,7 @@ from attrs import validators
 
 from perdure.backends.errors import Misuse
 from perdure.backends.limits import LIMITS, MIB, Limits
+from perdure.runtime.serve.tls import tls_of
 
 PREFIX: Final = "PERDURE_"
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -180,7 +181,7 @@ def load(file: str | None = None, environment: Mapping[str, str] | None = None, 
     """The configuration that these say; names and values in *flags* as they stand behind `--set`.
 
     Raises:
-      Misuse: a name that there is not, a value that does not fit, a file that is none.
+      Misuse: a name that there is not, a value that does not fit, a file that is none, a certificate that cannot be loaded.
     """
     table: dict[str, Any] = {}
     _merge(table, _read(file) if file else {}, f"{file}")
@@ -188,9 +189,11 @@ def load(file: str | None = None, environment: Mapping[str, str] | None = None, 
     _merge(table, dict(flags or {}), "the command line")
     limits = table.pop("limits", {})
     try:
-        return ServeConfig(**table, limits=Limits(**limits))
+        found = ServeConfig(**table, limits=Limits(**limits))
+        tls_of(found.tls_cert, found.tls_key)
     except (ValueError, TypeError) as error:
         raise Misuse(f"the configuration: {_told(error)}") from error
+    return found
 
 
 def _told(error: Exception) -> str:

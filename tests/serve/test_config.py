@@ -17,7 +17,7 @@ from perdure.backends.errors import Misuse
 from perdure.backends.limits import Limits
 from perdure.runtime import App, Projection, of
 from perdure.runtime.serve.config import RELOADED, ServeConfig, load, reload
-from perdure.runtime.serve.listen import open_sockets, tls_of
+from perdure.runtime.serve.listen import open_sockets
 from perdure.runtime.serve.operating import behind, not_ready
 
 PLACED = {"events": [{"type": "placed", "data": {"customer": "ada", "cents": 5}}]}
@@ -116,15 +116,16 @@ async def effect_of_insecure(tmp_path):
 @shows
 async def effect_of_tls_cert(tmp_path):
     (tmp_path / "cert.pem").write_text("nothing")
-    with pytest.raises(Misuse, match="cannot be loaded"):
-        tls_of(ServeConfig(tls_cert=str(tmp_path / "cert.pem")))
+    with pytest.RaisesGroup(pytest.RaisesExc(Misuse, match="holds no certificate")):
+        async with running(tls_cert=str(tmp_path / "cert.pem")):
+            pass
 
 
 @shows
 async def effect_of_tls_key(tmp_path):
     with pytest.raises(ValueError, match="without tls_cert"):
         ServeConfig(tls_key="key.pem")
-    assert ssl.OPENSSL_VERSION  # with a certificate: test_daemon.test_it_serves_https
+    assert ssl.OPENSSL_VERSION  # with a certificate: test_tls.test_it_serves_https
 
 
 @shows

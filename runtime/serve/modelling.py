@@ -36,7 +36,7 @@ class ModelQuery:
     wait_for: WaitFor | None = None
     wait_s: WaitS = 10.0
     position: Annotated[Place, Meta(description="As it was at this position.")] | None = None
-    time: Annotated[Moment, Meta(description="As it was at this time: ISO 8601 with a zone.")] | None = None
+    time: Annotated[Moment, Meta(description="As it was at this time: ISO 8601 with a zone, as 2026-03-01T12:00Z.")] | None = None
 
 
 @attrs.frozen

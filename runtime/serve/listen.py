@@ -20,10 +20,10 @@ from perdure.runtime.serve.rounds import Rounds
 
 log = logging.getLogger("perdure.serve")
 
+_BUSY = b'{"type":"urn:perdure:problem:busy","title":"there are too many connections","status":503,"detail":"try again later (connections_max)"}'
 BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 92\r\n\r\n"
-    b'{"type":"urn:perdure:problem:busy","title":"there are too many connections","status":503}   '
-)
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+) % (len(_BUSY), _BUSY)
 
 
 def open_sockets(config: ServeConfig) -> list[socket.socket]:

@@ -55,7 +55,7 @@ def _projection(call: Call) -> AnyProjection:
     for projection in (*call.service.app.projections, *call.service.app.sql):
         if projection.name == name:
             return projection
-    raise Refused(404, "not-found", "the app has no such model")
+    raise Refused(404, "not-found", "the app has no such model", "GET /v1/models lists those there are")
 
 
 async def _model(call: Call, projection: AnyProjection) -> Any:
@@ -71,7 +71,8 @@ async def _model(call: Call, projection: AnyProjection) -> Any:
         with call.service.waiting(), trio.move_on_after(wait_s) as limit:
             await model.wait_for(Position(query.wait_for))
         if limit.cancelled_caught:
-            raise Refused(412, "not-reached", "the model has not reached the position in time", f"it stands at {model.position}")
+            told = f"it stands at {model.position}: ask again, or wait longer (wait_s)"
+            raise Refused(412, "not-reached", "the model has not reached the position in time", told)
     if not model.running:
         await model.refresh()
     return model
@@ -129,7 +130,7 @@ async def key(call: Call) -> Response:
         position = await _as_of(call, query)
         state = (await model.as_of(name, position=position, limit=AS_OF_MAX)).state
     if state is None:
-        raise Refused(404, "not-found", "the model has no such key")
+        raise Refused(404, "not-found", "the model has no such key", f"GET /v1/models/{projection.name}/keys lists those there are")
     return json_answer(shapes.ModelValue(projection.name, position, tree(call, projection, state), name), etag=etag(position))
 
 

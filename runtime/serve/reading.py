@@ -187,7 +187,7 @@ async def read_body(receive: Callable[[], Awaitable[Any]], most: int, body_s: fl
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Refused(400, "gone", "the body has no end")
+                raise Refused(400, "gone", "the body has no end", "nothing was done: send it whole")
             part = message.get("body", b"")
             size += len(part)
             if size > most:

@@ -392,6 +392,6 @@ class Problem:
     type: str
     title: str
     status: int
-    detail: str = ""
+    detail: str
     conflict: list[Failed] | None = None
     facts: dict[str, Any] | None = None

@@ -220,7 +220,7 @@ class HttpBackend(HttpReads, Undeclared):
                 await self._back.park()
         self._check_open()
         if self._doubts:
-            raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after its connection was lost")
+            raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after its connection was lost", "try again")
 
     async def wait_beyond(self, position: Position) -> None:
         """See `Backend.wait_beyond`."""
@@ -261,7 +261,7 @@ class HttpBackend(HttpReads, Undeclared):
         try:
             return await self._listen("/view", quiet_s=ASK_S)
         except Lost as error:
-            raise Unavailable(f"{self.url} cannot be reached ({error})") from error
+            raise Unavailable(f"{self.url} cannot be reached ({error})", "try again") from error
 
     async def _ask_view(self, name: str, question: Any, kind: Any) -> Any:
         self._check_open()
@@ -359,4 +359,4 @@ async def _next_line(listening: Listening) -> bytes:
     try:
         return await anext(listening)
     except Lost as error:
-        raise Unavailable(f"the view did not begin ({error})") from error
+        raise Unavailable(f"the view did not begin ({error})", "try again") from error

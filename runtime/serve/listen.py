@@ -59,7 +59,7 @@ def _open(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            raise Unavailable(f"another program listens on {host}:{port}") from error
+            raise Unavailable("another program listens there", "end it, or give another address (listen)", f"{host}:{port}") from error
         raise Misuse(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listening
 

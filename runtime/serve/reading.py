@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import cache
@@ -207,14 +208,23 @@ def json_of(raw: bytes, kind: type | None) -> Any:
     try:
         value = _from_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Misuse(f"the body is not JSON: {error}") from error
+        raise Misuse(f"the body is not JSON: {why_not_json(raw, error)}") from error
     if kind is None:
         return value
     _read_inside(value, kind, "$")
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise Misuse(f"the body: {error}") from error
+        raise Misuse(f"the body: {why_not_json(raw, error)}") from error
+
+
+def why_not_json(raw: bytes, error: Exception) -> str:
+    """What is told of *error*: not what a decoder says of itself."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return "it begins with a byte order mark: leave that out" if raw.startswith(BOM_UTF8) else str(error)
 
 
 def _read_inside(value: Any, kind: type, path: str) -> None:

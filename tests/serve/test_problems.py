@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import socket
 
-from daemons import running
+import pytest
+from shop import Placed
+
+from daemons import perdure, running
+from perdure.backends.errors import Forbidden, Misuse, Unavailable
+from perdure.runtime import open_runtime
+from perdure.runtime.client import open_client
 
 REFUSED = [
     ("GET", "/v1/streams/absent", 404, "GET /v1/streams lists"),
@@ -49,3 +55,93 @@ async def test_what_does_not_come_in_is_told_what_to_do(headers):
 
     assert answer.status_code >= 400
     assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"[" * 40_000, "the body is not JSON: it is nested too deeply"),
+        (b'{"events": [{"type": "x", "data": ' + b"[" * 40_000, "the body is not JSON: it is nested too deeply"),
+        (b'\xef\xbb\xbf{"events": []}', "the body is not JSON: it begins with a byte order mark: leave that out"),
+        (b'{"events": [{"type": "\xff"}]}', "the body is not JSON: it is not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("media_type", ["application/json", "application/cloudevents-batch+json"])
+async def test_a_body_that_is_no_json_is_told_why(body, told, media_type):
+    async with running() as daemon, daemon.client() as client:
+        answer = await client.post("/v1/streams/a", content=body, headers={"content-type": media_type})
+
+    assert answer.status_code == 400
+    if media_type == "application/json":
+        assert answer.json()["detail"] == told
+    assert "codec" not in answer.text
+    assert "recursion" not in answer.text
+
+
+# -- at the client ---------------------------------------------------------------------------
+
+
+async def test_a_client_without_a_token_is_told_once_where_to_put_one(monkeypatch):
+    monkeypatch.delenv("PERDURE_TOKEN", raising=False)
+    async with running() as daemon:
+        with pytest.raises(Forbidden) as refused:
+            async with open_client(daemon.url):
+                pass
+
+    told = "give one in PERDURE_TOKEN, or in a file that the URL names (?token_file=PATH); `perdure token new` makes one, where the daemon runs"
+    assert str(refused.value) == f"the daemon refuses: a token is needed; {told}"
+
+
+async def test_a_client_with_a_wrong_token_is_told_once():
+    async with running() as daemon:
+        with pytest.raises(Forbidden) as refused:
+            async with open_client(daemon.url, token="x"):
+                pass
+
+    assert str(refused.value) == "the daemon refuses: the token is not valid; `perdure token new` makes one, where the daemon runs"
+
+
+@pytest.mark.parametrize("command", ["read URL order-1", "top URL --json"])
+def test_who_reads_where_nobody_answers_is_told_nothing_of_what_was_stored(tmp_path, command):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        done = perdure(*command.replace("URL", url).split(), folder=tmp_path)
+
+    assert (done.returncode, "unavailable" in done.stderr, done.stderr.count("try again")) == (3, True, 1)
+    assert "stored" not in done.stderr
+
+
+async def test_a_read_that_gets_no_answer_says_nothing_of_what_was_stored():
+    async with running(tokens=False, followers_max=0) as daemon, open_runtime(daemon.url) as rt:
+        with pytest.raises(Unavailable) as refused:
+            async with rt.backend.view():
+                pass
+
+    assert str(refused.value) == "the store is unavailable: there are too many live streams; try again later (followers_max)"
+
+
+def test_a_taken_address_is_told_as_what_it_is(tmp_path):
+    (tmp_path / "shop.py").write_text("from perdure.runtime import App\napp = App()\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = perdure("serve", "shop:app", "--store", "memory:", "--listen", address, folder=tmp_path)
+
+    assert done.returncode == 3
+    assert done.stderr.endswith(f"perdure: {address} is unavailable: another program listens there; end it, or give another address (listen)\n")
+
+
+async def test_what_is_no_text_in_utf8_is_told_so():
+    half = "a\udcff"
+    async with open_runtime("memory:") as rt:
+        for write in (
+            lambda: rt.append(half, [Placed("ada", 5)]),
+            lambda: rt.append("order-1", [Placed(half, 5)]),
+            lambda: rt.kv(half, str).put("k", "v"),
+            lambda: rt.kv("b", str).put(half, "v"),
+            lambda: rt.kv("b", str).put("k", half),
+        ):
+            with pytest.raises(Misuse, match="UTF-8") as refused:
+                await write()
+            assert "codec" not in str(refused.value)
+            assert "control characters" not in str(refused.value)

@@ -27,7 +27,7 @@ from perdure.backends.http import wire
 from perdure.backends.http.news import HttpNews
 from perdure.backends.http.reads import HttpReads, committed
 from perdure.backends.http.session import ASK_S, Listening, Lost, Session, Unreached
-from perdure.backends.http.undeclared import Undeclared
+from perdure.backends.http.undeclared import AT_HOME, Undeclared
 from perdure.backends.limits import Limits
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import Capabilities, State, StoreStatus
@@ -83,7 +83,7 @@ class HttpBackend(HttpReads, Undeclared):
         if not self.capabilities.writes:
             raise Unsupported("writes", self.url)
         if any(isinstance(write, Cut) for commit in commits for write in commit.writes):
-            raise Unsupported("cuts", self.url)
+            raise Unsupported("cuts", self.url, AT_HOME)
         async with self._turn:
             self._check_sound()
             self._resolved.forget(commits)

@@ -7,7 +7,7 @@ import socket
 import pytest
 from shop import Placed
 
-from daemons import perdure, running
+from daemons import perdure, process, running
 from perdure.backends.errors import Forbidden, Misuse, Unavailable
 from perdure.runtime import open_runtime
 from perdure.runtime.client import open_client
@@ -119,6 +119,48 @@ async def test_a_read_that_gets_no_answer_says_nothing_of_what_was_stored():
                 pass
 
     assert str(refused.value) == "the store is unavailable: there are too many live streams; try again later (followers_max)"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    """One that permits everything, and a folder with its app."""
+    folder = tmp_path_factory.mktemp("daemon")
+    (folder / "kept.py").write_text("from perdure.runtime import App, Retention\napp = App(retention=[Retention(categories=['order'], age_s=1.0)])\n")
+    with process(folder, "--store", "lmdb:store", "--listen", "127.0.0.1:0", "--set", "tokens=false") as started:
+        yield started.url, folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "token new URL till --scope read",
+        "token list URL",
+        "token revoke URL 0123456789abcdef",
+        "hold list URL",
+        "hold put URL reader --position 0",
+        "hold drop URL reader",
+        "retain URL --app kept:app",
+        "backup URL saved",
+        "import URL /dev/null",
+    ],
+)
+def test_what_only_the_store_itself_can_is_told_where_to_do_it(root, daemon, command):
+    url, folder = daemon
+    done = perdure(*command.replace("URL", url).split(), folder=folder)
+
+    assert done.returncode == 2
+    assert done.stderr.endswith("do it where the daemon runs, on the store's own URL (that of `perdure serve --store`)\n")
+    assert "token new" not in done.stderr
+    assert f"`{command.split()[0]}`" in (root / "docs" / "client.md").read_text().rpartition("Commands that take a URL")[2]
+
+
+async def test_what_is_perdures_own_cannot_be_had_by_any_token():
+    """As what a runtime keeps can, by one that may read: so the remedy is not to make one."""
+    async with running() as daemon, open_client(daemon.url, token=await daemon.make_token("kv:*")) as rt:
+        for bucket, told in (("$tokens", "where the daemon runs, on the store's own URL"), ("$leases", "the token needs the scope read; `perdure token new`")):
+            with pytest.raises(Forbidden) as refused:
+                await rt.backend.scan(bucket, limit=1)
+            assert told in str(refused.value)
 
 
 def test_a_taken_address_is_told_as_what_it_is(tmp_path):

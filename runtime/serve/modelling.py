@@ -35,7 +35,7 @@ class ModelQuery:
 
     wait_for: WaitFor | None = None
     wait_s: WaitS = 10.0
-    position: Annotated[Place, Meta(description="As it was at this position.")] | None = None
+    position: Annotated[Place, Meta(description="As it was at this position; 416 beyond the head.")] | None = None
     time: Annotated[Moment, Meta(description="As it was at this time: ISO 8601 with a zone, as 2026-03-01T12:00Z.")] | None = None
 
 
@@ -167,7 +167,7 @@ def _keyed(call: Call) -> Keyed[Any, Any]:
 
 
 async def _as_of(call: Call, query: ModelQuery) -> Position:
-    """The position that is asked for: itself, or that of the last commit up to a time; never beyond the head."""
+    """The position that is asked for: itself, or that of the last commit up to a time. `Rewound`, beyond the head."""
     return await position_of(call.service.rt.backend, None if query.position is None else Position(query.position), query.time)
 
 
@@ -192,12 +192,12 @@ OPERATIONS = (
         method="GET",
         path="/v1/models/{name}",
         name="model",
-        summary="A model's state now, once it has reached a position, or as it was.",
+        summary="A model's state now, once it has reached a position, or as it was; of a keyed one, or one in SQL, only where it stands: `state` is null.",
         run=value,
         need="read",
         query=ModelQuery,
         answers={200: shapes.ModelValue},
-        problems=(404, 409, 412, 422, 503),
+        problems=(404, 409, 412, 416, 422, 503),
     ),
     Operation(
         method="GET",
@@ -219,7 +219,7 @@ OPERATIONS = (
         need="read",
         query=ModelQuery,
         answers={200: shapes.ModelValue},
-        problems=(404, 409, 412, 413, 422, 503),
+        problems=(404, 409, 412, 413, 416, 422, 503),
     ),
     Operation(
         method="GET",

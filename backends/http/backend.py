@@ -26,7 +26,7 @@ from perdure.backends.event import Position
 from perdure.backends.http import wire
 from perdure.backends.http.news import HttpNews
 from perdure.backends.http.reads import HttpReads, committed
-from perdure.backends.http.session import ASK_S, Listening, Lost, Session, Unreached
+from perdure.backends.http.session import ASK_S, Listening, Lost, Session, Unreached, why_of
 from perdure.backends.http.undeclared import AT_HOME, Undeclared
 from perdure.backends.limits import Limits
 from perdure.backends.progress import Told, nobody
@@ -105,7 +105,7 @@ class HttpBackend(HttpReads, Undeclared):
         except InDoubt:
             second = [InDoubt(commit.id, commit.key) for commit in commits[middle:]]
         except PerdureError as error:  # of the second half alone: the first is durable
-            second = [Unavailable(str(error)) for _ in commits[middle:]]
+            second = [Unavailable(why_of(error)) for _ in commits[middle:]]
         return [*first, *second]
 
     async def _send(self, commits: Sequence[Commit], body: bytes) -> list[Answer]:

@@ -103,7 +103,7 @@ class Session:
                 return await self.ask(method, path, said, kind, headers=headers, within_s=within_s)
             except (Lost, Unavailable) as error:
                 if trio.current_time() + pause_s >= until:
-                    raise Unavailable(f"{self.url} does not answer ({_why(error)})", "try again") from error
+                    raise Unavailable(f"{self.url} does not answer ({why_of(error)})", "try again") from error
             await trio.sleep(pause_s * (0.5 + self._jitter()))
             pause_s = min(pause_s * 2, AGAIN_S[1])
 
@@ -190,7 +190,8 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _why(error: Exception) -> str:
+def why_of(error: Exception) -> str:
+    """What is told of *error* within another one that says what to do."""
     return error.why if isinstance(error, Unavailable) else str(error)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 
+import httpx2
 import pytest
 from shop import Placed
 
 from daemons import perdure, process, running
+from perdure.backends.commit import Append, Committed, Draft, propose
 from perdure.backends.errors import Forbidden, Misuse, Unavailable
+from perdure.backends.http import open_http
 from perdure.runtime import open_runtime
 from perdure.runtime.client import open_client
 
@@ -161,6 +164,33 @@ async def test_what_is_perdures_own_cannot_be_had_by_any_token():
             with pytest.raises(Forbidden) as refused:
                 await rt.backend.scan(bucket, limit=1)
             assert told in str(refused.value)
+
+
+async def test_what_is_refused_in_halves_is_told_once():
+    """Two commits that do not fit into one request: the second one's finds nobody."""
+
+    class Half(httpx2.AsyncHTTPTransport):
+        commits = 0
+
+        async def handle_async_request(self, request):
+            self.commits += request.url.path.endswith("/commit")
+            if self.commits > 1:
+                raise httpx2.ConnectError("nobody is there")
+            return await super().handle_async_request(request)
+
+    async with running(tokens=False) as daemon:
+        backend = await open_http(daemon.url, transport=Half())
+        try:
+            backend._body_bytes = 1_500
+            draft = Draft("x", 1, b"\xda\x03\xe8" + b"a" * 1_000)
+            commits = [propose([Append(f"order-{number}", [draft])], id=bytes([number]) * 16, at_us=1) for number in (1, 2)]
+            first, second = (await backend.commit(commits)).answers
+        finally:
+            await backend.aclose()
+
+    assert isinstance(first, Committed)
+    assert isinstance(second, Unavailable)
+    assert str(second).count("unavailable") == str(second).count("try again") == 1
 
 
 def test_a_taken_address_is_told_as_what_it_is(tmp_path):

@@ -23,7 +23,7 @@ from perdure.actors.lease import Owner
 from perdure.actors.mailbox import Mailbox, current_actor
 from perdure.backends.codec import Codec
 from perdure.backends.commit import CHECKPOINTS, MODELS
-from perdure.backends.errors import Closed, Corrupt, Misuse, ModelFaulted, ProjectionFailed, TooLarge, Unreadable
+from perdure.backends.errors import Closed, Corrupt, Misuse, ModelFaulted, ProjectionFailed, Rewound, TooLarge, Unreadable
 from perdure.backends.event import START, Position, Record, to_us
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend, Entry, Reads, Snapshot, hastens
@@ -275,7 +275,7 @@ class Model(Readable, Generic[S]):
         """The state as it was at a *position*, or at a *time* (of commits), from the nearest snapshot.
 
         Raises:
-          Misuse: not exactly one of both is given.
+          Misuse: not exactly one of both is given. Rewound: the position is beyond the head.
           ProjectionFailed: the fold does not get there.
         """
         backend = self._sources.backend
@@ -376,7 +376,7 @@ class KeyedModel(Readable, Generic[S]):
 
         Raises:
           TooLarge: more than *limit* positions would have to be read; the message says how many.
-          Misuse: not exactly one of *position* and *time* is given.
+          Misuse: not exactly one of *position* and *time* is given. Rewound: the position is beyond the head.
           ProjectionFailed: the fold does not get there.
         """
         backend = self._sources.backend
@@ -546,14 +546,21 @@ class LogPages:
 
 
 async def position_of(backend: Reads, position: Position | None, time: datetime | None) -> Position:
-    """The position asked for: given, or that of the last commit at or before *time*."""
+    """The position asked for: given, or that of the last commit at or before *time*.
+
+    Raises:
+      Misuse: not exactly one of both is given, or not rightly.
+      Rewound: the position is beyond the head.
+    """
     if (position is None) == (time is None):
         raise Misuse("as_of takes either position= or time=")
     if position is not None and (isinstance(position, bool) or not isinstance(position, int) or position < 0):
         raise Misuse(f"as_of(position=...) takes a position from 0, not {position!r}")
     head = await backend.head()
     if position is not None:
-        return min(position, head)
+        if position > head:
+            raise Rewound(head)
+        return position
     assert time is not None
     if time.tzinfo is None:
         raise Misuse(f"as_of(time={time!r}) needs a time zone: use datetime(..., tzinfo=UTC)")

@@ -264,7 +264,7 @@ def _extra(new: NewEvent | None, tags: tuple[str, ...], traceparent: str | None)
     try:
         return pack_extra(extra)
     except UnicodeEncodeError as error:
-        raise Misuse(f"a tag or id is not text that can be stored: {error}") from error
+        raise Misuse("a tag or id has half of a surrogate pair, which is no text in UTF-8: leave it out") from error
 
 
 def _meta(meta: Any) -> msgspec.Raw:

@@ -455,6 +455,8 @@ def check_name(what: str, name: object, limit: int, own: bool = True) -> None:
     if not isinstance(name, str) or not name:
         raise Misuse(f"a {what} is text of 1 to {limit} bytes, not {name!r}")
     if not name.isprintable():
+        if not name.isascii() and any("\ud800" <= one <= "\udfff" for one in name):
+            raise Misuse(f"a {what} is text in UTF-8, {name!r} is none: write it in UTF-8")
         raise Misuse(f"a {what} has no control characters or line ends, {name!r} has: leave them out")
     size = len(name) if name.isascii() else len(name.encode())
     if size > limit:

@@ -150,7 +150,7 @@ class CommitLog:
             return await self._recover(after, after if kept is None else kept, write, anew)
         except OSError as error:
             self.let_go()
-            raise Unavailable(f"{self.folder} cannot be read or written: {error.strerror or error}; see to the disk, then open it again") from error
+            raise Unavailable(f"{self.folder} cannot be read or written: {error.strerror or error}", "see to the disk, then open it again") from error
         except BaseException:
             self.let_go()
             raise

@@ -105,9 +105,10 @@ class Unsupported(PerdureError):
 
     capability: str
     backend: str
+    remedy: str = "choose a backend whose capabilities include it"
 
     def __str__(self) -> str:
-        return f"{self.backend} does not declare {self.capability!r}: choose a backend whose capabilities include it"
+        return f"{self.backend} does not declare {self.capability!r}: {self.remedy}"
 
 
 @_define
@@ -126,9 +127,10 @@ class Forbidden(PerdureError):
     """A daemon does not let this token do it, or asks for one: nothing was done."""
 
     why: str
+    remedy: str = "`perdure token new` makes a token that permits it, where the daemon runs"
 
     def __str__(self) -> str:
-        return f"the daemon refuses: {self.why}; `perdure token new` makes a token that permits it"
+        return f"the daemon refuses: {self.why}; {self.remedy}"
 
 
 @_define
@@ -146,12 +148,14 @@ class Closed(PerdureError):
 
 @_define
 class Unavailable(PerdureError):
-    """Not begun, and nothing will happen later: try again."""
+    """Not begun, and nothing will happen later: try again. *what* cannot be had, if it is not the store."""
 
     why: str
+    remedy: str = "nothing was stored, try again"
+    what: str = "the store"
 
     def __str__(self) -> str:
-        return f"the store is unavailable: {self.why}; nothing was stored, try again"
+        return f"{self.what} is unavailable: {self.why}; {self.remedy}"
 
 
 @_define

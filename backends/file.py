@@ -503,7 +503,7 @@ async def open_file(folder: str, options: Options, *, url: str, environment: Env
             try:
                 await store.load()
             except MapDoubtful as error:
-                raise Unavailable(f"{folder} cannot be written: {error}; see to the disk, then open it again") from error
+                raise Unavailable(f"{folder} cannot be written: {error}", "see to the disk, then open it again") from error
         except BaseException:
             lock.release()
             raise

@@ -5,18 +5,45 @@ Sizes are in bytes of UTF-8 or of the stored form; times in seconds.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
-from attrs import validators
 
 MIB = 1 << 20
 
 
+def whole_number(least: int, most: int) -> Any:
+    """A validator: what is said is a whole number within these bounds."""
+
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{attribute.name} is a whole number from {least:,} to {most:,}, not {value!r}")
+
+    return check
+
+
+def number(least: int, most: int, *, above: bool = False) -> Any:
+    """A validator: what is said is a number within these bounds; *above*: beyond the least."""
+
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or (above and value == least):
+            told = f"above {least:,}, up to {most:,}" if above else f"from {least:,} to {most:,}"
+            raise ValueError(f"{attribute.name} is a number {told}, not {value!r}")
+
+    return check
+
+
+def as_float(value: Any) -> Any:
+    """A converter: a whole number as a float; what is no number as it is, for the validator to refuse."""
+    return float(value) if type(value) is int and abs(value) < 1 << 62 else value
+
+
 def _limit(default: int, most: int) -> int:
-    return attrs.field(default=default, validator=[validators.instance_of(int), validators.ge(1), validators.le(most)])
+    return attrs.field(default=default, validator=whole_number(1, most))
 
 
-def _seconds(default: float, most: float) -> float:
-    return attrs.field(default=default, converter=float, validator=[validators.gt(0), validators.le(most)])
+def _seconds(default: float, most: int) -> float:
+    return attrs.field(default=default, converter=as_float, validator=number(0, most, above=True))
 
 
 @attrs.frozen(kw_only=True)

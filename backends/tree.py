@@ -87,7 +87,9 @@ def unfit(leaf: Any) -> str | None:
     if type(leaf) in _ATOMS or isinstance(leaf, (str, int, float, bytes, bytearray, datetime, enum.Enum)):
         try:
             write(leaf)
-        except Exception as error:  # overflow, surrogates, a date out of range
+        except UnicodeEncodeError as error:
+            return f"{error.object[error.start]!r} is half of a surrogate pair, which is no text in UTF-8: leave it out"
+        except Exception as error:  # overflow, a date out of range
             return str(error)
         return None
     return f"a {type(leaf).__qualname__} cannot be stored as plain data"

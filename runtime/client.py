@@ -3,7 +3,7 @@
     async with open_client("https://store.example:8467") as rt:
         await rt.append("order-17", [OrderPlaced("ada", 500)])
 
-`open_runtime("https://...")` and every command that takes a URL do the same, with the token of `PERDURE_TOKEN`, or of the file that
+`open_runtime("https://...")` and most commands that take a URL (docs/client.md) do the same, with the token of `PERDURE_TOKEN`, or of the file that
 the URL names (`?token_file=PATH`). Here a program may give each its own.
 """
 

@@ -101,7 +101,7 @@ def to_key(key: object) -> bytes:
         try:
             return key.encode()
         except UnicodeEncodeError as error:
-            raise Misuse(f"key {key!r} is not text that can be stored: {error}") from error
+            raise Misuse(f"a key is text in UTF-8, {key!r} is none: write it in UTF-8") from error
     raise Misuse(f"a key is text, not empty: not {key!r}")
 
 

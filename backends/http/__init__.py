@@ -54,7 +54,7 @@ async def open_http(
         hello: wire.Hello = await session.ask("GET", "", None, wire.Hello, headers={wire.SCRATCH: scratch} if scratch else None)
         opened = HttpBackend(session, hello, environment=environment, limits=limits, scratch=scratch)
     except Lost as error:
-        raise Unavailable(f"{session.url} cannot be reached ({error})") from error
+        raise Unavailable(f"{session.url} cannot be reached ({error})", "look whether a daemon runs there, and try again") from error
     finally:
         if opened is None:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):

@@ -26,8 +26,8 @@ from perdure.backends.event import Position
 from perdure.backends.http import wire
 from perdure.backends.http.news import HttpNews
 from perdure.backends.http.reads import HttpReads, committed
-from perdure.backends.http.session import ASK_S, Listening, Lost, Session, Unreached
-from perdure.backends.http.undeclared import Undeclared
+from perdure.backends.http.session import ASK_S, Listening, Lost, Session, Unreached, why_of
+from perdure.backends.http.undeclared import AT_HOME, Undeclared
 from perdure.backends.limits import Limits
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import Capabilities, State, StoreStatus
@@ -83,7 +83,7 @@ class HttpBackend(HttpReads, Undeclared):
         if not self.capabilities.writes:
             raise Unsupported("writes", self.url)
         if any(isinstance(write, Cut) for commit in commits for write in commit.writes):
-            raise Unsupported("cuts", self.url)
+            raise Unsupported("cuts", self.url, AT_HOME)
         async with self._turn:
             self._check_sound()
             self._resolved.forget(commits)
@@ -105,7 +105,7 @@ class HttpBackend(HttpReads, Undeclared):
         except InDoubt:
             second = [InDoubt(commit.id, commit.key) for commit in commits[middle:]]
         except PerdureError as error:  # of the second half alone: the first is durable
-            second = [Unavailable(str(error)) for _ in commits[middle:]]
+            second = [Unavailable(why_of(error)) for _ in commits[middle:]]
         return [*first, *second]
 
     async def _send(self, commits: Sequence[Commit], body: bytes) -> list[Answer]:
@@ -220,7 +220,7 @@ class HttpBackend(HttpReads, Undeclared):
                 await self._back.park()
         self._check_open()
         if self._doubts:
-            raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after its connection was lost")
+            raise Unavailable(f"{self.url} was not reopened within {self.limits.commit_s:g} s after its connection was lost", "try again")
 
     async def wait_beyond(self, position: Position) -> None:
         """See `Backend.wait_beyond`."""
@@ -261,7 +261,7 @@ class HttpBackend(HttpReads, Undeclared):
         try:
             return await self._listen("/view", quiet_s=ASK_S)
         except Lost as error:
-            raise Unavailable(f"{self.url} cannot be reached ({error})") from error
+            raise Unavailable(f"{self.url} cannot be reached ({error})", "try again") from error
 
     async def _ask_view(self, name: str, question: Any, kind: Any) -> Any:
         self._check_open()
@@ -359,4 +359,4 @@ async def _next_line(listening: Listening) -> bytes:
     try:
         return await anext(listening)
     except Lost as error:
-        raise Unavailable(f"the view did not begin ({error})") from error
+        raise Unavailable(f"the view did not begin ({error})", "try again") from error

@@ -16,7 +16,7 @@ import trio
 
 from perdure.backends.errors import Closed, Forbidden, Misuse, Unavailable
 from perdure.backends.http import wire
-from perdure.backends.http.address import Address
+from perdure.backends.http.address import TOKEN_VARIABLE, Address
 from perdure.backends.http.facts import FOREIGN, class_of, error_of
 
 CONNECT_S: Final = 5.0
@@ -27,6 +27,7 @@ IDLE_S: Final = 20.0
 """Connections are given up before a daemon does it (`idle_s`, 60): it may be just doing it when the next request is sent."""
 ANSWER_BYTES: Final = 256 << 20
 PROBLEM_BYTES: Final = 64 << 10
+MAKES_ONE: Final = "`perdure token new` makes one, where the daemon runs"
 AGAIN_S: Final = (0.05, 1.0)
 """Before a read is asked again: at first, and at most."""
 
@@ -102,7 +103,7 @@ class Session:
                 return await self.ask(method, path, said, kind, headers=headers, within_s=within_s)
             except (Lost, Unavailable) as error:
                 if trio.current_time() + pause_s >= until:
-                    raise Unavailable(f"{self.url} does not answer ({_why(error)})") from error
+                    raise Unavailable(f"{self.url} does not answer ({why_of(error)})", "try again") from error
             await trio.sleep(pause_s * (0.5 + self._jitter()))
             pause_s = min(pause_s * 2, AGAIN_S[1])
 
@@ -189,7 +190,8 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _why(error: Exception) -> str:
+def why_of(error: Exception) -> str:
+    """What is told of *error* within another one that says what to do."""
     return error.why if isinstance(error, Unavailable) else str(error)
 
 
@@ -218,12 +220,18 @@ def _raise_problem(status: int, raw: bytes) -> NoReturn:
     if kind is not None and isinstance(facts, dict):
         raise error_of(kind, facts)
     match status:
-        case 401 | 403:
+        case 401 if said == "no-token":
+            raise Forbidden(title, f"give one in {TOKEN_VARIABLE}, or in a file that the URL names (?token_file=PATH); {MAKES_ONE}")
+        case 401:
+            raise Forbidden(title, MAKES_ONE)
+        case 403 if said != "forbidden":
+            raise Forbidden(title, detail)
+        case 403:
             raise Forbidden(told)
         case 413:
             raise Misuse(told)
         case 408 | 429 | 503:
-            raise Unavailable(told)
+            raise Unavailable(title, detail)
         case _ if status < 500:
             raise Misuse(told)
         case _:

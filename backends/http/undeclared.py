@@ -1,10 +1,10 @@
-"""What a store that a daemon has open cannot do from here: be read as rows, be loaded, be left for another place, be cut. Ask where the daemon runs."""
+"""What a store that a daemon has open cannot do from here: be read as rows, be loaded, be left for another place, be cut. Who opens the store itself can."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import trio
 
@@ -13,6 +13,8 @@ from perdure.backends.errors import Unsupported
 from perdure.backends.event import Record
 from perdure.backends.protocol import CutBound, Held, Moment, StreamInfo
 
+AT_HOME: Final = "do it where the daemon runs, on the store's own URL (that of `perdure serve --store`)"
+
 
 class Undeclared:
     """See `Backend` and `Moves`: each is `Unsupported`."""
@@ -20,7 +22,7 @@ class Undeclared:
     url: str
 
     def moment(self) -> AbstractAsyncContextManager[Moment]:
-        raise Unsupported("images", self.url)
+        raise Unsupported("images", self.url, AT_HOME)
 
     async def load_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
         await self._refuse("images")
@@ -73,11 +75,11 @@ class Undeclared:
         return ""
 
     def hold_commits(self) -> AbstractAsyncContextManager[Held]:
-        raise Unsupported("moves", self.url)
+        raise Unsupported("moves", self.url, AT_HOME)
 
     def claim_move(self) -> AbstractAsyncContextManager[None]:
-        raise Unsupported("moves", self.url)
+        raise Unsupported("moves", self.url, AT_HOME)
 
     async def _refuse(self, capability: str) -> NoReturn:
         await trio.lowlevel.checkpoint()
-        raise Unsupported(capability, self.url)
+        raise Unsupported(capability, self.url, AT_HOME)

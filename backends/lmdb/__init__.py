@@ -58,7 +58,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
                 await base.aclose()
             raise
     except (OSError, MapDoubtful, MapAway) as error:
-        raise Unavailable(f"{folder} cannot be opened: {getattr(error, 'strerror', None) or error}; see to the disk, then try again") from error
+        raise Unavailable(f"{folder} cannot be opened: {getattr(error, 'strerror', None) or error}", "see to the disk, then try again") from error
     return backend
 
 

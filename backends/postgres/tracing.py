@@ -97,7 +97,7 @@ class PostgresTraces(PostgresReads):
                     begun = (await ask(Question(_BEGIN, (int8(at_us),)), _TRIGGER, _ON, f"{_CLEAR} WHERE bucket <> ''"))[0][0][0]
                     return int(begun)
             await trio.sleep(PAUSE_S)
-        raise Unavailable(f"{self.url}: somebody (autovacuum?) keeps the table of its entries: try again later")
+        raise Unavailable(f"{self.url}: somebody (autovacuum?) keeps the table of its entries", "try again later")
 
     async def read_trace(self, *, after: bytes = b"", limit: int) -> TracePage:
         """See `Moves.read_trace`."""

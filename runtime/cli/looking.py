@@ -53,6 +53,7 @@ async def _at_daemon(url: str, token: str) -> AsyncIterator[Look]:
         raise MissingExtra("a look at a daemon over HTTP", "client") from error
     headers = {"authorization": f"Bearer {token}"} if token else {}
     shown = f"{urlsplit(url).scheme}://{urlsplit(url).netloc.rpartition('@')[2]}"
+    daemon = f"the daemon at {shown}"
 
     async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=ANSWER_S) as client:
 
@@ -61,13 +62,13 @@ async def _at_daemon(url: str, token: str) -> AsyncIterator[Look]:
                 answer = await client.get(path)
                 document = answer.json()
             except httpx2.HTTPError as error:
-                raise Unavailable(f"the daemon at {shown} does not answer ({type(error).__name__})") from error
+                raise Unavailable(f"it does not answer ({type(error).__name__})", "look whether it runs, and try again", daemon) from error
             except ValueError as error:
                 raise Misuse(f"what answers at {shown} is no daemon of perdure") from error
             if answer.status_code in (401, 403):
                 raise Misuse(f"{document.get('title')}: name a token with the scope operate by PERDURE_TOKEN or --token-file (`perdure token new`)")
             if answer.status_code != 200 and path != READY:
-                raise Unavailable(f"the daemon at {shown} says {answer.status_code}: {document.get('title')}")
+                raise Unavailable(f"it says {answer.status_code}: {document.get('title')}", document.get("detail") or "try again", daemon)
             return document
 
         async def look() -> Glance:

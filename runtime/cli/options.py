@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from perdure.backends.commit import ANY, EXISTS, Expected
 from perdure.backends.errors import Misuse
+from perdure.runtime import moments
 
 Url = Annotated[str, Parameter(help="The store: lmdb:DIR, file:DIR, postgresql://... (or memory:, which is empty each time).")]
 Stream = Annotated[str, Parameter(help="The stream's name.", allow_leading_hyphen=True)]
@@ -52,11 +53,5 @@ def check_limit(limit: int | None) -> int | None:
 
 
 def moment_of(text: str) -> datetime:
-    """A time with a zone."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Misuse(f"--time {text!r} is not ISO 8601: write 2026-03-01T12:00Z ({error})") from error
-    if moment.tzinfo is None:
-        raise Misuse(f"--time {text!r} has no zone: write {text}Z for UTC")
-    return moment.astimezone(UTC)
+    """What `--time` says."""
+    return moments.moment_of(text, "--time")

@@ -61,7 +61,7 @@ async def get(call: Call) -> Response:
     cid, store = Cid.parse(call.path["cid"]), _store(call)
     stat = await store.stat(str(cid))
     if stat is None:
-        raise Refused(404, "not-found", "there is no such blob")
+        raise Refused(404, "not-found", "there is no such blob", "PUT the same bytes here, and there is")
     tag, known = f'"{cid}"', call.headers.get("if-none-match", "")
     told = {"etag": tag, "cache-control": FOR_EVER, "accept-ranges": "bytes"}
     if known.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in known.split(",")]:
@@ -87,7 +87,8 @@ def part_of(text: str, size_bytes: int) -> tuple[int, int] | None:
     else:
         start, end = max(0, size_bytes - int(found[2])), size_bytes
     if start >= end:
-        raise Refused(416, "range", "nothing of the blob is in this range", f"it has {size_bytes:,} bytes", {"content-range": f"bytes */{size_bytes}"})
+        told = f"it has {size_bytes:,} bytes: ask for some of them"
+        raise Refused(416, "range", "nothing of the blob is in this range", told, {"content-range": f"bytes */{size_bytes}"})
     return start, end
 
 
@@ -111,7 +112,7 @@ class Outgoing(Response):
                     first = await anext(self._reader, b"")
                 await self._send(first, send)
         except trio.TooSlowError:
-            await answer_of(Refused(503, "slow", "the answer took too long"))(scope, receive, send)
+            await answer_of(Refused(503, "slow", "the answer took too long", "try again"))(scope, receive, send)
         except (Refused, PerdureError) as error:
             answer = answer_of(error)
             if answer.status_code >= 500:

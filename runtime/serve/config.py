@@ -15,7 +15,8 @@ import attrs
 from attrs import validators
 
 from perdure.backends.errors import Misuse
-from perdure.backends.limits import LIMITS, MIB, Limits
+from perdure.backends.limits import LIMITS, MIB, Limits, as_float, number, whole_number
+from perdure.runtime.serve.tls import tls_of
 
 PREFIX: Final = "PERDURE_"
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -26,43 +27,51 @@ def _field(default: Any, help: str, *checks: Any, reload: bool = False, converte
 
 
 def _flag(default: bool, help: str, *, reload: bool = False) -> Any:
-    return _field(default, help, validators.instance_of(bool), reload=reload)
+    return _field(default, help, _is(bool, "true or false"), reload=reload)
 
 
 def _text(help: str) -> Any:
-    return _field("", help, validators.instance_of(str))
+    return _field("", help, _is(str, "a text"))
+
+
+def _texts(default: tuple[str, ...], help: str, *, reload: bool = False) -> Any:
+    return _field(default, help, _are_texts, reload=reload, converter=_listed)
 
 
 def _number(default: int, least: int, most: int, help: str, *, reload: bool = False) -> Any:
-    return _field(default, help, validators.instance_of(int), _within(least, most), reload=reload)
+    return _field(default, help, whole_number(least, most), reload=reload)
 
 
-def _seconds(default: float, most: float, help: str, *, reload: bool = False) -> Any:
-    return _field(default, help, _within(0.0, most), reload=reload, converter=float)
+def _seconds(default: float, most: int, help: str, *, reload: bool = False) -> Any:
+    return _field(default, help, number(0, most), reload=reload, converter=as_float)
 
 
-def _within(least: float, most: float) -> Any:
-    def check(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
-        if isinstance(value, bool) or not least <= value <= most:
-            raise ValueError(f"{attribute.name} is a number from {least:,} to {most:,}, not {value!r}")
+def _is(kind: type, told: str) -> Any:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, kind):
+            raise ValueError(f"{attribute.name} is {told}, not {value!r}")
 
     return check
 
 
 def _one_of(*choices: str) -> Any:
-    def check(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value not in choices:
             raise ValueError(f"{attribute.name} is one of {', '.join(choices)}, not {value!r}")
 
     return check
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _listed(value: Any) -> Any:
+    """A list as a tuple, a text with commas too; what is neither as it is, for the validator to refuse."""
     if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"a list of texts is needed, not {value!r}")
-    return tuple(value)
+        return tuple(stripped for part in value.split(",") if (stripped := part.strip()))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _are_texts(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{attribute.name} is a list of texts, not {list(value) if isinstance(value, tuple) else value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -80,13 +89,13 @@ class ServeConfig:
     spent: str = _field("leave", "A model out of restarts: leave (it stands still, the others go on) or fail (the daemon ends).", _one_of("leave", "fail"))
 
     # -- who may reach it --------------------------------------------------------------------
-    listen: tuple[str, ...] = _field(("127.0.0.1:8467",), "Addresses to listen on, HOST:PORT each; port 0 takes a free one.", converter=_texts)
+    listen: tuple[str, ...] = _texts(("127.0.0.1:8467",), "Addresses to listen on, HOST:PORT each; port 0 takes a free one.")
     insecure: bool = _flag(False, "Listen without TLS on addresses that are not loopback: tokens and data go over the wire as they are.")
     tls_cert: str = _text("The certificate chain, a PEM file: serve HTTPS.")
     tls_key: str = _text("Its private key, a PEM file; empty: it is in tls_cert.")
     tokens: bool = _flag(True, "Ask for a token (`perdure token new`). false: whoever reaches a loopback address may do everything.")
-    hosts: tuple[str, ...] = _field((), "What requests may call this host, beside the addresses listened on and localhost.", reload=True, converter=_texts)
-    origins: tuple[str, ...] = _field((), "Web pages elsewhere that may send requests, as https://app.example (CORS).", reload=True, converter=_texts)
+    hosts: tuple[str, ...] = _texts((), "What requests may call this host, beside the addresses listened on and localhost.", reload=True)
+    origins: tuple[str, ...] = _texts((), "Web pages elsewhere that may send requests, as https://app.example (CORS).", reload=True)
     failures_per_minute: int = _number(30, 1, 1_000_000, "Requests with a wrong token that an address may make in a minute; then 429.", reload=True)
 
     # -- how much at once --------------------------------------------------------------------
@@ -110,16 +119,16 @@ class ServeConfig:
 
     # -- when it is ready --------------------------------------------------------------------
     ready_lag_events: int = _number(100_000, 0, 1 << 62, "Ready means: no projection run here is further behind.", reload=True)
-    ready_lag_s: float = _seconds(60, 1e9, "And none by more time.", reload=True)
+    ready_lag_s: float = _seconds(60, 1_000_000_000, "And none by more time.", reload=True)
     ready_faulted: str = _field("refuse", "A model that stands still: refuse (not ready) or ignore.", _one_of("refuse", "ignore"), reload=True)
-    ready_stuck_s: float = _seconds(60, 1e9, "And none has stood still for longer while there is more to fold.", reload=True)
+    ready_stuck_s: float = _seconds(60, 1_000_000_000, "And none has stood still for longer while there is more to fold.", reload=True)
     metrics_open: bool = _flag(False, "/metrics without a token, for whoever reaches an address that is listened on.", reload=True)
     trace_share: float = _field(
         0.01,
         "Of requests that bring no trace, so many begin one, where OpenTelemetry is set up; what they bring is followed.",
-        _within(0, 1),
+        number(0, 1),
         reload=True,
-        converter=float,
+        converter=as_float,
     )
     log_format: str = _field("console", "console (for people), json (a document a line), auto (console on terminals).", _one_of("console", "json", "auto"))
     log_level: str = _field("info", "What is told on standard error, at least: debug, info, warning or error.", _one_of(*LEVELS), reload=True)
@@ -180,22 +189,23 @@ def load(file: str | None = None, environment: Mapping[str, str] | None = None, 
     """The configuration that these say; names and values in *flags* as they stand behind `--set`.
 
     Raises:
-      Misuse: a name that there is not, a value that does not fit, a file that is none.
+      Misuse: a name that there is not, a value that does not fit, a file that is none, a certificate that cannot be loaded.
     """
     table: dict[str, Any] = {}
-    _merge(table, _read(file) if file else {}, f"{file}")
+    _merge(table, _read(file) if file else {}, f"{file}", typed=True)
     _merge(table, _from_environment(environment or {}), "the environment")
     _merge(table, dict(flags or {}), "the command line")
     limits = table.pop("limits", {})
     try:
-        return ServeConfig(**table, limits=Limits(**limits))
-    except (ValueError, TypeError) as error:
-        raise Misuse(f"the configuration: {_told(error)}") from error
-
-
-def _told(error: Exception) -> str:
-    """What a validator says; attrs puts the attribute and all else behind it."""
-    return str(error.args[0]) if error.args else str(error)
+        bounds = Limits(**limits)
+    except ValueError as error:
+        raise Misuse(f"the configuration: limits.{error}") from error
+    try:
+        found = ServeConfig(**table, limits=bounds)
+        tls_of(found.tls_cert, found.tls_key)
+    except ValueError as error:
+        raise Misuse(f"the configuration: {error}") from error
+    return found
 
 
 def _read(file: str) -> dict[str, Any]:
@@ -204,7 +214,7 @@ def _read(file: str) -> dict[str, Any]:
             return tomllib.load(opened)
     except OSError as error:
         raise Misuse(f"the configuration {file!r} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise Misuse(f"the configuration {file!r} is not TOML: {error}") from error
 
 
@@ -221,39 +231,41 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _merge(table: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
-    """Put *more* over *table*; texts become what their field is."""
+def _merge(table: dict[str, Any], more: Mapping[str, Any], where: str, *, typed: bool = False) -> None:
+    """Put *more* over *table*; where it is not *typed* itself, texts become what their field is."""
     for name, value in more.items():
         if name == "limits":
             if not isinstance(value, Mapping):
                 raise Misuse(f"the configuration: limits is a table, in {where} it is {value!r}")
             for inner, limit in value.items():
-                _put_limit(table, inner, limit, where)
+                _put_limit(table, inner, limit, where, typed)
         elif name.startswith("limits."):
-            _put_limit(table, name.removeprefix("limits."), value, where)
+            _put_limit(table, name.removeprefix("limits."), value, where, typed)
         elif name in NAMES:
-            table[name] = _typed(name, NAMES[name], value)
+            table[name] = value if typed else _of_text(NAMES[name], value)
         else:
             raise Misuse(f"the configuration has no {name!r} ({where}); docs/serve.md lists what there is")
 
 
-def _put_limit(table: dict[str, Any], name: str, value: Any, where: str) -> None:
+def _put_limit(table: dict[str, Any], name: str, value: Any, where: str, typed: bool) -> None:
     if name not in LIMIT_NAMES:
         raise Misuse(f"the configuration has no limits.{name} ({where}); docs/serve.md lists what there is")
-    table.setdefault("limits", {})[name] = _typed(f"limits.{name}", LIMIT_NAMES[name], value)
+    table.setdefault("limits", {})[name] = value if typed else _of_text(LIMIT_NAMES[name], value)
 
 
-def _typed(name: str, kind: Any, value: Any) -> Any:
+TRUTHS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def _of_text(kind: Any, value: Any) -> Any:
+    """A text as *kind*; what cannot be that as it is, for the validator to refuse."""
     if not isinstance(value, str):
-        if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise Misuse(f"the configuration: {name} is a number, not {value!r}")
         return value
+    if kind is bool:
+        return TRUTHS.get(value.lower(), value)
     try:
-        if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
         return kind(value) if kind in (int, float) else value
-    except (ValueError, KeyError) as error:
-        raise Misuse(f"the configuration: {name} is {'true or false' if kind is bool else 'a number'}, not {value!r}") from error
+    except ValueError:
+        return value
 
 
 NAMES: Final = {name: kind for name, kind in get_type_hints(ServeConfig).items() if name != "limits"}

@@ -125,14 +125,14 @@ class Protocol(H11Protocol):
         await self._send_h11_event(h11.EndOfMessage())
 
 
-def _problem(status: int, title: str) -> bytes:
-    return msgspec.json.encode({"type": "urn:perdure:problem:not-http", "title": title, "status": status})
+def _problem(status: int, title: str, detail: str) -> bytes:
+    return msgspec.json.encode({"type": "urn:perdure:problem:not-http", "title": title, "status": status, "detail": detail})
 
 
 _NOT_HTTP = {
-    400: _problem(400, "what was sent is not HTTP/1.1"),
-    431: _problem(431, "the head of the request is too large"),
-    501: _problem(501, "this transfer encoding is not understood"),
+    400: _problem(400, "what was sent is not HTTP/1.1", "look at the request's head; no HTTP/2, and no TLS where the URL is http://"),
+    431: _problem(431, "the head of the request is too large", "send less (head_bytes)"),
+    501: _problem(501, "this transfer encoding is not understood", "send the body with a Content-Length, or chunked"),
 }
 
 

@@ -25,6 +25,7 @@ from perdure.runtime.serve.config import ServeConfig, reload
 from perdure.runtime.serve.listen import Listener, open_sockets
 from perdure.runtime.serve.notify import Notifier
 from perdure.runtime.serve.service import Service
+from perdure.runtime.serve.tls import tls_of
 from perdure.runtime.serve.tokens import hidden
 from perdure.runtime.serve.tree import open_tree
 from perdure.runtime.serve.web import make_app
@@ -70,6 +71,7 @@ async def serve(
     """
     notifier = notifier or Notifier()
     ending = Ending()
+    tls = tls_of(config.tls_cert, config.tls_key)
     sockets = open_sockets(config)
     try:
         with trio.CancelScope() as late:
@@ -84,7 +86,7 @@ async def serve(
                 create=config.create,
             ) as rt:
                 service = Service(rt, app, config, config.store, listening=tuple(one.getsockname()[0] for one in sockets))
-                listener = Listener(make_app(service), config, sockets)
+                listener = Listener(make_app(service), config, sockets, tls)
                 service.urls = tuple(listener.urls)
                 service.connections = lambda: (len(listener.connections), listener.refused)
                 async with open_tree(service, listener, notifier) as ended:

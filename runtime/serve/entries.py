@@ -59,7 +59,7 @@ async def get(call: Call) -> Response:
     bucket, key = _entry(call)
     entry = await call.service.rt.backend.get(bucket, key)
     if entry is None:
-        raise Refused(404, "not-found", "there is no such entry")
+        raise Refused(404, "not-found", "there is no such entry", "GET /v1/kv/BUCKET lists those there are")
     tag = etag(entry.revision)
     known = call.headers.get("if-none-match", "")
     if known.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in known.split(",")]:

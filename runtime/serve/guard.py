@@ -18,6 +18,7 @@ log = logging.getLogger("perdure.serve")
 
 LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 RETRY_S: Final = 60
+SEND_TOKEN: Final = "send Authorization: Bearer TOKEN with one of this store; `perdure token new` makes one, where the daemon runs"
 
 
 def check_head(service: Service, scope: MutableMapping[str, Any]) -> None:
@@ -28,7 +29,8 @@ def check_head(service: Service, scope: MutableMapping[str, Any]) -> None:
     """
     size = len(scope["raw_path"]) + len(scope["query_string"]) + sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
     if size > service.config.head_bytes:
-        raise Refused(431, "not-http", "the head of the request is too large", "", {"connection": "close"})
+        told = f"send at most {service.config.head_bytes:,} bytes (head_bytes)"
+        raise Refused(431, "not-http", "the head of the request is too large", told, {"connection": "close"})
 
 
 def check_host(service: Service, host: str | None) -> None:
@@ -39,7 +41,7 @@ def check_host(service: Service, host: str | None) -> None:
     """
     name = host_of(host or "")
     if not name:
-        raise Refused(400, "misuse", "the request names no host")
+        raise Refused(400, "misuse", "the request names no host", "send Host: HOST:PORT")
     ours = {*service.config.hosts, *service.listening}
     if any(is_loopback(one) for one in service.listening):
         ours |= {*LOCAL}
@@ -94,7 +96,7 @@ def check_token(service: Service, headers: dict[str, str], address: str, now_us:
         return EVERYTHING, None
     given = headers.get("authorization")
     if given is None:
-        raise Refused(401, "no-token", "a token is needed", "send Authorization: Bearer TOKEN; `perdure token new` makes one", {"www-authenticate": "Bearer"})
+        raise Refused(401, "no-token", "a token is needed", SEND_TOKEN, {"www-authenticate": "Bearer"})
     kind, _, text = given.partition(" ")
     found = service.tokens.check(text.strip() if kind.lower() == "bearer" else "", now_us)
     if isinstance(found, Token):
@@ -105,7 +107,7 @@ def check_token(service: Service, headers: dict[str, str], address: str, now_us:
             log.warning("more than %d wrong tokens in a minute from %s", most, address)
         raise Refused(429, "too-many", "too many wrong tokens", "wait a minute", {"retry-after": str(RETRY_S), "connection": "close"})
     why = "the token has expired" if found == "expired" else "the token is not valid"
-    raise Refused(401, f"token-{found}", why, "", {"www-authenticate": 'Bearer error="invalid_token"'})
+    raise Refused(401, f"token-{found}", why, SEND_TOKEN, {"www-authenticate": 'Bearer error="invalid_token"'})
 
 
 def still_valid(service: Service, token: Token | None, now_us: int) -> bool:
@@ -154,7 +156,7 @@ def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         name = name_bytes.decode("latin-1")
         if name in found:
             if name in SINGLE:
-                raise Refused(400, "misuse", f"the header {name} occurs twice")
+                raise Refused(400, "misuse", f"the header {name} occurs twice", "send it once")
             found[name] += ", " + value.decode("latin-1")
         else:
             found[name] = value.decode("latin-1")

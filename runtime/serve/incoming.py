@@ -76,7 +76,7 @@ async def pieces_of(call: Call, address: Addressing | None) -> AsyncIterator[byt
         if message is None:
             raise Refused(408, "slow", "the body did not arrive in time", f"each MiB of it has {config.body_s:g} s (body_s)", {"connection": "close"})
         if message["type"] == "http.disconnect":
-            raise Refused(400, "gone", "the body has no end")
+            raise Refused(400, "gone", "the body has no end", "nothing was kept: send it whole")
         piece, more = message.get("body", b""), message.get("more_body", False)
         size_bytes, part_bytes, left_s = size_bytes + len(piece), part_bytes + len(piece), max(0.0, left_s - (trio.current_time() - began_s))
         if size_bytes > most:

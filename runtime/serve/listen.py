@@ -20,10 +20,10 @@ from perdure.runtime.serve.rounds import Rounds
 
 log = logging.getLogger("perdure.serve")
 
+_BUSY = b'{"type":"urn:perdure:problem:busy","title":"there are too many connections","status":503,"detail":"try again later (connections_max)"}'
 BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 92\r\n\r\n"
-    b'{"type":"urn:perdure:problem:busy","title":"there are too many connections","status":503}   '
-)
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+) % (len(_BUSY), _BUSY)
 
 
 def open_sockets(config: ServeConfig) -> list[socket.socket]:
@@ -59,27 +59,9 @@ def _open(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            raise Unavailable(f"another program listens on {host}:{port}") from error
+            raise Unavailable("another program listens there", "end it, or give another address (listen)", f"{host}:{port}") from error
         raise Misuse(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listening
-
-
-def tls_of(config: ServeConfig) -> ssl.SSLContext | None:
-    """TLS 1.2 and later with the configured certificate, or none.
-
-    Raises:
-      Misuse: it cannot be loaded.
-    """
-    if not config.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise Misuse(f"the certificate tls_cert = {config.tls_cert!r} cannot be loaded: {error}") from error
-    return context
 
 
 @attrs.define(eq=False)
@@ -89,6 +71,7 @@ class Listener:
     app: App
     config: ServeConfig
     sockets: list[socket.socket]
+    tls: ssl.SSLContext | None = None
     connections: set[Connection] = attrs.field(factory=set)
     refused: int = 0
     _context: WorkerContext = attrs.field(factory=lambda: WorkerContext(None))
@@ -99,17 +82,16 @@ class Listener:
     @property
     def urls(self) -> list[str]:
         """Where it listens."""
-        scheme = "https" if self.config.tls_cert else "http"
+        scheme = "http" if self.tls is None else "https"
         return [f"{scheme}://{_told(one.getsockname())}" for one in self.sockets]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped; then return when the last connection has ended, or at once when cancelled."""
-        config, hypercorn = self.config, self._hypercorn()
-        tls = tls_of(config)
+        hypercorn = self._hypercorn()
         listeners: list[Any] = []
         for one in self.sockets:
             plain = trio.SocketListener(trio.socket.from_stdlib_socket(one))
-            listeners.append(plain if tls is None else trio.SSLListener(plain, tls, https_compatible=True))
+            listeners.append(plain if self.tls is None else trio.SSLListener(plain, self.tls, https_compatible=True))
 
         async def handle(stream: Any) -> None:
             await self._handle(stream, hypercorn)

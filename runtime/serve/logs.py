@@ -88,7 +88,7 @@ async def read_stream(call: Call) -> Response:
         )
         lines = await _lines(records, form.line)
     if not records and await service.rt.backend.stream(stream) is None:
-        raise Refused(404, "not-found", "there is no such stream")
+        raise Refused(404, "not-found", "there is no such stream", "GET /v1/streams lists those there are")
     last = records[-1].seq if records else None
     ended = last is None or (asked.backward and last == 1)
     headers = {} if asked.backward else {"etag": etag(asked.after if last is None else last)}

@@ -35,8 +35,8 @@ class ModelQuery:
 
     wait_for: WaitFor | None = None
     wait_s: WaitS = 10.0
-    position: Annotated[Place, Meta(description="As it was at this position.")] | None = None
-    time: Annotated[Moment, Meta(description="As it was at this time: ISO 8601 with a zone.")] | None = None
+    position: Annotated[Place, Meta(description="As it was at this position; 416 beyond the head.")] | None = None
+    time: Annotated[Moment, Meta(description="As it was at this time: ISO 8601 with a zone, as 2026-03-01T12:00Z.")] | None = None
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ def _projection(call: Call) -> AnyProjection:
     for projection in (*call.service.app.projections, *call.service.app.sql):
         if projection.name == name:
             return projection
-    raise Refused(404, "not-found", "the app has no such model")
+    raise Refused(404, "not-found", "the app has no such model", "GET /v1/models lists those there are")
 
 
 async def _model(call: Call, projection: AnyProjection) -> Any:
@@ -71,7 +71,8 @@ async def _model(call: Call, projection: AnyProjection) -> Any:
         with call.service.waiting(), trio.move_on_after(wait_s) as limit:
             await model.wait_for(Position(query.wait_for))
         if limit.cancelled_caught:
-            raise Refused(412, "not-reached", "the model has not reached the position in time", f"it stands at {model.position}")
+            told = f"it stands at {model.position}: ask again, or wait longer (wait_s)"
+            raise Refused(412, "not-reached", "the model has not reached the position in time", told)
     if not model.running:
         await model.refresh()
     return model
@@ -129,7 +130,7 @@ async def key(call: Call) -> Response:
         position = await _as_of(call, query)
         state = (await model.as_of(name, position=position, limit=AS_OF_MAX)).state
     if state is None:
-        raise Refused(404, "not-found", "the model has no such key")
+        raise Refused(404, "not-found", "the model has no such key", f"GET /v1/models/{projection.name}/keys lists those there are")
     return json_answer(shapes.ModelValue(projection.name, position, tree(call, projection, state), name), etag=etag(position))
 
 
@@ -166,7 +167,7 @@ def _keyed(call: Call) -> Keyed[Any, Any]:
 
 
 async def _as_of(call: Call, query: ModelQuery) -> Position:
-    """The position that is asked for: itself, or that of the last commit up to a time; never beyond the head."""
+    """The position that is asked for: itself, or that of the last commit up to a time. `Rewound`, beyond the head."""
     return await position_of(call.service.rt.backend, None if query.position is None else Position(query.position), query.time)
 
 
@@ -191,12 +192,12 @@ OPERATIONS = (
         method="GET",
         path="/v1/models/{name}",
         name="model",
-        summary="A model's state now, once it has reached a position, or as it was.",
+        summary="A model's state now, once it has reached a position, or as it was; of a keyed one, or one in SQL, only where it stands: `state` is null.",
         run=value,
         need="read",
         query=ModelQuery,
         answers={200: shapes.ModelValue},
-        problems=(404, 409, 412, 422, 503),
+        problems=(404, 409, 412, 416, 422, 503),
     ),
     Operation(
         method="GET",
@@ -218,7 +219,7 @@ OPERATIONS = (
         need="read",
         query=ModelQuery,
         answers={200: shapes.ModelValue},
-        problems=(404, 409, 412, 413, 422, 503),
+        problems=(404, 409, 412, 413, 416, 422, 503),
     ),
     Operation(
         method="GET",

@@ -50,7 +50,7 @@ STATUS: Final[tuple[tuple[type[PerdureError], int, str], ...]] = (
 class Refused(Exception):
     """A request that is answered by a problem: raised anywhere below an operation."""
 
-    def __init__(self, status: int, name: str, title: str, detail: str = "", headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, name: str, title: str, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(title)
         self.problem = Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=detail)
         self.headers = headers
@@ -74,7 +74,8 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, PerdureError):
         name, detail = f"urn:perdure:problem:{name_of(type(error))}", hidden(str(error))[:DETAIL_MAX]
         return Problem(type=name, title="the daemon cannot do it", status=500, detail=detail, facts=_shown(error))
-    return Problem(type="urn:perdure:problem:fault", title="a fault of the daemon itself: its log has the traceback", status=500)
+    detail = "its log has the traceback: please report it"
+    return Problem(type="urn:perdure:problem:fault", title="a fault of the daemon itself", status=500, detail=detail)
 
 
 def _shown(error: PerdureError) -> dict[str, Any]:

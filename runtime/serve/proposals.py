@@ -21,7 +21,7 @@ from perdure.backends.http import wire
 from perdure.backends.limits import CLOCK_AHEAD_S, Limits
 from perdure.backends.protocol import Backend
 from perdure.runtime.serve.operation import Call
-from perdure.runtime.serve.target import Target, is_kept, may_look, need, target_of, wire_answer
+from perdure.runtime.serve.target import Target, is_kept, need, need_look, own, target_of, wire_answer
 
 _OWN: Final = Limits(commit_bytes=256 << 20, value_bytes=64 << 20)
 
@@ -92,14 +92,18 @@ def _permit(target: Target, said: wire.AnyWrite) -> None:
     """
     scopes = target.scopes
     match said:
+        case wire.AppendWrite(stream) if stream.startswith("$"):
+            raise own(stream)
+        case wire.PutWrite(bucket) | wire.DeleteWrite(bucket) | wire.PutAllWrite(bucket) if bucket.startswith("$") and not is_kept(bucket):
+            raise own(bucket)
         case wire.AppendWrite(stream):
-            need(not stream.startswith("$") and scopes.may_append(stream), f"append:{category_of(stream)}")
+            need(scopes.may_append(stream), f"append:{category_of(stream)}")
         case wire.PutWrite(bucket) | wire.DeleteWrite(bucket) | wire.PutAllWrite(bucket) if bucket.startswith("$"):
-            need(is_kept(bucket) and scopes.may_run(), "run, for what a runtime keeps")
+            need(scopes.may_run(), "run, for what a runtime keeps")
         case wire.PutWrite(bucket) | wire.DeleteWrite(bucket):
             need(scopes.may_use(bucket), f"kv:{bucket}")
         case wire.CheckEntry(bucket):
-            need(may_look(target, bucket), f"kv:{bucket}")
+            need_look(target, bucket)
         case wire.CheckStream(stream):
             need(scopes.may_append(stream) or scopes.may_read(), "read, for what is checked")
         case wire.UnlessWrite():

@@ -17,7 +17,7 @@ from perdure.backends.limits import PAGE_EXAMINED
 from perdure.backends.protocol import Reads, StreamInfo
 from perdure.backends.tables import bytes_of
 from perdure.runtime.serve.operation import Call
-from perdure.runtime.serve.target import Target, may_look, need, target_of, wire_answer
+from perdure.runtime.serve.target import Target, need, need_look, target_of, wire_answer
 
 ENTRIES: Final = 64
 """So many entries are read at a time: each may be as large as a value may be."""
@@ -108,7 +108,7 @@ def _permit_read(target: Target, question: wire.Question) -> None:
         case wire.ReadStream(name) | wire.OneStream(name) if name.startswith("$"):
             need(scopes.may_operate(), "operate, for perdure's own streams")
         case wire.Get(bucket) | wire.Scan(bucket) | wire.ReadChanges(bucket):
-            need(may_look(target, bucket), f"kv:{bucket}")
+            need_look(target, bucket)
         case wire.Where() | wire.AnswerTo():
             pass
         case wire.Verify():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from functools import cache
 from typing import Any, Final, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -15,6 +17,7 @@ import trio
 from perdure.backends.commit import ANY, EXISTS
 from perdure.backends.commit import Expected as ExpectedValue
 from perdure.backends.errors import Misuse
+from perdure.runtime.moments import moment_of
 from perdure.runtime.serve.problems import Refused
 from perdure.runtime.serve.shapes import MOST
 
@@ -56,10 +59,12 @@ def query_of(raw: bytes, kind: type | None) -> Any:
     for name, value in pairs:
         if name not in known:
             raise Misuse(f"there is no {name[:40]!r} in the query; there is: {', '.join(known) or 'nothing'}")
-        if known[name]:
+        if known[name] is list:
             found.setdefault(name, []).append(value)
         elif name in found:
             raise Misuse(f"{name!r} occurs twice in the query")
+        elif known[name] is datetime:
+            found[name] = _moment_of(value, name)
         else:
             found[name] = value
     if kind is None:
@@ -71,14 +76,22 @@ def query_of(raw: bytes, kind: type | None) -> Any:
 
 
 @cache
-def _fields(kind: type) -> dict[str, bool]:
-    """The names of a query, and whether each may be repeated."""
-    return {name: _is_list(hint) for name, hint in get_type_hints(kind).items()}
+def _fields(kind: type) -> dict[str, type | None]:
+    """The names of a query: a list may be repeated, a time is read as people write it."""
+    return {name: list if get_origin(hint) is list else _time(hint) for name, hint in get_type_hints(kind).items()}
 
 
-def _is_list(hint: Any) -> bool:
-    return get_origin(hint) is list
+def _time(hint: Any) -> type | None:
+    return datetime if hint is datetime or datetime in get_args(hint) else None
 
+
+def _moment_of(text: str, name: str) -> datetime:
+    try:
+        return moment_of(text, f"the query: {name}")
+    except Misuse as error:
+        if " " not in text:
+            raise
+        raise Misuse(f"{error} (in a URL a + is written %2B)") from error
 
 # -- headers ---------------------------------------------------------------------------------
 
@@ -175,7 +188,7 @@ async def read_body(receive: Callable[[], Awaitable[Any]], most: int, body_s: fl
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Refused(400, "gone", "the body has no end")
+                raise Refused(400, "gone", "the body has no end", "nothing was done: send it whole")
             part = message.get("body", b"")
             size += len(part)
             if size > most:
@@ -195,18 +208,27 @@ def json_of(raw: bytes, kind: type | None) -> Any:
     try:
         value = _from_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Misuse(f"the body is not JSON: {error}") from error
+        raise Misuse(f"the body is not JSON: {why_not_json(raw, error)}") from error
     if kind is None:
         return value
-    _refuse_unknown(value, kind, "$")
+    _read_inside(value, kind, "$")
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise Misuse(f"the body: {error}") from error
+        raise Misuse(f"the body: {why_not_json(raw, error)}") from error
 
 
-def _refuse_unknown(value: Any, kind: type, path: str) -> None:
-    """A name that is not known is a name that was misspelt: what it was to say must not go unheard."""
+def why_not_json(raw: bytes, error: Exception) -> str:
+    """What is told of *error*: not what a decoder says of itself."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return "it begins with a byte order mark: leave that out" if raw.startswith(BOM_UTF8) else str(error)
+
+
+def _read_inside(value: Any, kind: type, path: str) -> None:
+    """Times become times. A name that is not known is a name that was misspelt: what it was to say must not go unheard."""
     if not isinstance(value, dict):
         return
     known = _inner(kind)
@@ -214,14 +236,19 @@ def _refuse_unknown(value: Any, kind: type, path: str) -> None:
         unknown = next(name for name in value if name not in known)
         raise Misuse(f"the body: there is no {str(unknown)[:40]!r} at {path}; there is: {', '.join(known)}")
     for name, below in known.items():
-        if below is not None and isinstance(inside := value.get(name), list):
+        if below is None:
+            continue
+        inside = value.get(name)
+        if below is datetime and isinstance(inside, str):
+            value[name] = moment_of(inside, f"the body: {path}.{name}")
+        elif isinstance(inside, list):
             for one in inside:
-                _refuse_unknown(one, below, f"{path}.{name}[...]")
+                _read_inside(one, below, f"{path}.{name}[...]")
 
 
 @cache
 def _inner(kind: type) -> dict[str, type | None]:
-    """The fields of a class, each with the class that a list there is of."""
+    """The fields of a class, each with the class that a list there is of, or that of a time."""
     return {name: _listed(hint) for name, hint in get_type_hints(kind).items()}
 
 
@@ -229,4 +256,4 @@ def _listed(hint: Any) -> type | None:
     if get_origin(hint) is list:
         [inner] = get_args(hint)
         return inner if attrs.has(inner) else None
-    return None
+    return _time(hint)

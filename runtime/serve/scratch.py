@@ -56,10 +56,10 @@ class Scratch:
           Refused: the name is none, or the daemon ends.
         """
         if NAME.fullmatch(name) is None:
-            raise Refused(400, "misuse", "a store of your own is named by 1 to 64 letters, digits and hyphens")
+            raise Refused(400, "misuse", "this names no store of your own", "name it by 1 to 64 letters, digits and hyphens")
         async with self._one:
             if self._nursery is None:
-                raise Refused(503, "closed", "the daemon ends")
+                raise Refused(503, "closed", "the daemon ends", "ask again: another one may have taken over")
             opened = self._open.pop(name, None)
             if opened is None:
                 while len(self._open) >= OPEN_MAX:

@@ -57,7 +57,7 @@ class Room:
             while size > SMALL_BYTES and self.used and self.used + size > most():
                 await self._freed.wait()
         if waiting.cancelled_caught:
-            raise Refused(503, "busy", "too many bodies are under way: try again")
+            raise Refused(503, "busy", "too many bodies are under way", "try again")
         self.used += size
         try:
             yield
@@ -172,7 +172,7 @@ class Service:
         with trio.move_on_after(ROOM_WAIT_S) as waiting:
             await self._blobs.acquire_on_behalf_of(mine := object())
         if waiting.cancelled_caught:
-            raise Refused(503, "busy", "too many blobs are under way: try again")
+            raise Refused(503, "busy", "too many blobs are under way", "try again")
         try:
             yield
         finally:
@@ -229,7 +229,7 @@ class Service:
         if self.draining:
             raise ending()
         if len(self._live) >= self.config.followers_max:
-            raise Refused(503, "busy", "there are too many live streams: try again later")
+            raise Refused(503, "busy", "there are too many live streams", "try again later (followers_max)")
 
     def drain(self) -> None:
         """Begin nothing new that lasts, and end what would last for ever."""

@@ -36,14 +36,14 @@ class NewEvent:
 
 @attrs.frozen(slots=False)
 class AppendBody:
-    """Events for one stream: one commit, consecutive seqs."""
+    """Events for one stream: one commit, consecutive seqs. Without events it checks what is believed of the stream, and stores nothing."""
 
     events: Annotated[list[NewEvent], Meta(max_length=10_000)]
 
 
 @attrs.frozen(slots=False)
 class Appended:
-    """Seqs `first` to `last` of the stream are durable; `position` is that of the last event, null when none was appended."""
+    """Seqs `first` to `last` of the stream are durable; `position` is that of the last event. Where none was appended it is null, and `first` is `last` + 1."""
 
     stream: str
     first: Place
@@ -282,7 +282,7 @@ class Models:
 
 @attrs.frozen(slots=False)
 class ModelValue:
-    """A model's state at a position; of a keyed model that of one key."""
+    """A model's state at a position; of a keyed model that of one key. Of a keyed model without a key, or one in SQL, `state` is null."""
 
     name: str
     position: Place
@@ -392,6 +392,6 @@ class Problem:
     type: str
     title: str
     status: int
-    detail: str = ""
+    detail: str
     conflict: list[Failed] | None = None
     facts: dict[str, Any] | None = None

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS
 from perdure.backends.errors import Forbidden, WrongStore
 from perdure.backends.http import wire
+from perdure.backends.http.undeclared import AT_HOME
 from perdure.backends.protocol import Backend
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.serve.operation import Call
@@ -52,6 +53,22 @@ def need(has: bool, what: str) -> None:
     """
     if not has:
         raise Forbidden(f"the token needs the scope {what}")
+
+
+def need_look(target: Target, bucket: str) -> None:
+    """Whether the token permits to read the bucket.
+
+    Raises:
+      Forbidden: it does not, or no token could.
+    """
+    if not target.own and bucket.startswith("$") and not is_kept(bucket):
+        raise own(bucket)
+    need(may_look(target, bucket), "read" if bucket.startswith("$") else f"kv:{bucket}")
+
+
+def own(name: str) -> Forbidden:
+    """The refusal of what is perdure's own, and not to be had from elsewhere."""
+    return Forbidden(f"{name} is perdure's own, and no token permits it", AT_HOME)
 
 
 def wire_answer(said: Any) -> Response:

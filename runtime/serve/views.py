@@ -21,7 +21,7 @@ Work = Callable[[Reads], Awaitable[Any]]
 
 def ended() -> Refused:
     """The refusal of whoever asks too late."""
-    return Refused(410, "view-ended", "the view has ended")
+    return Refused(410, "view-ended", "the view has ended", "open another one")
 
 
 @attrs.define(eq=False)
@@ -64,7 +64,7 @@ class Views:
           Refused: there are too many.
         """
         if len(self._open) >= VIEWS_MAX:
-            raise Refused(503, "busy", "too many views are open: try again")
+            raise Refused(503, "busy", "too many views are open", "try again")
 
     async def ask(self, name: str, work: Work) -> Any:
         """What *work* gives of the view of that name.

@@ -65,8 +65,10 @@ def make_app(service: Service) -> Starlette:
 
 async def _not_found(request: Request, error: Exception) -> Response:  # noqa: ASYNC124 - the same
     assert isinstance(error, HTTPException)
-    title = {404: "there is nothing at this path", 405: "this path has no such method"}.get(error.status_code, "it cannot be done")
-    return answer_of(Refused(error.status_code, "not-found" if error.status_code == 404 else "no-method", title, "", dict(error.headers or {})))
+    if error.status_code == 404:
+        return answer_of(Refused(404, "not-found", "there is nothing at this path", "GET /openapi.json lists the paths there are"))
+    methods = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    return answer_of(Refused(405, "no-method", "this path has no such method", f"it has {methods}", {"allow": methods}))
 
 
 class Guard:
@@ -180,7 +182,7 @@ class _Endpoint:
             async with service.room.taken(length_of(headers, most), lambda: service.config.bodies_bytes):
                 call.body = _understood(operation, headers, await read_body(receive, most, service.config.body_s))
                 return await _run(operation, call)
-        raise Refused(503, "slow", "the answer took too long", "what was asked to be stored was not")
+        raise Refused(503, "slow", "the answer took too long", "nothing was stored: try again")
 
 
 async def _run(operation: Operation, call: Call) -> Response:

@@ -20,7 +20,7 @@ from perdure.runtime.encode import AnyWrite, traceparent
 from perdure.runtime.serve import shapes
 from perdure.runtime.serve.operation import IF_MATCH, IF_NONE_MATCH, KEY, TRACE, Call, Operation, etag, json_answer
 from perdure.runtime.serve.problems import Refused
-from perdure.runtime.serve.reading import expected_of, key_of
+from perdure.runtime.serve.reading import expected_of, key_of, why_not_json
 from perdure.runtime.serve.represent import CLOUDEVENT, names
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def _cloudevents(raw: bytes, media_type: str) -> list[bytes]:
     try:
         return [bytes(one) for one in _raw_list(raw)]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Misuse(f"the body is no list of CloudEvents: {error}") from error
+        raise Misuse(f"the body is no list of CloudEvents: {why_not_json(raw, error)}") from error
 
 
 def _of_cloudevent(raw: bytes) -> NewEvent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,7 @@ from perdure.backends.errors import Misuse
 from perdure.backends.limits import Limits
 from perdure.runtime import App, Projection, of
 from perdure.runtime.serve.config import RELOADED, ServeConfig, load, reload
-from perdure.runtime.serve.listen import open_sockets, tls_of
+from perdure.runtime.serve.listen import open_sockets
 from perdure.runtime.serve.operating import behind, not_ready
 
 PLACED = {"events": [{"type": "placed", "data": {"customer": "ada", "cents": 5}}]}
@@ -116,15 +117,16 @@ async def effect_of_insecure(tmp_path):
 @shows
 async def effect_of_tls_cert(tmp_path):
     (tmp_path / "cert.pem").write_text("nothing")
-    with pytest.raises(Misuse, match="cannot be loaded"):
-        tls_of(ServeConfig(tls_cert=str(tmp_path / "cert.pem")))
+    with pytest.RaisesGroup(pytest.RaisesExc(Misuse, match="holds no certificate")):
+        async with running(tls_cert=str(tmp_path / "cert.pem")):
+            pass
 
 
 @shows
 async def effect_of_tls_key(tmp_path):
     with pytest.raises(ValueError, match="without tls_cert"):
         ServeConfig(tls_key="key.pem")
-    assert ssl.OPENSSL_VERSION  # with a certificate: test_daemon.test_it_serves_https
+    assert ssl.OPENSSL_VERSION  # with a certificate: test_tls.test_it_serves_https
 
 
 @shows
@@ -381,28 +383,58 @@ def test_a_later_source_goes_before_an_earlier_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("nonsense = 1", "nonsense"),
-        ("[limits]\nnonsense = 1", "limits.nonsense"),
+        ("nonsense = 1", "the configuration has no 'nonsense' (serve.toml)"),
+        ("[limits]\nnonsense = 1", "the configuration has no limits.nonsense (serve.toml)"),
         ("limits = 1", "limits is a table"),
-        ("idle_s = 'x'", "idle_s is a number"),
-        ("idle_s = true", "idle_s is a number"),
-        ("idle_s = -1", "idle_s is a number from"),
-        ("tokens = 'maybe'", "true or false"),
+        ("idle_s = 'x'", "idle_s is a number from 0 to 86,400, not 'x'"),
+        ("idle_s = '5'", "idle_s is a number from 0 to 86,400, not '5'"),
+        ("idle_s = true", "idle_s is a number from 0 to 86,400, not True"),
+        ("idle_s = -1", "idle_s is a number from 0 to 86,400, not -1.0"),
+        ("idle_s = nan", "idle_s is a number from 0 to 86,400, not nan"),
+        (f"idle_s = 1{'0' * 400}", "idle_s is a number from 0 to 86,400, not 1000"),
+        (f"idle_s = 1{'0' * 9000}", "not TOML"),
+        ("trace_share = 2", "trace_share is a number from 0 to 1, not 2.0"),
+        ("connections_max = 1.5", "connections_max is a whole number from 1 to 100,000, not 1.5"),
+        ("connections_max = true", "connections_max is a whole number from 1 to 100,000, not True"),
+        ("connections_max = '5'", "connections_max is a whole number from 1 to 100,000, not '5'"),
+        ("tokens = 1", "tokens is true or false, not 1"),
+        ("tokens = 'yes'", "tokens is true or false, not 'yes'"),
+        ("store = 5", "store is a text, not 5"),
+        ("listen = 5", "listen is a list of texts, not 5"),
+        ("listen = [5]", "listen is a list of texts, not [5]"),
         ("listen = ['8467']", "no address"),
         ("listen = []", "no address"),
-        ("hosts = 1", "list of texts"),
+        ("hosts = 1", "hosts is a list of texts, not 1"),
         ("origins = ['app.example']", "https://"),
-        ("changed = 'often'", "changed is one of"),
+        ("changed = 'often'", "changed is one of refuse, rebuild, not 'often'"),
+        ("changed = []", "changed is one of refuse, rebuild, not []"),
         ("body_bytes = 100000000", "bodies_bytes"),
-        ("[limits]\nclose_s = 0", "close_s"),
+        ("[limits]\nclose_s = 0", "limits.close_s is a number above 0, up to 3,600, not 0.0"),
+        ("[limits]\nclose_s = 'x'", "limits.close_s is a number above 0, up to 3,600, not 'x'"),
+        ("[limits]\nevent_bytes = 1.5", "limits.event_bytes is a whole number from 1 to 67,108,864, not 1.5"),
         ("= 1", "not TOML"),
     ],
 )
-def test_what_does_not_fit_is_told(tmp_path, text, told):
+def test_what_does_not_fit_is_told(tmp_path, monkeypatch, text, told):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "serve.toml").write_text(text)
 
-    with pytest.raises(Misuse, match=told):
-        load(str(tmp_path / "serve.toml"))
+    with pytest.raises(Misuse, match=re.escape(told)) as refused:
+        load("serve.toml")
+
+    assert not re.search(r"<class|must be|Attribute\(|\n", str(refused.value).removeprefix("the configuration 'serve.toml' is not TOML"))
+
+
+@pytest.mark.parametrize(("name", "text"), [("TOKENS", "maybe"), ("PAGE_MAX", "1.5"), ("IDLE_S", "x"), ("LIMITS_CLOSE_S", "")])
+def test_a_text_that_is_not_what_its_setting_is_is_told(name, text):
+    with pytest.raises(Misuse, match=f"{name.lower().replace('limits_', 'limits.')} is .*, not '{text}'$"):
+        load(environment={f"PERDURE_{name}": text})
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("Yes", True), ("1", True), ("false", False), ("NO", False), ("0", False)])
+def test_where_there_is_only_text_it_says_true_or_false(text, value):
+    assert load(environment={"PERDURE_TOKENS": text}).tokens is value
+    assert load(flags={"tokens": text}).tokens is value
 
 
 def test_what_is_reloaded_is_what_says_so():

@@ -6,8 +6,6 @@ import itertools
 import random
 import signal
 import socket
-import ssl
-import subprocess
 import time
 from contextlib import ExitStack
 
@@ -288,27 +286,6 @@ def test_two_share_one_server_and_either_may_be_killed_at_any_time(tmp_path, dat
 
     assert max(handed_over_s) < LEASE_S + 2, handed_over_s
     assert sums == [{"cents": 5 * stored}] * 2
-
-
-# -- TLS -------------------------------------------------------------------------------------
-
-
-def test_it_serves_https(tmp_path):
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem -days 1 -subj /CN=localhost"
-    try:
-        subprocess.run([*command.split(), "-addext", "subjectAltName=DNS:localhost"], cwd=tmp_path, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed: it makes the certificate")
-    context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
-    with process(tmp_path, *STORE, "--set", "tls_cert=cert.pem", "--set", "tls_key=key.pem") as daemon:
-        port = daemon.url.rpartition(":")[2]
-        with httpx2.Client(base_url=f"https://localhost:{port}", verify=context) as client:
-            answers = [client.get("/health/live").status_code for _ in range(3)]
-        with pytest.raises(httpx2.HTTPError):
-            httpx2.get(f"http://localhost:{port}/health/live")
-
-    assert daemon.url.startswith("https://")
-    assert answers == [200] * 3
 
 
 def test_every_field_is_documented():

@@ -19,6 +19,7 @@ from perdure.backends.blobs.ref import OCTETS
 from perdure.backends.blobs.source import Source
 from perdure.backends.blobs.urls import open_blobs
 from perdure.backends.errors import Misuse
+from perdure.backends.undone import undone_blobs
 from perdure.runtime.cli import out
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.options import AsJson
@@ -56,7 +57,7 @@ def put(
 
     async def command() -> int:
         source: Source = trio.wrap_file(sys.stdin.buffer) if file == "-" else Path(file)
-        async with open_blobs(blobs) as store:
+        async with undone_blobs(blobs), open_blobs(blobs) as store:
             with out.busy(f"putting {file} into {store.url}"):
                 ref = await store.put(source, media_type=kind)
         if json:

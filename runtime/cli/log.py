@@ -11,7 +11,7 @@ from perdure.actors.follower import Follower
 from perdure.actors.pace import Pace
 from perdure.actors.ring import Ring
 from perdure.backends.codec import Codec
-from perdure.backends.commit import check_stream
+from perdure.backends.commit import Append, check_stream
 from perdure.backends.errors import Conflict, Rewound
 from perdure.backends.event import Event, Position
 from perdure.backends.limits import LIMITS
@@ -23,7 +23,7 @@ from perdure.runtime.cli.blobstores import archive_store
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.options import AsJson, Believed, Json, Limit, Prefix, Stream, Url, WithArchive, at_least_0, check_limit, expected_of
 from perdure.runtime.cli.run import run_async
-from perdure.runtime.cli.stores import given_json, reading, writing
+from perdure.runtime.cli.stores import check_writes, given_json, reading, writing
 from perdure.runtime.cli.values import as_json, conflict_document, data_of, event_document
 from perdure.runtime.log import StreamReader
 
@@ -55,6 +55,7 @@ def append(
     """
     event = NewEvent(given_json(data, "the event's data"), type=type, tags=tag)
     believed, key_bytes = expected_of(expected), None if key is None else key.encode(errors="surrogateescape")
+    check_writes(Append(stream, [event], believed), key=key_bytes)
 
     async def command() -> int:
         async with writing(url, create=True) as rt:

@@ -24,6 +24,7 @@ import trio
 from perdure.backends import keys, redo
 from perdure.backends.answers import sweep_drawn
 from perdure.backends.commit_log import SEGMENT_BYTES, Batch, CommitLog, LogDoubtful, LogFull
+from perdure.backends.denied import check_denied
 from perdure.backends.disk import Disk, Lock
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Misuse, Unavailable
@@ -360,6 +361,7 @@ class FileMap:
             confirmed = self._log.last
             batches = await fresh.recover(confirmed, kept=self._image_number, anew=True)
         except OSError as error:
+            check_denied(error, self.folder)
             raise Unavailable(f"{self.folder} cannot be opened: {error.strerror or error}") from error
         finally:
             if self.state is State.REOPENING:
@@ -486,7 +488,7 @@ async def open_file(folder: str, options: Options, *, url: str, environment: Env
     """Open the store in *folder*, making it if there is none.
 
     Raises:
-      Misuse: the folder cannot hold a store.
+      Misuse: the folder cannot hold a store, or this user has no right to it.
       Corrupt: damage was found while opening.
       TooNew: a newer perdure made it.
       Unavailable: another process has it open, or the disk refuses.
@@ -502,11 +504,12 @@ async def open_file(folder: str, options: Options, *, url: str, environment: Env
             try:
                 await store.load()
             except MapDoubtful as error:
-                raise Unavailable(f"{folder} cannot be written: {error}; see to the disk, then open it again") from error
+                raise Unavailable(f"{folder} cannot be written: {error}; see to the disk") from error
         except BaseException:
             lock.release()
             raise
     except OSError as error:
+        check_denied(error, folder)
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
     capabilities = Capabilities(durable=True, views=True, loads=True, images=True, moves=True, cuts=True)
     return OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)

@@ -18,6 +18,7 @@ import attrs
 import msgspec
 import trio
 
+from perdure.backends.denied import check_denied
 from perdure.backends.disk import Disk, make_folder_durably
 from perdure.backends.errors import Corrupt, Misuse, TooNew, Unavailable
 from perdure.backends.event import to_datetime
@@ -78,6 +79,7 @@ async def back_up(backend: Backend, folder: str, *, disk: Disk, made_us: int, pr
             manifest = Manifest(FORMAT, moment.id, moment.head, moment.revision, at, made, rows, files)
             await _write_manifest(disk, folder, manifest)
     except OSError as error:
+        check_denied(error, folder)
         raise Unavailable(f"{folder} cannot be written: {error.strerror or error}") from error
     return manifest
 
@@ -181,6 +183,7 @@ async def read_manifest(disk: Disk, folder: str) -> Manifest:
     try:
         file = await disk.open(f"{folder}/{MANIFEST}", write=False)
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"{folder} cannot be read: {error.strerror or error}") from error
     try:
         raw = await file.read(0, await file.size())
@@ -216,6 +219,7 @@ async def check_backup(disk: Disk, folder: str, *, progress: Told = nobody) -> M
                 rows += len(found)
                 progress(Progress("rows", rows, manifest.rows))
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
     return manifest
 

@@ -308,9 +308,9 @@ async def check_room(source: Backend, target: str) -> None:
     """
     scheme, rest, _ = split_url(target)
     folder = Path(rest)
-    if scheme not in IN_FOLDERS or folder.exists():
+    if scheme not in IN_FOLDERS or os.path.exists(folder):
         return
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:  # of what may not be looked at it says no
         folder = folder.parent
     wanted, disk = (await source.store_status()).bytes_used, shutil.disk_usage(folder)
     if disk.free < wanted:

@@ -12,6 +12,7 @@ from datetime import datetime
 
 import attrs
 
+from perdure.backends.denied import check_denied
 from perdure.backends.disk import Disk
 from perdure.backends.errors import Corrupt, Misuse, Unavailable
 from perdure.backends.event import Position, to_us
@@ -89,6 +90,7 @@ async def restore(
         manifest, rewriter = checked.manifest, Rewriter(checked.survey, checked.manifest.store, backend.id)
         loaded = await _Filling(disk, folder, manifest, backend, progress).fill(rewriter)
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
     problems = await backend.verify(progress)
     if problems and not accept_damage:
@@ -134,6 +136,7 @@ async def _check_request(disk: Disk, folder: str, position: int | None, time: da
     try:
         manifest = await read_manifest(disk, folder)
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
     if position is not None and not 0 <= position <= manifest.head:
         raise Misuse(f"the backup ends at position {manifest.head}: there is no position {position} in it")
@@ -149,6 +152,7 @@ async def _survey(disk: Disk, folder: str, manifest: Manifest, survey: Survey, p
                 done += len(rows)
                 progress(Progress("rows looked at", done, manifest.rows))
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
     survey.finish()
     return survey

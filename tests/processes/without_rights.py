@@ -28,13 +28,11 @@ def perdure(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> sub
 @contextmanager
 def rights(folder: Path, *, folders: int = 0o555, files: int = 0o444) -> Iterator[None]:
     """A time in which all in *folder* has these modes; then its owner may do all again."""
-    _set(folder, folders, files)
+    paths = [(path, path.is_dir()) for path in [folder, *folder.rglob("*")]]
+    for path, is_folder in reversed(paths):  # a folder after what is in it
+        path.chmod(folders if is_folder else files)
     try:
         yield
     finally:
-        _set(folder, 0o755, 0o644)
-
-
-def _set(folder: Path, folders: int, files: int) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(folders if path.is_dir() else files)
+        for path, is_folder in paths:
+            path.chmod(0o755 if is_folder else 0o644)

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from without_rights import perdure, rights
 
 from perdure.runtime.__main__ import main
-from without_rights import perdure, rights
 
 KINDS = ["lmdb", "file"]
 

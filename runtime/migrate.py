@@ -300,6 +300,13 @@ def place_of_url(url: str) -> str:
     return url
 
 
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the lowest one above it that is there; what may not be looked at counts as not there."""
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 async def check_room(source: Backend, target: str) -> None:
     """Whether the disk of *target* has room for what *source* holds, where that can be known; what is there already is left alone.
 
@@ -307,11 +314,9 @@ async def check_room(source: Backend, target: str) -> None:
       Full: it has not.
     """
     scheme, rest, _ = split_url(target)
-    folder = Path(rest)
-    if scheme not in IN_FOLDERS or os.path.exists(folder):
+    folder = _nearest(Path(rest))
+    if scheme not in IN_FOLDERS or folder == Path(rest):
         return
-    while not os.path.exists(folder) and folder != folder.parent:  # of what may not be looked at it says no
-        folder = folder.parent
     wanted, disk = (await source.store_status()).bytes_used, shutil.disk_usage(folder)
     if disk.free < wanted:
         raise Full(f"the disk for {target}, which needs {wanted:,} bytes more,", disk.used, disk.total)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
+from perdure.backends.denied import check_denied
 from perdure.backends.disk import Disk, File, make_folder_durably, parent_of
 from perdure.backends.errors import Corrupt, Unavailable, WrongStore
 from perdure.backends.marks import FLUSHED, Mark, read_flushed, read_mark, write_mark
@@ -150,6 +151,7 @@ class CommitLog:
             return await self._recover(after, after if kept is None else kept, write, anew)
         except OSError as error:
             self.let_go()
+            check_denied(error, self.folder)
             raise Unavailable(f"{self.folder} cannot be read or written: {error.strerror or error}", "see to the disk, then open it again") from error
         except BaseException:
             self.let_go()

@@ -228,18 +228,19 @@ class Unreadable(PerdureError):
 class Truncated(PerdureError):
     """A part of what was asked for has been cut: of the stream, or (with *position*) of the log, up to there.
 
-    *first* is the stream's first seq that is left, *archive* where what was cut is kept, if anywhere.
+    *first* is the stream's first seq that is left, *archive* where what was cut is kept, if anywhere. *remedy*: what helps who asked, where that is known.
     """
 
     stream: str
     first: int
     archive: str | None = None
     position: int = 0
+    remedy: str = ""
 
     def __str__(self) -> str:
         on = f"after position {self.position}" if self.position else f"after seq {self.first - 1}"
         where = f"read {on}, or with the archives (the newest one of that stream is {self.archive})" if self.archive else f"read {on}"
-        return f"stream {self.stream!r} begins at seq {self.first}, what was before has been cut: {where}"
+        return f"stream {self.stream!r} begins at seq {self.first}, what was before has been cut: {self.remedy or where}"
 
 
 @_define

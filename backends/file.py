@@ -24,6 +24,7 @@ import trio
 from perdure.backends import keys, redo
 from perdure.backends.answers import sweep_drawn
 from perdure.backends.commit_log import SEGMENT_BYTES, Batch, CommitLog, LogDoubtful, LogFull
+from perdure.backends.denied import check_denied
 from perdure.backends.disk import Disk, Lock
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Misuse, Unavailable
@@ -361,6 +362,7 @@ class FileMap:
             confirmed = self._log.last
             batches = await fresh.recover(confirmed, kept=self._image_number, anew=True)
         except OSError as error:
+            check_denied(error, self.folder)
             raise Unavailable(f"{self.folder} cannot be opened: {error.strerror or error}") from error
         finally:
             if self.state is State.REOPENING:
@@ -487,7 +489,7 @@ async def open_file(folder: str, options: Options, *, url: str, environment: Env
     """Open the store in *folder*, making it if there is none.
 
     Raises:
-      Misuse: the folder cannot hold a store.
+      Misuse: the folder cannot hold a store, or this user has no right to it.
       Corrupt: damage was found while opening.
       TooNew: a newer perdure made it.
       Unavailable: another process has it open, or the disk refuses.
@@ -508,6 +510,7 @@ async def open_file(folder: str, options: Options, *, url: str, environment: Env
             lock.release()
             raise
     except OSError as error:
+        check_denied(error, folder)
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
     capabilities = Capabilities(durable=True, views=True, loads=True, images=True, moves=True, cuts=True)
     return OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)

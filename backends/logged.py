@@ -18,6 +18,7 @@ import trio
 
 from perdure.backends import redo
 from perdure.backends.commit_log import CommitLog, LogDoubtful, LogFull
+from perdure.backends.denied import check_denied
 from perdure.backends.errors import Unavailable
 from perdure.backends.layered import Layered, Many, Recorder, Rows
 from perdure.backends.news import LocalNews
@@ -78,8 +79,9 @@ async def open_logged(base: OrderedMap, new_log: Callable[[], CommitLog], stretc
     except MapFull as error:
         raise Unavailable("there is no room for what the commit log has: open it with a larger ?size=, or free the disk") from error
     except (OSError, MapDoubtful, MapAway) as error:
+        check_denied(error, f"the commit log of store {base.id}")
         why = getattr(error, "strerror", None) or error
-        raise Unavailable(f"the commit log cannot be brought into the map: {why}; see to the disk, then open it again") from error
+        raise Unavailable(f"the commit log cannot be brought into the map: {why}; see to the disk") from error
     return store
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Final
 
 import attrs
 import msgspec
+import trio
 
-from perdure.backends.disk import Disk
+from perdure.backends.denied import check_denied
+from perdure.backends.disk import Disk, make_folder_durably
 from perdure.backends.errors import Corrupt, Misuse, TooNew, Unavailable
 from perdure.backends.event import to_datetime
 from perdure.backends.image_file import ImageReader, read_image, write_image
@@ -27,6 +29,8 @@ from perdure.backends.protocol import Backend, Moment
 FORMAT: Final = 1
 IMAGE: Final = "image"
 MANIFEST: Final = "manifest.json"
+_LEFTOVERS: Final = frozenset({IMAGE, f"{IMAGE}.new", f"{MANIFEST}.new"})
+"""Of a backup that was cut off."""
 _READ_BYTES = 1 << 20
 
 Rows = list[tuple[bytes, bytes]]
@@ -61,7 +65,7 @@ class Manifest:
 async def back_up(backend: Backend, folder: str, *, disk: Disk, made_us: int, progress: Told = nobody) -> Manifest:
     """Write a backup of *backend*, as it is now, into *folder*, which is made or empty.
 
-    On return it is durable. If cancelled or failed, the folder has no manifest, so it is no backup.
+    On return it is durable. If cancelled, the folder has no manifest, so it is no backup; if it failed, nothing of it is left.
 
     Raises:
       Misuse: there is something in the folder, or its parent is missing.
@@ -69,38 +73,56 @@ async def back_up(backend: Backend, folder: str, *, disk: Disk, made_us: int, pr
       Unavailable: the disk refuses it, or the store has to be reopened: begin again.
     """
     try:
-        await _prepare(disk, folder)
-        async with backend.moment() as moment:
+        async with backend.moment() as moment, _folder(disk, folder):
             files, rows = await _write_image(disk, folder, moment, progress)
             at, made = to_datetime(moment.at_us), to_datetime(made_us)
             manifest = Manifest(FORMAT, moment.id, moment.head, moment.revision, at, made, rows, files)
-        await _write_manifest(disk, folder, manifest)
+            await _write_manifest(disk, folder, manifest)
     except OSError as error:
+        check_denied(error, folder)
         raise Unavailable(f"{folder} cannot be written: {error.strerror or error}") from error
     return manifest
 
 
-async def _prepare(disk: Disk, folder: str) -> None:
+@asynccontextmanager
+async def _folder(disk: Disk, folder: str) -> AsyncIterator[None]:
+    """The folder of a backup, empty; if the body fails it is as before."""
+    made = await _prepare(disk, folder)
+    try:
+        yield
+    except Exception:
+        with trio.CancelScope(shield=True), suppress(OSError):
+            await _remove_leftovers(disk, folder)
+            if made:
+                await disk.remove_folder(folder)
+        raise
+
+
+async def _remove_leftovers(disk: Disk, folder: str) -> None:
+    for name in sorted(_LEFTOVERS):
+        await disk.remove(f"{folder}/{name}")
+
+
+async def _prepare(disk: Disk, folder: str) -> bool:
+    """Make the folder, or empty it of a backup that was cut off; whether it was made."""
     try:
         found = await disk.entries(folder)
     except FileNotFoundError:
         await _make(disk, folder)
-        return
+        return True
     except NotADirectoryError:
         raise Misuse(f"{folder} is a file: a backup is a folder, name a new one") from None
-    leftovers = {IMAGE, f"{IMAGE}.new", f"{MANIFEST}.new"}  # of a backup that was cut off
-    if not set(found) <= leftovers:
+    if not set(found) <= _LEFTOVERS:
         raise Misuse(f"there is something in {folder}: a backup overwrites nothing, name a new folder")
-    for name in found:
-        await disk.remove(f"{folder}/{name}")
+    await _remove_leftovers(disk, folder)
+    return False
 
 
 async def _make(disk: Disk, folder: str) -> None:
     parent = _parent(folder)
     if not await disk.exists(parent):
         raise Misuse(f"the folder {parent} does not exist: make it first")
-    await disk.make_folder(folder)
-    await disk.sync_folder(parent)
+    await make_folder_durably(disk, folder)
 
 
 def _parent(path: str) -> str:
@@ -161,6 +183,7 @@ async def read_manifest(disk: Disk, folder: str) -> Manifest:
     try:
         file = await disk.open(f"{folder}/{MANIFEST}", write=False)
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"{folder} cannot be read: {error.strerror or error}") from error
     try:
         raw = await file.read(0, await file.size())
@@ -196,6 +219,7 @@ async def check_backup(disk: Disk, folder: str, *, progress: Told = nobody) -> M
                 rows += len(found)
                 progress(Progress("rows", rows, manifest.rows))
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
     return manifest
 

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import attrs
 
 from perdure.backends.commit import Append, Commit, Committed, Draft, propose
-from perdure.backends.errors import Misuse, PerdureError
+from perdure.backends.errors import Misuse, PerdureError, Truncated
 from perdure.backends.event import START, Extra, Position, Record, pack_extra
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.progress import Progress, Told, nobody
@@ -81,7 +81,11 @@ async def export(
     """
     head, count, cursor = await backend.head(), 0, after
     while True:
-        page = await backend.read_log(after=cursor, limit=limits.page_records, bytes_max=limits.page_bytes, where=where, over_cuts=over_cuts)
+        try:
+            page = await backend.read_log(after=cursor, limit=limits.page_records, bytes_max=limits.page_bytes, where=where, over_cuts=over_cuts)
+        except Truncated as error:
+            error.remedy = f"--over-cuts (over_cuts=True) exports what is left, --after {error.position} what comes after the cut"
+            raise
         records = [record for record in page.records if record.position <= head]
         for record in records:
             write(to_line(record) + b"\n")

@@ -25,6 +25,7 @@ from perdure.backends.errors import Full, Misuse, StoreMoved, Unavailable, Unsup
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import Backend, State
+from perdure.backends.undone import refuse_filled
 from perdure.backends.urls import open_backend, split_url
 from perdure.runtime.carry import Carrier
 from perdure.runtime.cutover import PAUSE_S, Pause, cut_over, end_cut_over, turn_back
@@ -81,6 +82,8 @@ async def migrate_store(
         gone_to = await here.moved_to()
         if gone_to and gone_to != place_of_url(target):
             raise StoreMoved(place_of_url(source), gone_to)
+        if gone_to:
+            await _check_there(target, source, environment, limits)
         await check_room(here, target)
         async with _opened_target(target, here, environment, limits) as there:
             return await bring(here, there, pause_s=pause_s, progress=progress)
@@ -116,8 +119,22 @@ async def _opened_source(url: str, environment: Environment | None, limits: Limi
         raise
 
 
+async def _check_there(target: str, source: str, environment: Environment | None, limits: Limits) -> None:
+    """Where the source says that it is at *target*, none is made there.
+
+    Raises:
+      Misuse: there is none.
+    """
+    try:
+        async with open_backend(target, environment=environment, limits=limits, create=False, loading=True):
+            pass
+    except Misuse as error:
+        raise Misuse(f"{source} says that the store is at {target}, and there it is not ({error}): put it back there, with what came in since") from error
+
+
 @asynccontextmanager
 async def _opened_target(url: str, source: Backend, environment: Environment | None, limits: Limits) -> AsyncIterator[Backend]:
+    await refuse_filled(url)
     try:
         async with open_backend(url, environment=environment, limits=limits, loading=True, id=source.id) as backend:
             check_declared(backend, url)
@@ -283,6 +300,13 @@ def place_of_url(url: str) -> str:
     return url
 
 
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the lowest one above it that is there; what may not be looked at counts as not there."""
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 async def check_room(source: Backend, target: str) -> None:
     """Whether the disk of *target* has room for what *source* holds, where that can be known; what is there already is left alone.
 
@@ -290,11 +314,9 @@ async def check_room(source: Backend, target: str) -> None:
       Full: it has not.
     """
     scheme, rest, _ = split_url(target)
-    folder = Path(rest)
-    if scheme not in IN_FOLDERS or folder.exists():
+    folder = _nearest(Path(rest))
+    if scheme not in IN_FOLDERS or folder == Path(rest):
         return
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     wanted, disk = (await source.store_status()).bytes_used, shutil.disk_usage(folder)
     if disk.free < wanted:
         raise Full(f"the disk for {target}, which needs {wanted:,} bytes more,", disk.used, disk.total)

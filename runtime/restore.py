@@ -12,6 +12,7 @@ from datetime import datetime
 
 import attrs
 
+from perdure.backends.denied import check_denied
 from perdure.backends.disk import Disk
 from perdure.backends.errors import Corrupt, Misuse, Unavailable
 from perdure.backends.event import Position, to_us
@@ -47,6 +48,14 @@ class Restored:
     """What verifying found, and was accepted."""
 
 
+@attrs.frozen
+class Checked:
+    """A backup that was read as a whole, and can be cut where that was asked for."""
+
+    manifest: Manifest
+    survey: Survey
+
+
 async def restore(
     folder: str,
     backend: Backend,
@@ -56,12 +65,13 @@ async def restore(
     time: datetime | None = None,
     accept_damage: bool = False,
     progress: Told = nobody,
+    checked: Checked | None = None,
 ) -> Restored:
     """Fill *backend*, a new store that was opened for loading, from the backup in *folder*.
 
     With *position* or *time* its log ends at the last commit that is not beyond. The backup is checked before
-    anything is loaded, and the new store is verified before it is opened. If cancelled or failed, the store says that it
-    is being loaded: restore into it again, which begins anew, or remove it.
+    anything is loaded (*checked*: it was, by `check_restore`, before the store was made), and the new store is verified before it is opened. If
+    cancelled or failed, the store says that it is being loaded: restore into it again, which begins anew, or remove it.
 
     Raises:
       Misuse: there is no backup, the store is not new, or the position is beyond the backup's, or before what had been cut.
@@ -69,18 +79,18 @@ async def restore(
       Unsupported: the backend cannot be loaded with rows.
       Unavailable: a disk refuses it.
     """
-    if backend.state is not State.LOADING and (await backend.head() or await backend.revision()):
-        raise Misuse("a restore makes a new store: name one that is not there yet")
+    await check_new(backend)
     try:
-        await check_request(disk, folder, position=position, time=time)
-        await backend.begin_load(anew=True)  # from here on it says that it is none yet, whatever is found
-        manifest = await check_backup(disk, folder, progress=progress)
-        filling = _Filling(disk, folder, manifest, backend, progress)
-        survey = await filling.survey(None if position == manifest.head else position, None if time is None else to_us(time))
-        survey.check_cut()
-        rewriter = Rewriter(survey, manifest.store, backend.id)
-        loaded = await filling.fill(rewriter)
+        if checked is None:
+            await _check_request(disk, folder, position, time)
+            await backend.begin_load(anew=True)  # from here on it says that it is none yet, whatever is found
+            checked = await check_restore(disk, folder, position=position, time=time, progress=progress)
+        else:
+            await backend.begin_load(anew=True)
+        manifest, rewriter = checked.manifest, Rewriter(checked.survey, checked.manifest.store, backend.id)
+        loaded = await _Filling(disk, folder, manifest, backend, progress).fill(rewriter)
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
     problems = await backend.verify(progress)
     if problems and not accept_damage:
@@ -90,14 +100,35 @@ async def restore(
     return _report(manifest, rewriter, await backend.head(), loaded, problems)
 
 
-async def check_request(disk: Disk, folder: str, *, position: int | None, time: datetime | None) -> None:
-    """Whether *folder* holds a backup that can be cut there; its rows are not read.
+async def check_new(backend: Backend) -> None:
+    """Whether a backup may be restored into *backend*.
 
     Raises:
-      Misuse: there is no backup, or the cut is none.
-      Corrupt: its manifest is not as it was written.
+      Misuse: it holds something that no restore has left.
+    """
+    if backend.state is not State.LOADING and (await backend.head() or await backend.revision()):
+        raise Misuse("a restore makes a new store: name one that is not there yet")
+
+
+async def check_restore(
+    disk: Disk, folder: str, *, position: int | None = None, time: datetime | None = None, progress: Told = nobody
+) -> Checked:
+    """Read the backup in *folder* as a whole, and look whether its log can be cut there: for who makes a store only then.
+
+    Raises:
+      Misuse: there is no backup, or the cut is none, or it is before what had been cut.
+      Corrupt: the backup is not as it was written.
       Unavailable: the disk refuses it.
     """
+    await _check_request(disk, folder, position, time)
+    manifest = await check_backup(disk, folder, progress=progress)
+    survey = await _survey(disk, folder, manifest, Survey(None if position == manifest.head else position, None if time is None else to_us(time)), progress)
+    survey.check_cut()
+    return Checked(manifest, survey)
+
+
+async def _check_request(disk: Disk, folder: str, position: int | None, time: datetime | None) -> None:
+    """Whether there is a backup and the cut is one; its rows are not read."""
     if position is not None and time is not None:
         raise Misuse("a restore ends at a position or at a time, not both")
     if time is not None and time.tzinfo is None:
@@ -105,9 +136,26 @@ async def check_request(disk: Disk, folder: str, *, position: int | None, time: 
     try:
         manifest = await read_manifest(disk, folder)
     except OSError as error:
+        check_denied(error, folder, "name another backup")
         raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
     if position is not None and not 0 <= position <= manifest.head:
         raise Misuse(f"the backup ends at position {manifest.head}: there is no position {position} in it")
+
+
+async def _survey(disk: Disk, folder: str, manifest: Manifest, survey: Survey, progress: Told) -> Survey:
+    """Tell *survey* of all rows."""
+    done = 0
+    try:
+        async with open_rows(disk, folder, manifest) as reader:
+            async for table, rows in reader:
+                survey.add(table, rows)
+                done += len(rows)
+                progress(Progress("rows looked at", done, manifest.rows))
+    except OSError as error:
+        check_denied(error, folder, "name another backup")
+        raise Unavailable(f"the backup in {folder} cannot be read: {error.strerror or error}") from error
+    survey.finish()
+    return survey
 
 
 def _report(manifest: Manifest, rewriter: Rewriter, head: Position, loaded: int, problems: list[str]) -> Restored:
@@ -130,7 +178,7 @@ def _report(manifest: Manifest, rewriter: Rewriter, head: Position, loaded: int,
 
 
 class _Filling:
-    """Reads a backup twice: to know what is in it, and to load it."""
+    """Loads a backup, which was surveyed."""
 
     def __init__(self, disk: Disk, folder: str, manifest: Manifest, backend: Backend, progress: Told) -> None:
         self._disk = disk
@@ -138,17 +186,6 @@ class _Filling:
         self._manifest = manifest
         self._backend = backend
         self._progress = progress
-
-    async def survey(self, until_position: int | None, until_us: int | None) -> Survey:
-        survey = Survey(until_position, until_us)
-        done = 0
-        async with open_rows(self._disk, self._folder, self._manifest) as reader:
-            async for table, rows in reader:
-                survey.add(table, rows)
-                done += len(rows)
-                self._progress(Progress("rows looked at", done, self._manifest.rows))
-        survey.finish()
-        return survey
 
     async def fill(self, rewriter: Rewriter) -> int:
         """Load all that stays; how many records that were (of a log that is cut)."""

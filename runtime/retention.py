@@ -16,7 +16,7 @@ import trio
 
 from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.commit import Commit, Committed, Cut, propose
-from perdure.backends.errors import BlobsUnavailable, Conflict, Full, InDoubt, Misuse, PerdureError, Truncated, Unavailable
+from perdure.backends.errors import BlobsUnavailable, Conflict, Full, InDoubt, Misuse, PerdureError, Truncated, Unavailable, Unsupported
 from perdure.backends.event import Position, Record, category_of
 from perdure.backends.limits import CUT_EVENTS, LIMITS, Limits
 from perdure.backends.progress import Progress, Told, nobody
@@ -221,6 +221,8 @@ async def retain(
     gone = [Gone(one.info.name, one.first, one.events, sizes[one.info.name]) for one in planned]
     if dry_run or not planned:
         return Retained(tuple(gone), None, (), dry_run, found.waiting, found.holders)
+    if not (backend.capabilities.writes and backend.capabilities.cuts):  # before an archive is put for nothing
+        raise Unsupported("cuts" if backend.capabilities.writes else "writes", (await backend.store_status()).url)
     kept = {one.info.name: (one.info, one.first) for one in planned if one.archive}
     if kept and blobs is None:
         raise Misuse(f"{len(kept):,} streams are to be archived, and there is no blob store: give one (--blobs), or say archive=False in their Retention")

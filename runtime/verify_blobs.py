@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from perdure.backends import tables
-from perdure.backends.blobs.protocol import BlobStore
+from perdure.backends.blobs.protocol import BlobStore, Remembers
 from perdure.backends.blobs.ref import BlobRef, refs_in
 from perdure.backends.errors import BlobMissing, Corrupt, Misuse, TooNew, Unsupported
 from perdure.backends.event import START, Record, unpack_extra
@@ -31,8 +31,9 @@ _MARK: Final = b"size_bytes"
 class BlobReport:
     """What was found. *blobs* were read, of *size_bytes* together; *refs* are the distinct blobs referred to.
 
-    *problems* are blobs that are damaged, and refs and archives whose bytes are not there. *unreferenced* is no problem by itself: it may have been put
-    for an event that is still to come, for another store, or by a program that was killed before it appended. *left_out* says what was not looked through.
+    A damaged blob counts with the bytes that its store has of it. *problems* are blobs that are damaged or whose bytes are gone, and refs and archives
+    whose bytes are not there. *unreferenced* is no problem by itself: it may have been put for an event that is still to come, for another store, or by a
+    program that was killed before it appended. *left_out* says what was not looked through, or not mended.
     """
 
     blobs: int
@@ -41,6 +42,8 @@ class BlobReport:
     problems: tuple[str, ...]
     unreferenced: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
+    """What was damaged beside the bytes, and was made again from them."""
 
 
 async def verify_blobs(blobs: BlobStore, stores: Sequence[Backend] = (), *, progress: Told = nobody) -> BlobReport:
@@ -52,32 +55,69 @@ async def verify_blobs(blobs: BlobStore, stores: Sequence[Backend] = (), *, prog
       BlobsUnavailable, Unavailable: the blob store, or a store, cannot be read now.
     """
     # The blobs first: what is put and appended meanwhile is then found by its ref, and asked for once more.
-    kept, problems = await _read_all(blobs, progress)
+    looked = await _read_all(blobs, progress)
+    kept, problems = looked.kept, looked.problems
     found = _Found(blobs, frozenset(cid for cid, size in kept.items() if size is None))
-    left_out = [text for store in stores for text in await found.look_through(store, progress)]
+    left_out = looked.left_out + [text for store in stores for text in await found.look_through(store, progress)]
     problems += found.missing
     problems += [text for ref, place in found.places.items() if (text := await _why_wrong(blobs, kept, ref, place))]
-    referred = {ref.cid for ref in found.places} | found.archives
+    named = {ref.cid for ref in found.places}
+    referred = named | found.archives
+    problems += [f"the bytes of blob {cid} are gone from {blobs.url}: put the same bytes again, or delete it" for cid in looked.lost if cid not in named]
     unreferenced = tuple(cid for cid in kept if cid not in referred) if stores else ()
-    return BlobReport(len(kept), sum(size or 0 for size in kept.values()), len(referred), tuple(problems), unreferenced, tuple(left_out))
+    return BlobReport(len(kept), looked.size_bytes, len(referred), tuple(problems), unreferenced, tuple(left_out), tuple(looked.mended))
 
 
-async def _read_all(blobs: BlobStore, progress: Told) -> tuple[dict[str, int | None], list[str]]:
-    """The size of each blob (None: it is damaged, or not whole), and what is wrong with it."""
-    kept: dict[str, int | None] = {}
-    problems: list[str] = []
+@attrs.define
+class _Read:
+    """What reading every blob has given."""
+
+    kept: dict[str, int | None] = attrs.field(factory=dict)
+    """The size of each; None: it is damaged, or not whole."""
+    size_bytes: int = 0
+    problems: list[str] = attrs.field(factory=list)
+    lost: list[str] = attrs.field(factory=list)
+    """Blobs whose bytes are gone."""
+    mended: list[str] = attrs.field(factory=list)
+    left_out: list[str] = attrs.field(factory=list)
+
+
+async def _read_all(blobs: BlobStore, progress: Told) -> _Read:
+    found = _Read()
     cids = await blobs.cids(limit=PAGE_CIDS)
     while cids:
         for cid in cids:
-            progress(Progress("blobs", len(kept)))
-            try:
-                kept[cid] = (await blobs.verify(cid)).size_bytes
-            except (Corrupt, BlobMissing) as error:
-                if not isinstance(error, BlobMissing) or await blobs.has(cid):  # else it was deleted meanwhile
-                    kept[cid] = None
-                    problems.append(str(error))
+            progress(Progress("blobs", len(found.kept)))
+            await _read_one(blobs, cid, found)
         cids = await blobs.cids(after=cids[-1], limit=PAGE_CIDS)
-    return kept, problems
+    found.lost = await blobs.lost() if isinstance(blobs, Remembers) else []
+    return found
+
+
+async def _read_one(blobs: BlobStore, cid: str, found: _Read) -> None:
+    try:
+        stat = await blobs.verify(cid)
+    except (Corrupt, BlobMissing) as error:
+        if not isinstance(error, BlobMissing) or await blobs.has(cid):  # else it was deleted meanwhile
+            found.kept[cid] = None
+            found.problems.append(str(error))
+            found.size_bytes += await _size_of_damaged(blobs, cid)
+        return
+    found.kept[cid] = stat.size_bytes
+    found.size_bytes += stat.size_bytes
+    if stat.nodes == "mended":
+        found.mended.append(f"the nodes of blob {cid} in {blobs.url} were damaged or missing: they were made again from its bytes, which are sound")
+    elif stat.nodes == "damaged":
+        why = f"{blobs.url} may not be written by this user; its bytes are sound"
+        found.left_out.append(f"the mending of blob {cid}, whose nodes are damaged or missing: {why}")
+
+
+async def _size_of_damaged(blobs: BlobStore, cid: str) -> int:
+    try:
+        stat = await blobs.stat(cid)
+    except Corrupt:
+        return 0
+    return 0 if stat is None else stat.size_bytes
 
 
 async def _why_wrong(blobs: BlobStore, kept: dict[str, int | None], ref: BlobRef, place: str) -> str:

@@ -8,18 +8,20 @@
 
 A put writes under `incoming`, flushes, renames, and syncs the folder: a blob is there whole or not at all, and what a killed put left is
 removed by the next opening. The nodes say how to check each chunk by itself. They can be made again from the bytes, and are, where they
-are missing or damaged: only the files in `blobs` matter.
+are missing or damaged: only the files in `blobs` matter. They get their names after the blob and lose them before it, so nodes without a blob are of one
+whose bytes are gone. Who may not write to the folder reads it all the same.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from hashlib import sha256
 from itertools import count
 from typing import Final
 
+import attrs
 import msgspec
 import trio
 
@@ -28,7 +30,8 @@ from perdure.backends.blobs.putting import Chunk, put_tree
 from perdure.backends.blobs.reader import MENDED, BlobReader, read_through
 from perdure.backends.blobs.ref import OCTETS, BlobRef, BlobStat, address_of, is_address
 from perdure.backends.blobs.source import WINDOW_BYTES, Source, Window, reading
-from perdure.backends.blobs.unixfs import BLOCK_BYTES_MAX, Block, Part, read_node
+from perdure.backends.blobs.unixfs import BLOCK_BYTES_MAX, Block, Link, Part, read_node
+from perdure.backends.denied import check_denied, is_denied
 from perdure.backends.disk import Disk, Lock, Taken, make_folder_durably, name_durably
 from perdure.backends.environment import Environment
 from perdure.backends.errors import BlobsUnavailable, Closed, Corrupt, Misuse, TooNew
@@ -48,25 +51,27 @@ async def open_directory(folder: str, *, url: str, create: bool = True, environm
     environment = environment or Environment()
     with translated(url):
         await _enter(environment, folder, url=url, create=create)
-        id, lock = await _take(environment, folder)
         try:
-            await _sweep(environment.disk, folder, id)
-        except BaseException:
-            lock.release()
-            raise
+            id, lock = await _take_part(environment, folder)
+        except OSError as error:
+            if not is_denied(error):
+                raise
+            id, lock = "", None
     return DirectoryBlobs(folder, url, environment, id, lock)
 
 
 class DirectoryBlobs:
     """See `BlobStore`. Any number of processes may have the folder open."""
 
-    def __init__(self, folder: str, url: str, environment: Environment, id: str, lock: Lock) -> None:
+    def __init__(self, folder: str, url: str, environment: Environment, id: str, lock: Lock | None) -> None:
+        """*lock* None: nothing may be written."""
         self.url = url
+        self._closed = False
         self._folder = folder
         self._disk = environment.disk
         self._threads = environment.threads
         self._id = id
-        self._lock: Lock | None = lock
+        self._lock = lock
         self._numbers = count(1)
         self._made: set[str] = set()
         """Folders whose entries are known to be durable: at most 512."""
@@ -78,8 +83,15 @@ class DirectoryBlobs:
 
     async def put(self, source: Source, *, media_type: str = OCTETS) -> BlobRef:
         self._check_open()
+        if self._lock is None:
+            raise Misuse(f"{self.url} may not be written by this user: give it the right, or name another folder")
         BlobRef(str(_NOTHING), 0, media_type)  # a media type that is none is told before anything is read
-        async with reading(source) as read, self._incoming() as temporary:
+        async with reading(source) as read, self._incoming() as temporary, AsyncExitStack() as kept:
+            nodes: list[tuple[str, Cid]] = []
+
+            async def put_node(block: Block) -> None:
+                nodes.append((await kept.enter_async_context(self._written(block)), block.cid))
+
             with translated(self.url):
                 file = await self._disk.open(temporary, create=True)
             try:
@@ -91,12 +103,14 @@ class DirectoryBlobs:
                         await file.write(at, bytes(window))
                     at += len(window)
 
-                root = await put_tree(read, self._threads, put_window=put_window, put_node=self._put_node)
+                root = await put_tree(read, self._threads, put_window=put_window, put_node=put_node)
                 with translated(self.url):
                     await file.flush()
             finally:
                 file.close()
             await self._name(temporary, self._blob(root.cid))
+            for written, cid in nodes:
+                await self._name(written, self._tree(cid))
         return BlobRef(str(root.cid), root.size_bytes, media_type)
 
     def get(self, what: BlobRef | str, *, start: int = 0, end: int | None = None) -> BlobReader:
@@ -116,21 +130,24 @@ class DirectoryBlobs:
 
     async def delete(self, what: BlobRef | str) -> bool:
         cid, found = address_of(what), await self.has(what)
-        nodes = await self._nodes_below(cid) if found else []
+        kept = found or await self.node(cid) is not None  # its bytes may be gone
+        nodes = await self._nodes_below(cid) if kept else []
         with translated(self.url):
+            for node in nodes:  # another blob may have the same one: it is made again for it
+                await self._disk.remove(self._tree(node))
             if found:
                 await self._disk.remove(self._blob(cid))
                 await self._disk.sync_folder(self._shard("blobs", cid))
-            for node in nodes:  # another blob may have the same one: it is made again for it
-                await self._disk.remove(self._tree(node))
-        return found
+        return kept
 
     async def verify(self, what: BlobRef | str) -> BlobStat:
-        read = await read_through(self.get(what))
+        self._check_open()
+        blocks = _Blocks(self, address_of(what))
+        read = await read_through(BlobReader(blocks, self._threads, what))
         file_bytes = await self._size(self._blob(address_of(what)))
         if file_bytes not in (None, read.size_bytes):
             raise Corrupt(f"blob {read.cid} in {self.url}", f"its file has {file_bytes:,} bytes, the blob {read.size_bytes:,}", MENDED)
-        return read
+        return attrs.evolve(read, nodes="sound" if blocks.made is None else "damaged" if self._lock is None else "mended")
 
     async def cids(self, *, after: str | None = None, limit: int = 1_000) -> list[str]:
         self._check_open()
@@ -144,7 +161,22 @@ class DirectoryBlobs:
                     break
         return found[:limit]
 
+    async def lost(self) -> list[str]:
+        """See `Remembers`: roots of trees that have no blob."""
+        self._check_open()
+        roots: dict[Cid, None] = {}
+        below: set[Cid] = set()
+        with translated(self.url):
+            trees = f"{self._folder}/trees"
+            shards = await self._disk.entries(trees) if await self._disk.exists(trees) else []
+            for name in [name for shard in shards for name in await self._disk.entries(f"{trees}/{shard}") if is_address(name)]:
+                if (data := await self.node(Cid.parse(name))) is not None:
+                    roots[Cid.parse(name)] = None
+                    below |= {link.cid for link in _links(data)}
+        return [str(cid) for cid in roots if cid not in below and not await self.has(str(cid))]
+
     async def aclose(self) -> None:
+        self._closed = True
         if self._lock is not None:
             lock, self._lock = self._lock, None
             with suppress(OSError):
@@ -163,7 +195,7 @@ class DirectoryBlobs:
         return f"{self._shard('trees', cid)}/{cid}"
 
     def _check_open(self) -> None:
-        if self._lock is None:
+        if self._closed:
             raise Closed(f"the blob store {self.url}")
 
     # -- writing -----------------------------------------------------------------------------
@@ -178,7 +210,9 @@ class DirectoryBlobs:
             with trio.CancelScope(shield=True), suppress(OSError):  # the next opening would do it
                 await self._disk.remove(path)
 
-    async def _put_node(self, block: Block) -> None:
+    @asynccontextmanager
+    async def _written(self, block: Block) -> AsyncIterator[str]:
+        """The name under which a node is, flushed, until it has its own."""
         async with self._incoming() as temporary:
             with translated(self.url):
                 file = await self._disk.open(temporary, create=True)
@@ -187,7 +221,7 @@ class DirectoryBlobs:
                     await file.flush()
                 finally:
                     file.close()
-            await self._name(temporary, self._tree(block.cid))
+            yield temporary
 
     async def _name(self, temporary: str, path: str) -> None:
         """Put a flushed file in its place, durably. What has that name has the same bytes, or ought to."""
@@ -234,9 +268,9 @@ class DirectoryBlobs:
         data = await self._read(self._tree(cid), 0, BLOCK_BYTES_MAX + 1)
         return data if data is not None and sha256(data).digest() == cid.digest else None
 
-    async def mend(self, cid: Cid) -> bytes | None:
-        """Make the nodes of a blob again, from its bytes; the root, if they are its bytes."""
-        at = 0
+    async def mend(self, cid: Cid) -> dict[Cid, bytes] | None:
+        """The nodes of a blob, made again from its bytes, and stored if this user may; None: they are not its bytes."""
+        at, made = 0, list[Block]()
 
         async def read() -> Window:
             nonlocal at
@@ -247,8 +281,16 @@ class DirectoryBlobs:
         async def seen(_: Window, __: Sequence[Chunk]) -> None:
             await trio.lowlevel.checkpoint()
 
-        await put_tree(read, self._threads, put_window=seen, put_node=self._put_node)
-        return await self.node(cid)
+        async def keep(block: Block) -> None:
+            made.append(block)
+            await trio.lowlevel.checkpoint()
+
+        if (await put_tree(read, self._threads, put_window=seen, put_node=keep)).cid != cid:
+            return None
+        for block in made if self._lock is not None else ():
+            async with self._written(block) as temporary:
+                await self._name(temporary, self._tree(block.cid))
+        return {block.cid: block.data for block in made}
 
     async def _nodes_below(self, cid: Cid) -> list[Cid]:
         """The nodes of a blob, as far as they are sound."""
@@ -259,6 +301,13 @@ class DirectoryBlobs:
         return found
 
 
+def _links(data: bytes) -> list[Link]:
+    try:
+        return read_node(data)
+    except ValueError:  # it fits its CID, and is no node: nobody made it
+        return []
+
+
 class _Blocks:
     """See `Blocks`: the blocks of one blob, from its file and its nodes."""
 
@@ -266,7 +315,8 @@ class _Blocks:
         self.where = store.url
         self._store = store
         self._root = root
-        self._mended = False
+        self.made: dict[Cid, bytes] | None = None
+        """Its nodes, where they had to be made again."""
 
     async def whole(self, cid: Cid) -> bytes | None:
         return await self._store._read(self._store._blob(cid), 0, BLOCK_BYTES_MAX + 1)
@@ -275,11 +325,12 @@ class _Blocks:
         if cid == self._root and not await self._store.has(str(cid)):
             return None
         data = await self._store.node(cid)
-        if data is None and not self._mended:
-            self._mended = True
-            if await self._store.mend(self._root) is None:
+        if data is None:
+            if self.made is None:
+                self.made = await self._store.mend(self._root)
+            if self.made is None:
                 raise Corrupt(f"blob {self._root} in {self.where}", "its bytes are not those of its CID", MENDED)
-            data = await self._store.node(cid)
+            data = self.made.get(cid)
         return data
 
     async def leaves(self, parts: Sequence[Part]) -> list[bytes | None]:
@@ -308,9 +359,6 @@ async def _enter(environment: Environment, folder: str, *, url: str, create: boo
     if not await disk.exists(mark):
         raise Misuse(f"{url}: there is no blob store in this folder; the first `perdure blob put`, or open_blobs, makes one")
     await _check_format(disk, mark, url)
-    for name in _FOLDERS:
-        if not await disk.exists(f"{folder}/{name}"):
-            await make_folder_durably(disk, f"{folder}/{name}")
 
 
 async def _mark(environment: Environment, folder: str) -> None:
@@ -333,6 +381,20 @@ async def _check_format(disk: Disk, mark: str, url: str) -> None:
         file.close()
     if not isinstance(found, int) or found > FORMAT:
         raise TooNew(url, found, FORMAT)
+
+
+async def _take_part(environment: Environment, folder: str) -> tuple[str, Lock]:
+    """Be one of those who write: see `_take`; what those who have ended were putting is removed."""
+    for name in _FOLDERS:
+        if not await environment.disk.exists(f"{folder}/{name}"):
+            await make_folder_durably(environment.disk, f"{folder}/{name}")
+    id, lock = await _take(environment, folder)
+    try:
+        await _sweep(environment.disk, folder, id)
+    except BaseException:
+        lock.release()
+        raise
+    return id, lock
 
 
 async def _take(environment: Environment, folder: str) -> tuple[str, Lock]:
@@ -373,15 +435,13 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        check_denied(error, where)
         raise BlobsUnavailable(where, error.strerror or str(error), _REMEDIES.get(error.errno or 0, "try again")) from error
 
 
 _REMEDIES = {
     errno.ENOSPC: "make room on the disk, or delete blobs",
     errno.EDQUOT: "make room on the disk, or delete blobs",
-    errno.EACCES: "give this user the right to write to the folder",
-    errno.EPERM: "give this user the right to write to the folder",
-    errno.EROFS: "the file system is read-only",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from perdure.backends.blobs.reader import BlobReader
 from perdure.backends.blobs.ref import OCTETS, BlobRef, BlobStat
@@ -70,4 +70,13 @@ class BlobStore(Protocol):
 
     async def aclose(self) -> None:
         """Let go of the store. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A blob store that can tell of blobs whose bytes are gone."""
+
+    async def lost(self) -> list[str]:
+        """Their CIDs: something of them is kept, and not their bytes."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -50,6 +50,8 @@ class BlobStat:
 
     cid: str
     size_bytes: int
+    nodes: Literal["sound", "mended", "damaged"] = "sound"
+    """Of what says how to check its chunks, where that is kept apart. Damaged or missing, it is made again from the bytes, if it may be written."""
 
 
 def refs_in(value: Any) -> Iterator[BlobRef]:

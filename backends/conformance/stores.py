@@ -9,8 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from pathlib import Path
 
 from perdure.backends.conformance.law import Stores
+from perdure.backends.denied import check_denied
 from perdure.backends.environment import Environment, Threads, TrioThreads, wall_us
-from perdure.backends.errors import Misuse
+from perdure.backends.errors import Misuse, Unavailable
 from perdure.backends.faulty import FaultyBackend, in_doubt
 from perdure.backends.limits import Limits
 from perdure.backends.protocol import Backend
@@ -132,8 +133,14 @@ def _scratch(parent: Path) -> Iterator[Path]:
     made = not parent.exists()
     if made and not parent.parent.is_dir():
         raise Misuse(f"the folder {parent.parent} does not exist: make it first")
-    parent.mkdir(exist_ok=True)
-    below = Path(tempfile.mkdtemp(prefix="conformance-", dir=parent))
+    try:
+        parent.mkdir(exist_ok=True)
+        below = Path(tempfile.mkdtemp(prefix="conformance-", dir=parent))
+    except FileExistsError:
+        raise Misuse(f"{parent} is a file: name a folder, in which stores are made and removed") from None
+    except OSError as error:
+        check_denied(error, parent)
+        raise Unavailable(f"{parent} cannot be written: {error.strerror or error}") from error
     try:
         yield below
     finally:

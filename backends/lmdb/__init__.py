@@ -15,9 +15,11 @@ import attrs
 import trio
 
 from perdure.backends.commit_log import CommitLog
+from perdure.backends.denied import check_denied
 from perdure.backends.environment import Environment
 from perdure.backends.errors import Corrupt, Unavailable
 from perdure.backends.limits import LIMITS, Limits
+from perdure.backends.lmdb.files import readable
 from perdure.backends.lmdb.map import LmdbMap
 from perdure.backends.lmdb.opening import open_shared, share_open
 from perdure.backends.lmdb.readonly import ReadOnlyMap, find_store, open_readonly
@@ -36,7 +38,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
     """Open the store in *folder*, making it if there is none.
 
     Raises:
-      Misuse: the folder cannot hold a store.
+      Misuse: the folder cannot hold a store, or this user has no right to it.
       Corrupt: damage was found while opening.
       TooNew: a newer perdure made it.
       Unavailable: another process has it open, and only one may; or the disk refuses.
@@ -58,6 +60,7 @@ async def open_lmdb(folder: str, options: Options, *, url: str, environment: Env
                 await base.aclose()
             raise
     except (OSError, MapDoubtful, MapAway) as error:
+        check_denied(error, folder, readable(Path(folder)))
         raise Unavailable(f"{folder} cannot be opened: {getattr(error, 'strerror', None) or error}", "see to the disk, then try again") from error
     return backend
 
@@ -73,6 +76,7 @@ async def _open_readonly(folder: str, options: Options, url: str, environment: E
         else:
             store = await open_readonly(path, options, environment.threads, limits.gate_s)
     except OSError as error:
+        check_denied(error, folder)
         raise Unavailable(f"{folder} cannot be opened: {error.strerror or error}") from error
     capabilities = Capabilities(durable=True, views=True, shared_reads=True, images=True, writes=False)
     backend = OrderedBackend(store, url=url, capabilities=capabilities, environment=environment, limits=limits)

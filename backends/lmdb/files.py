@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perdure.backends import identity
+from perdure.backends.denied import ANOTHER, may_not
 from perdure.backends.errors import Corrupt, Misuse
 
 DATA = "data.mdb"
@@ -48,7 +49,17 @@ def prepare_folder(folder: Path, *, create: bool, insist: bool) -> None:
     if kind in _NETWORK and not insist:
         raise Misuse(f"{folder} is on a network file system ({kind}), where locks and flushes do not hold: use a local disk, or insist with ?insist=1")
     if not os.access(folder, os.W_OK):
-        raise Misuse(f"{folder} may not be written by this user: give it the right, or name another folder")
+        raise may_not(folder, _why_not(folder), readable(folder))
+
+
+def _why_not(folder: Path) -> int:
+    """The number of the error that writing to the folder gives."""
+    return errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+
+
+def readable(folder: Path) -> str:
+    """What may be done instead where a folder may not be written."""
+    return f"{ANOTHER}; to read it will do: add ?mode=ro to the URL" if os.access(folder / DATA, os.R_OK) else ANOTHER
 
 
 def refuse_other_kind(folder: Path) -> None:

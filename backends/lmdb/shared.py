@@ -20,6 +20,7 @@ import trio
 from perdure.backends import keys
 from perdure.backends.answers import sweep_drawn
 from perdure.backends.commit_log import SEGMENT_BYTES
+from perdure.backends.denied import check_denied_text
 from perdure.backends.errors import Corrupt, Full, Misuse, TooNew, Unavailable, WrongStore
 from perdure.backends.lmdb import files
 from perdure.backends.lmdb.readers import Oldest, Readers
@@ -441,6 +442,7 @@ def translated(error: lmdb.Error, where: str) -> Corrupt | Unavailable:
     """What LMDB says, as an error of ours."""
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError | lmdb.NotFoundError):
         return Corrupt(where, f"LMDB says: {error}")
+    check_denied_text(error, where)
     return Unavailable(f"LMDB says of {where}: {error}")
 
 

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from perdure.backends.disk import TrioDisk
 from perdure.backends.environment import wall_us
 from perdure.backends.errors import Misuse
+from perdure.backends.undone import is_there, refuse_filled, undone
 from perdure.backends.urls import open_backend
 from perdure.runtime.backup import Manifest, back_up, check_backup
 from perdure.runtime.cli import out
@@ -19,7 +20,7 @@ from perdure.runtime.cli.run import run_async
 from perdure.runtime.cli.store import told_bytes
 from perdure.runtime.cli.stores import reading
 from perdure.runtime.cli.values import plain
-from perdure.runtime.restore import Restored, check_request
+from perdure.runtime.restore import Restored, check_new, check_restore
 from perdure.runtime.restore import restore as fill
 
 Folder = Annotated[str, Parameter(help="The backup: a folder.", allow_leading_hyphen=True)]
@@ -80,13 +81,22 @@ def restore(
             if url is None:
                 _print_manifest(folder, await check_backup(TrioDisk(), folder, progress=progress), json)
                 return Exit.DONE
-            await check_request(TrioDisk(), folder, position=position, time=until)  # before a store is made
-            async with open_backend(url, loading=True) as backend:
-                report = await fill(folder, backend, disk=TrioDisk(), position=position, time=until, accept_damage=accept_damage, progress=progress)
+            await _refuse_used(url)
+            checked = await check_restore(TrioDisk(), folder, position=position, time=until, progress=progress)  # before a store is made
+            async with undone(url), open_backend(url, loading=True) as backend:
+                report = await fill(folder, backend, disk=TrioDisk(), accept_damage=accept_damage, progress=progress, checked=checked)
         _print_restored(url, report, json, cut=position is not None or until is not None)
         return Exit.NO if report.problems else Exit.DONE
 
     return run_async(command)
+
+
+async def _refuse_used(url: str) -> None:
+    """Tell at once, before all of a backup is read, that no store can be made at *url*."""
+    await refuse_filled(url)
+    if await is_there(url):
+        async with open_backend(url, create=False, loading=True) as backend:
+            await check_new(backend)
 
 
 def _print_manifest(folder: str, manifest: Manifest, json: bool) -> None:

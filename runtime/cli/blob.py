@@ -17,7 +17,9 @@ from perdure.backends.blobs.protocol import BlobStore
 from perdure.backends.blobs.ref import OCTETS
 from perdure.backends.blobs.source import Source
 from perdure.backends.blobs.urls import open_blobs
+from perdure.backends.denied import check_denied
 from perdure.backends.errors import Misuse
+from perdure.backends.undone import undone_blobs
 from perdure.runtime.cli import out, stdin
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.options import AsJson
@@ -55,7 +57,7 @@ def put(
 
     async def command() -> int:
         source: Source = stdin.pieces(stdin.standard()) if file == "-" else Path(file)
-        async with open_blobs(blobs) as store:
+        async with undone_blobs(blobs), open_blobs(blobs) as store:
             with out.busy(f"putting {file} into {store.url}"):
                 ref = await store.put(source, media_type=kind)
         if json:
@@ -88,6 +90,8 @@ def get(
     """
     if json and to is None:
         raise Misuse("the bytes go to standard output, so --json has no room there: give --out FILE")
+    if to is not None:
+        _check_file(to)
 
     async def command() -> int:
         async with opened(blobs) as store:
@@ -107,11 +111,33 @@ def get(
     return run_async(command)
 
 
+def _check_file(to: str) -> None:
+    """Whether a file can be made there, before anything is read for it.
+
+    Raises:
+      Misuse: it cannot.
+    """
+    path = Path(to)
+    if not to:
+        raise Misuse("--out is empty: give --out FILE")
+    if path.is_dir():
+        raise Misuse(f"{to} is a folder: give --out a file, such as {path / 'letter.pdf'}")
+    if not path.parent.is_dir():
+        raise Misuse(f"there is no folder {path.parent}: make it first, or give another --out FILE")
+    if path.exists() and not path.is_file():
+        raise Misuse(f"{to} is no file: give another --out FILE, or let standard output go there")
+
+
 async def _save(store: BlobStore, cid: str, path: Path) -> int:
     """Write beside *path*, then give it the name; how many bytes."""
     beside, size_bytes = trio.Path(path.with_name(f".{path.name}.{os.getpid()}")), 0
     try:
-        async with await beside.open("xb") as file:
+        file = await beside.open("xb")
+    except OSError as error:
+        check_denied(error, path.parent, "give another --out FILE")
+        raise
+    try:
+        async with file:
             async for piece in store.get(cid):
                 await file.write(piece)
                 size_bytes += len(piece)
@@ -168,7 +194,10 @@ def verify(
 
         perdure blob verify directory:blobs --store lmdb:shop
 
-    JSON: url, blobs, size_bytes, refs, problems, unreferenced, left_out.
+    What is kept beside the bytes to check them by (the nodes of a large blob) is made again from them where it is damaged: that
+    is told, and no problem. A folder that may not be written is read all the same.
+
+    JSON: url, blobs, size_bytes, refs, problems, unreferenced, left_out, mended.
     """
 
     async def command() -> int:
@@ -189,10 +218,12 @@ def verify(
 def _tell(report: BlobReport, *, looked: bool) -> None:
     for problem in report.problems:
         out.line(problem)
+    for text in report.mended:
+        out.line(f"mended: {text}")
     for cid in report.unreferenced:
         out.line(f"unreferenced: {cid}")
     for text in report.left_out:
-        out.note(f"not looked through: {text}")
+        out.note(f"left out: {text}")
     refs = f"; refs: {report.refs:,}, blobs without one: {len(report.unreferenced):,}" if looked else ""
     out.line(f"blobs read: {report.blobs:,} ({told_bytes(report.size_bytes)}); problems found: {len(report.problems):,}{refs}")
 

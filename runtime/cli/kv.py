@@ -16,7 +16,7 @@ from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.log import BATCH, conflicted
 from perdure.runtime.cli.options import AsJson, Believed, Bucket, Json, Key, Limit, Prefix, Url, at_least_0, check_limit, expected_of
 from perdure.runtime.cli.run import run_async
-from perdure.runtime.cli.stores import given_json, reading, writing
+from perdure.runtime.cli.stores import check_writes, given_json, reading, writing
 from perdure.runtime.cli.values import as_json
 from perdure.runtime.encode import to_key
 from perdure.runtime.kv import Changed, Watch
@@ -65,7 +65,7 @@ def put(url: Url, bucket: Bucket, key: Key, value: Json, /, *, expected: Believe
     JSON: key, revision; or conflict (what, subject, expected, actual).
     """
     write = Put(bucket, key, given_json(value, "the value"), expected_of(expected))
-    check_bucket(bucket)
+    check_writes(write)
     return run_async(lambda: _write(url, write, json, create=True))
 
 

@@ -11,10 +11,11 @@ from perdure.actors.follower import Follower
 from perdure.actors.pace import Pace
 from perdure.actors.ring import Ring
 from perdure.backends.codec import Codec
-from perdure.backends.commit import check_stream
-from perdure.backends.errors import Conflict, Rewound
+from perdure.backends.commit import Append, check_stream
+from perdure.backends.errors import Conflict, Rewound, Truncated
 from perdure.backends.event import Event, Position
 from perdure.backends.limits import LIMITS
+from perdure.backends.protocol import StreamInfo
 from perdure.backends.schema import NewEvent
 from perdure.backends.selector import EVERYTHING, Selector
 from perdure.runtime.archives import archived
@@ -23,7 +24,7 @@ from perdure.runtime.cli.blobstores import archive_store
 from perdure.runtime.cli.exits import Exit
 from perdure.runtime.cli.options import AsJson, Believed, Json, Limit, Prefix, Stream, Url, WithArchive, at_least_0, check_limit, expected_of
 from perdure.runtime.cli.run import run_async
-from perdure.runtime.cli.stores import given_json, reading, writing
+from perdure.runtime.cli.stores import check_writes, given_json, reading, writing
 from perdure.runtime.cli.values import as_json, conflict_document, data_of, event_document
 from perdure.runtime.log import StreamReader
 
@@ -55,6 +56,7 @@ def append(
     """
     event = NewEvent(given_json(data, "the event's data"), type=type, tags=tag)
     believed, key_bytes = expected_of(expected), None if key is None else key.encode(errors="surrogateescape")
+    check_writes(Append(stream, [event], believed), key=key_bytes)
 
     async def command() -> int:
         async with writing(url, create=True) as rt:
@@ -105,16 +107,29 @@ def read(
     async def command() -> int:
         async with reading(url) as store, archive_store(with_archive) as blobs:
             backend = archived(store, blobs)
-            if await backend.stream(stream) is None:
+            if (info := await backend.stream(stream)) is None:
                 out.note(f"there is no stream {stream!r}: `perdure streams {url}` lists those there are")
                 return Exit.NO
             printer = EventPrinter("seq>", "position>", "at", "type", "data", json=json)
-            async for event in StreamReader(backend, Codec(), Pace(LIMITS), stream, after=after, limit=limit, backward=backward):
-                printer.add(event)
+            try:
+                async for event in StreamReader(backend, Codec(), Pace(LIMITS), stream, after=after, limit=limit, backward=backward):
+                    printer.add(event)
+            except Truncated as error:
+                printer.flush()
+                error.remedy = _down_to(error, info, after) if backward else f"--after {error.first - 1} reads on from there"
+                if error.archive is not None and with_archive is None:
+                    error.remedy += f", --with-archive BLOBS what has been cut, too (the newest archive of the stream is {error.archive})"
+                raise
             printer.flush()
         return Exit.DONE
 
     return run_async(command)
+
+
+def _down_to(error: Truncated, info: StreamInfo, after: int) -> str:
+    """What helps who reads backward from *after*."""
+    left = min(after - 1 if after else info.last, info.last) - error.first + 1
+    return f"--limit {left} reads down to there" if left > 0 else f"nothing is left below seq {after}"
 
 
 def tail(
@@ -150,7 +165,11 @@ def tail(
                 raise Rewound(head)
             out.hint(f"following {url} from position {start}; Ctrl-C ends")
             follower = Follower(backend, Ring(1), events, start, Pace(LIMITS))
-            await _follow(follower, EventPrinter("position>", "stream", "seq>", "at", "type", "data", json=json), limit)
+            try:
+                await _follow(follower, EventPrinter("position>", "stream", "seq>", "at", "type", "data", json=json), limit)
+            except Truncated as error:
+                error.remedy = f"--after {error.position} begins beyond the cut; `perdure export {url} --over-cuts` prints what is left of before"
+                raise
         return Exit.DONE
 
     return run_async(command)

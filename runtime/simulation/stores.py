@@ -85,7 +85,7 @@ async def _open_segments(world: World, life: Life, limits: Limits) -> OrderedBac
             await base.aclose()
         if not isinstance(error, OSError | MapDoubtful | MapAway | MapFull):
             raise
-        raise Unavailable(f"{FOLDER} cannot be opened: {error}; see to the disk, then try again") from error  # noqa: ASYNC104 - it is no Cancelled
+        raise Unavailable(f"{FOLDER} cannot be opened: {error}; see to the disk") from error  # noqa: ASYNC104 - it is no Cancelled
     return OrderedBackend(store, url=f"segments:{FOLDER}", capabilities=below.capabilities, environment=life.environment, limits=limits)
 
 

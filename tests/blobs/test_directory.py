@@ -416,7 +416,7 @@ async def test_a_put_cancelled_at_every_point():
         assert not [path for path in machine.paths() if "/incoming/" in path and not path.endswith(".lock")]
         if not scope.cancelled_caught:
             break
-    assert number > 10
+    assert number > 5  # from the first rename on it is put whatever is cancelled
 
 
 # -- killed ----------------------------------------------------------------------------------

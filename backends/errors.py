@@ -6,11 +6,14 @@ sees an `lmdb.Error`. `Conflict` is the one member that is returned rather than 
 
 from __future__ import annotations
 
-from typing import Never, Self
+from typing import Final, Never, Self
 
 import attrs
 
 _define = attrs.define(eq=False, slots=False)
+
+AT_HOME: Final = "do it where the daemon runs, on the store's own URL (that of `perdure serve --store`)"
+"""The remedy for what a store that a daemon has open cannot do over HTTP."""
 
 
 class PerdureError(Exception):

@@ -21,7 +21,7 @@ import trio
 
 from perdure.actors.seat import seat_of
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Full, Misuse, StoreMoved, Unavailable, Unsupported, WrongStore
+from perdure.backends.errors import AT_HOME, Full, Misuse, StoreMoved, Unavailable, Unsupported, WrongStore
 from perdure.backends.limits import LIMITS, Limits
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import Backend, State
@@ -259,7 +259,7 @@ def check_declared(backend: Backend, url: str) -> None:
       Unsupported: it cannot.
     """
     if not (backend.capabilities.moves and backend.capabilities.loads and backend.capabilities.writes):
-        raise Unsupported("moves", url)
+        raise Unsupported("moves", url, *([AT_HOME] if split_url(url)[0] in ("http", "https") else []))
 
 
 # -- places ----------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ import trio
 
 from perdure.backends.commit import Answer, Appended, Commit, Committed, Cut, Group
 from perdure.backends.environment import Environment
-from perdure.backends.errors import Closed, InDoubt, Misuse, PerdureError, TooLarge, Unavailable, Unsupported
+from perdure.backends.errors import AT_HOME, Closed, InDoubt, Misuse, PerdureError, TooLarge, Unavailable, Unsupported
 from perdure.backends.event import Position
 from perdure.backends.http import wire
 from perdure.backends.http.news import HttpNews
 from perdure.backends.http.reads import HttpReads, committed
 from perdure.backends.http.session import ASK_S, Listening, Lost, Session, Unreached, why_of
-from perdure.backends.http.undeclared import AT_HOME, Undeclared
+from perdure.backends.http.undeclared import Undeclared
 from perdure.backends.limits import Limits
 from perdure.backends.progress import Told, nobody
 from perdure.backends.protocol import Capabilities, State, StoreStatus

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import trio
 
 from perdure.backends.carried import AgedPage, BucketEntry, EntryPage, Numbers, Rest, SnapshotHead, Traced, TracePage
-from perdure.backends.errors import Unsupported
+from perdure.backends.errors import AT_HOME, Unsupported
 from perdure.backends.event import Record
 from perdure.backends.protocol import CutBound, Held, Moment, StreamInfo
-
-AT_HOME: Final = "do it where the daemon runs, on the store's own URL (that of `perdure serve --store`)"
 
 
 class Undeclared:

@@ -7,9 +7,8 @@ from typing import Any
 from starlette.responses import Response
 
 from perdure.backends.commit import BEATS, CHECKPOINTS, LEASES, MODELS
-from perdure.backends.errors import Forbidden, WrongStore
+from perdure.backends.errors import AT_HOME, Forbidden, WrongStore
 from perdure.backends.http import wire
-from perdure.backends.http.undeclared import AT_HOME
 from perdure.backends.protocol import Backend
 from perdure.runtime.runtime import Runtime
 from perdure.runtime.serve.operation import Call

@@ -133,7 +133,7 @@ class DirectoryBlobs:
         kept = found or await self.node(cid) is not None  # its bytes may be gone
         nodes = await self._nodes_below(cid) if kept else []
         with translated(self.url):
-            for node in nodes:  # another blob may have the same one: it is made again for it
+            for node in reversed(nodes):  # the root last: below none that is there. Another blob may have the same one: it is made again for it
                 await self._disk.remove(self._tree(node))
             if found:
                 await self._disk.remove(self._blob(cid))

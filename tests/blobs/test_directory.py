@@ -419,6 +419,25 @@ async def test_a_put_cancelled_at_every_point():
     assert number > 5  # from the first rename on it is put whatever is cancelled
 
 
+async def test_a_delete_cancelled_at_every_point_leaves_no_node_that_tells_of_lost_bytes(monkeypatch):
+    monkeypatch.setattr(unixfs.Builder.__init__, "__defaults__", (2,))
+    number = 0
+    while True:
+        number += 1
+        machine = SimulatedDisk(seed=number)
+        store = await opened(machine.process())
+        ref = await store.put(DATA)
+        with trio.CancelScope() as scope:
+            machine.on_point = lambda _, at, op, path, stop=machine.points + number, scope=scope: scope.cancel() if at == stop else None
+            await store.delete(ref)
+        machine.on_point = None
+
+        assert await store.lost() == []
+        if not scope.cancelled_caught:
+            break
+    assert number > 10
+
+
 # -- killed ----------------------------------------------------------------------------------
 
 

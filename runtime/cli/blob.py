@@ -56,7 +56,7 @@ def put(
     kind = media_type or (None if file == "-" else mimetypes.MimeTypes().guess_type(file)[0]) or OCTETS
 
     async def command() -> int:
-        source: Source = stdin.pieces(stdin.standard()) if file == "-" else Path(file)
+        source: Source = stdin.Pieces(stdin.standard()) if file == "-" else Path(file)
         async with undone_blobs(blobs), open_blobs(blobs) as store:
             with out.busy(f"putting {file} into {store.url}"):
                 ref = await store.put(source, media_type=kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from typing import Annotated
 
 import attrs
@@ -75,9 +75,9 @@ def import_(
 
     async def command() -> int:
         with ExitStack() as stack:
-            found = stdin.pieces(stdin.opened(file, stack))
+            lines = stdin.Lines(stdin.Pieces(stdin.opened(file, stack)))
             progress = stack.enter_context(out.told(f"importing {file}"))
-            async with aclosing(stdin.lines(found)) as lines, open_backend(url, loading=not append) as backend:
+            async with open_backend(url, loading=not append) as backend:
                 if append:
                     done = await exchange.import_append(backend, lines, ids=random_id, progress=progress)
                 else:

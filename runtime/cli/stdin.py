@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, aclosing
-from typing import Final, Protocol
+from collections.abc import AsyncIterable, Callable
+from contextlib import ExitStack
+from typing import Final, Protocol, Self
 
 import trio
 
@@ -49,30 +49,47 @@ def standard() -> Reads:
     return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
 
 
-async def pieces(file: Reads) -> AsyncGenerator[bytes, None]:
-    """What it holds, a MiB at most at once."""
-    while (piece := await trio.to_thread.run_sync(file.read, PIECE_BYTES, abandon_on_cancel=True)) != b"":
-        if piece is None:  # whoever shares it has made it one that does not wait
-            await trio.lowlevel.wait_readable(file.fileno())
-        else:
-            yield piece
+class Pieces:
+    """What a file holds, a MiB at most at once."""
+
+    def __init__(self, file: Reads) -> None:
+        self._file = file
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while (piece := await trio.to_thread.run_sync(self._file.read, PIECE_BYTES, abandon_on_cancel=True)) is None:
+            await trio.lowlevel.wait_readable(self._file.fileno())  # whoever shares it has made it one that does not wait
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
 
-async def lines(found: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[bytes], None]:
-    """The lines that end in each of the pieces, without their ends; the last one may have none. It closes *found*.
+class Lines:
+    """The lines that end in each of some pieces, without their ends; the last one may have none.
 
     Raises:
       Misuse: a line is too long.
     """
-    begun: list[bytes] = []
-    async with aclosing(found):
-        async for piece in found:
+
+    def __init__(self, pieces: AsyncIterable[bytes]) -> None:
+        self._pieces = aiter(pieces)
+        self._begun: list[bytes] = []
+        """Of a line that does not end yet."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        async for piece in self._pieces:
             head, newline, rest = piece.rpartition(b"\n")
-            if newline:
-                yield b"".join([*begun, head]).split(b"\n")
-                begun = []
-            begun.append(rest)
-            if sum(map(len, begun)) > LINE_BYTES_MAX:
+            before, self._begun = self._begun, [rest] if newline else [*self._begun, rest]
+            if sum(map(len, self._begun)) > LINE_BYTES_MAX:
                 raise Misuse(f"a line has more than {LINE_BYTES_MAX >> 20} MiB: it is no export")
-    if last := b"".join(begun):
-        yield [last]
+            if newline:
+                return b"".join([*before, head]).split(b"\n")
+        last, self._begun = b"".join(self._begun), []
+        if not last:
+            raise StopAsyncIteration
+        return [last]

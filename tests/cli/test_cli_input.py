@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -26,6 +27,22 @@ WITHIN_S = 30
 
 def command(*arguments):
     return [sys.executable, "-P", "-m", "perdure.runtime", *arguments]
+
+
+class Given:
+    """Pieces, one after the other."""
+
+    def __init__(self, pieces):
+        self._pieces = iter(pieces)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            raise StopAsyncIteration from None
 
 
 # -- JSON ------------------------------------------------------------------------------------
@@ -62,24 +79,16 @@ def test_quotes_are_advised_only_where_they_would_help():
 
 @given(st.lists(st.text("ab\n", max_size=9).map(str.encode).filter(len)))
 def test_lines_are_those_of_the_whole_however_it_is_cut(given):
-    async def pieces():
-        for piece in given:
-            yield piece
-
     async def gather():
-        return [line async for some in stdin.lines(pieces()) for line in some]
+        return [line async for some in stdin.Lines(Given(given)) for line in some]
 
     whole = b"".join(given).split(b"\n")
     assert trio.run(gather) == (whole if whole[-1] else whole[:-1])
 
 
 async def test_a_line_without_an_end_is_refused():
-    async def zeros():
-        while True:
-            yield bytes(stdin.PIECE_BYTES)
-
     with pytest.raises(Misuse, match="it is no export"):
-        async for _ in stdin.lines(zeros()):
+        async for _ in stdin.Lines(Given(itertools.repeat(bytes(stdin.PIECE_BYTES)))):
             pass
 
 
@@ -87,7 +96,7 @@ async def test_a_pipe_that_does_not_wait_is_waited_for():
     receive, send = os.pipe()
     os.set_blocking(receive, False)
     with open(receive, "rb", buffering=0) as file:
-        found = stdin.pieces(file)
+        found = stdin.Pieces(file)
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon

@@ -21,8 +21,8 @@ def store(request, tmp_path, monkeypatch):
         trio.run(make)
     else:
         trio.run(make, 0)
-        (tmp_path / "keeping.py").write_text("from perdure.runtime import App, Retention\napp = App(retention=[Retention(streams=['s'], count=4)])\n")
-        assert main(["retain", "lmdb:shop", "--app", "keeping:app", "--blobs", "directory:archives"]) == 0
+        (tmp_path / "four_kept.py").write_text("from perdure.runtime import App, Retention\napp = App(retention=[Retention(streams=['s'], count=4)])\n")
+        assert main(["retain", "lmdb:shop", "--app", "four_kept:app", "--blobs", "directory:archives"]) == 0
 
 
 async def make(cut=5):

@@ -177,9 +177,10 @@ def test_every_example_runs_as_shown_and_documents_are_as_described(tmp_path, mo
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "shop", raising=False)  # another test's
     for program in blocks("python"):
-        (folder / program.partition("\n")[0].removeprefix("# ")).write_text(program)
+        name = program.partition("\n")[0].removeprefix("# ")
+        (folder / name).write_text(program)
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)  # another test's
     wrong: list[str] = []
     printed: dict[str, list[dict[str, object]]] = {}
 

@@ -98,10 +98,10 @@ def test_a_blob_that_cannot_be_put(here):
 
 
 def test_a_retention_that_is_refused_makes_no_blob_store(here):
-    (here / "keeping.py").write_text("from perdure.runtime import App, Retention\napp = App(retention=[Retention(categories=['s'], count=1)])\n")
+    (here / "one_kept.py").write_text("from perdure.runtime import App, Retention\napp = App(retention=[Retention(categories=['s'], count=1)])\n")
     assert perdure("append", "lmdb:shop", "s-1", "t", "{}") == 0
     assert perdure("append", "lmdb:shop", "s-1", "t", "{}") == 0
 
-    assert perdure("retain", "lmdb:shop?mode=ro", "--app", "keeping:app", "--blobs", "directory:new") == 2
+    assert perdure("retain", "lmdb:shop?mode=ro", "--app", "one_kept:app", "--blobs", "directory:new") == 2
 
     assert "new" not in names(here)

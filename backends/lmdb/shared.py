@@ -45,6 +45,8 @@ RESERVE = 0.01
 MAP_BYTES = 1 << 40
 """The map's size unless ?size= says otherwise: address space, not disk."""
 _STRETCH_BYTES = 4 << 20
+LETS_GO_S = 0.25
+"""So long who is to be alone waits for another process to let go."""
 READERS_EVERY_S = 10.0
 """Slots of readers that died are freed so often."""
 
@@ -125,7 +127,7 @@ class SharedEnv:
 
     def _open(self, new_id: bytes) -> None:
         began = time.perf_counter()
-        first = self._users_lock.take()
+        first = self._users_lock.take() or (self.options.alone and self._outlasts())
         data = self.folder / files.DATA
         if first and self.looking:
             raise NobodyElse
@@ -142,6 +144,15 @@ class SharedEnv:
         self._share(first)
         self._open_data(data)
         self.recovery = attrs.evolve(self.recovery, took_s=time.perf_counter() - began)
+
+    def _outlasts(self) -> bool:
+        """Whether who has the store open lets go of it within a moment: a process that was killed may do so after its end was seen."""
+        until = time.monotonic() + LETS_GO_S
+        while time.monotonic() < until:
+            time.sleep(LETS_GO_S / 20)
+            if self._users_lock.take():
+                return True
+        return False
 
     def _share(self, first: bool) -> None:
         """Let others have the store open too, unless we are to be alone.

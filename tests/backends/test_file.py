@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
 from random import Random
 
@@ -22,6 +22,8 @@ from perdure.backends.disk import TrioDisk
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Corrupt, Misuse, PerdureError, Unavailable, WrongStore
 from perdure.backends.limits import Limits
+from perdure.backends.lmdb import shared
+from perdure.backends.lmdb.files import FileLock
 from perdure.backends.simulated_disk import SimulatedDisk
 from perdure.backends.urls import open_backend
 
@@ -417,6 +419,21 @@ async def test_an_lmdb_store_whose_commit_log_is_gone_is_corrupt(tmp_path):
     with pytest.raises(Corrupt, match="restore"):
         async with open_backend(f"lmdb:{folder}"):
             pass
+
+
+@pytest.mark.parametrize("lets_go", [True, False])
+async def test_who_was_killed_may_let_go_a_moment_later(lets_go, tmp_path, monkeypatch):
+    url = f"lmdb:{tmp_path / 's'}?log=segments"
+    async with open_backend(url) as backend:
+        await put(backend, event())
+    lock = FileLock(tmp_path / "s" / "users.lock")
+    assert lock.take()
+    monkeypatch.setattr(shared.time, "sleep", lambda _: lock.close() if lets_go else None)
+
+    with nullcontext() if lets_go else pytest.raises(Unavailable, match="only one may"):
+        async with open_backend(url) as backend:
+            assert await events(backend) == [b"payload"]
+    lock.close()
 
 
 @pytest.mark.parametrize("url", ["file:{}", "lmdb:{}?log=segments"])

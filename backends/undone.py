@@ -6,6 +6,7 @@ anybody has it open. What is cancelled leaves all as it is.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -16,6 +17,7 @@ from typing import Final
 import trio
 
 from perdure.backends.disk import Taken, TrioDisk
+from perdure.backends.environment import Threads, TrioThreads
 from perdure.backends.errors import Misuse, PerdureError
 from perdure.backends.protocol import State
 from perdure.backends.urls import open_backend, split_url
@@ -28,7 +30,7 @@ _LOCKS: Final = ("opening.lock", "users.lock", "lock")
 """Who has a store open, or makes one, holds one of them."""
 
 
-async def refuse_filled(url: str) -> None:
+async def refuse_filled(url: str, threads: Threads | None = None) -> None:
     """Whether a new store may be made at *url*: in no folder that holds other things, and no store.
 
     Raises:
@@ -36,7 +38,7 @@ async def refuse_filled(url: str) -> None:
     """
     folder = _folder_of(url)
     try:
-        names = [] if folder is None else await TrioDisk().entries(str(folder))
+        names = [] if folder is None else await (threads or TrioThreads()).run_sync(os.listdir, folder)
     except OSError:
         return  # opening it tells
     others = [name for name in names if not _is_of(name, _OF_A_STORE)]

@@ -134,7 +134,7 @@ async def _check_there(target: str, source: str, environment: Environment | None
 
 @asynccontextmanager
 async def _opened_target(url: str, source: Backend, environment: Environment | None, limits: Limits) -> AsyncIterator[Backend]:
-    await refuse_filled(url)
+    await refuse_filled(url, None if environment is None else environment.threads)
     try:
         async with open_backend(url, environment=environment, limits=limits, loading=True, id=source.id) as backend:
             check_declared(backend, url)

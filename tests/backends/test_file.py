@@ -22,7 +22,6 @@ from perdure.backends.disk import TrioDisk
 from perdure.backends.environment import Environment, InlineThreads
 from perdure.backends.errors import Corrupt, Misuse, PerdureError, Unavailable, WrongStore
 from perdure.backends.limits import Limits
-from perdure.backends.lmdb import shared
 from perdure.backends.lmdb.files import FileLock
 from perdure.backends.simulated_disk import SimulatedDisk
 from perdure.backends.urls import open_backend
@@ -428,7 +427,7 @@ async def test_who_was_killed_may_let_go_a_moment_later(lets_go, tmp_path, monke
         await put(backend, event())
     lock = FileLock(tmp_path / "s" / "users.lock")
     assert lock.take()
-    monkeypatch.setattr(shared.time, "sleep", lambda _: lock.close() if lets_go else None)
+    monkeypatch.setattr("perdure.backends.lmdb.shared.time.sleep", lambda _: lock.close() if lets_go else None)
 
     with nullcontext() if lets_go else pytest.raises(Unavailable, match="only one may"):
         async with open_backend(url) as backend:

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 
@@ -16,6 +15,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands import finish, start
 from perdure.backends.errors import Misuse
 from perdure.runtime.cli import stdin
 from perdure.runtime.cli.apps import load_app
@@ -23,10 +23,6 @@ from perdure.runtime.cli.exits import AppFailed
 from perdure.runtime.cli.values import from_json
 
 WITHIN_S = 30
-
-
-def command(*arguments):
-    return [sys.executable, "-P", "-m", "perdure.runtime", *arguments]
 
 
 class Given:
@@ -117,7 +113,7 @@ def test_a_file_that_is_not_there_is_told():
     ("arguments", "begun"), [(("import", "lmdb:copy", "-"), "copy/data.mdb"), (("blob", "put", "directory:blobs", "-"), "blobs/incoming")]
 )
 def test_ctrl_c_ends_what_waits_for_standard_input(tmp_path, arguments, begun):
-    with subprocess.Popen(command(*arguments), cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start(*arguments, cwd=tmp_path, stdin=subprocess.PIPE) as process:
         until = time.monotonic() + WITHIN_S
         while not (tmp_path / begun).exists():
             assert time.monotonic() < until
@@ -128,7 +124,6 @@ def test_ctrl_c_ends_what_waits_for_standard_input(tmp_path, arguments, begun):
             code = process.wait(WITHIN_S)
         finally:
             process.kill()
-        assert process.stderr is not None
         assert (code, process.stderr.read()) == (130, "")
     assert list(tmp_path.glob("blobs/incoming/*")) == []
 
@@ -141,9 +136,10 @@ def test_help_that_nobody_reads_any_more_ends_quietly(arguments):
     receive, send = os.pipe()
     os.close(receive)
     with open(send, "wb") as out:
-        done = subprocess.run(command(*arguments), stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+        process = start(*arguments, stdout=out)
 
-    assert (done.returncode, done.stderr) == (141, "")
+    done = finish(process)
+    assert (done.code, done.err) == (141, "")
 
 
 def test_an_app_that_ends_the_program_is_told(tmp_path, monkeypatch):
